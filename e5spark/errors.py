@@ -1,0 +1,93 @@
+"""Every error e5spark raises on purpose.
+
+    E5SparkError                    exit code 1
+    ├── OptionError                 2   an option has a value it cannot have
+    │   └── ConfigError             2   the same, in a job file or on the command line
+    ├── ModelError                  2   a checkpoint is unknown, absent, incomplete or altered
+    ├── InputError                  3   the input table breaks its contract
+    │   └── ColumnError             3   a column is missing, has the wrong type or is taken
+    ├── TextError                   3   a text cannot be encoded
+    ├── GateError                   4   the run finished, its result may not be used as it is
+    ├── ConflictError               5   the output exists, or belongs to other vectors
+    └── TransientError              75  the same command may succeed later
+
+Each class takes one message: extra constructor arguments would not survive pickling between a
+worker and the driver. Executor errors reach the driver as text only, inside PySpark's
+``PythonException``; ``from_text`` finds ours again.
+"""
+
+import re
+import sys
+
+
+class E5SparkError(Exception):
+    """The root: catch this to catch everything e5spark raises on purpose."""
+
+    exit_code = 1
+
+
+class OptionError(E5SparkError, ValueError):
+    """An option has a value that it cannot have."""
+
+    exit_code = 2
+
+
+class ConfigError(OptionError):
+    """A job file or a command line is wrong."""
+
+
+class ModelError(E5SparkError, ValueError):
+    """A checkpoint is unknown, absent, incomplete or not the one that was planned."""
+
+    exit_code = 2
+
+
+class InputError(E5SparkError, ValueError):
+    """The input table cannot be read or breaks its contract."""
+
+    exit_code = 3
+
+
+class ColumnError(InputError):
+    """A column is missing, has the wrong type, or its name is taken."""
+
+
+class TextError(InputError):
+    """A text cannot be encoded."""
+
+
+class GateError(E5SparkError):
+    """The good rows are safe, but the run must not count as a success."""
+
+    exit_code = 4
+
+
+class ConflictError(E5SparkError):
+    """The output exists already, or holds vectors that must not be mixed with these."""
+
+    exit_code = 5
+
+
+class TransientError(E5SparkError):
+    """Something outside failed for now; the same command may succeed later."""
+
+    exit_code = 75
+
+
+# Greedy up to the last mention: a chained traceback ends with the error that stopped the task.
+_RAISED = re.compile(r"^e5spark\.errors\.(\w+): (.+?)$", re.MULTILINE)
+
+
+def from_text(text: str) -> E5SparkError | None:
+    """Returns the last e5spark error printed in a traceback, or None.
+
+    Args:
+        text: What PySpark's ``PythonException`` carries: a Python traceback as text.
+    """
+    found = _RAISED.findall(text)
+    if not found:
+        return None
+    name, message = found[-1]
+    kind = getattr(sys.modules[__name__], name, E5SparkError)
+    error: E5SparkError = kind(message)
+    return error
