@@ -1,0 +1,61 @@
+"""Role and instruction to the prefix that a checkpoint was trained with."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from e5spark.errors import OptionError
+
+Role = Literal["query", "passage"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+# The one-sentence task that the authors use for retrieval
+# (model card of intfloat/multilingual-e5-large-instruct).
+RETRIEVAL_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+
+# https://arxiv.org/abs/2212.03533, section 4: the prefixes break the symmetry of the two sides.
+E5 = {"query": "query: ", "passage": "passage: "}
+# https://arxiv.org/abs/2402.05672, section 2: instructions on the query side only.
+E5_INSTRUCT = {"query": "Instruct: {task}\nQuery: ", "passage": ""}
+NONE = {"query": "", "passage": ""}
+
+_TASK = "{task}"
+
+
+def check_role(role: str) -> Role:
+    """Returns ``role``, one of the two E5 knows.
+
+    Raises:
+        OptionError: For anything else.
+    """
+    for known in ROLES:
+        if role == known:
+            return known
+    raise OptionError(f"Unknown role {role!r}; use 'query' or 'passage'.")
+
+
+def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None) -> str:
+    r"""Returns what goes before a text of this role.
+
+    Args:
+        prompts: Role to prefix; ``{task}`` in a prefix stands for the instruction.
+        role: ``query`` or ``passage``.
+        instruction: One sentence that describes the task, for checkpoints that take one.
+
+    Raises:
+        OptionError: If the role is unknown, if the prefix needs an instruction and there is none,
+            or if an instruction is given where no prefix of the checkpoint takes one.
+    """
+    template = prompts[check_role(role)]
+    if _TASK in template:
+        if not instruction or not instruction.strip():
+            raise OptionError(
+                f"Role {role!r} of this checkpoint needs an instruction: one sentence that says "
+                f"what the query is for, such as {RETRIEVAL_TASK!r}."
+            )
+        return template.replace(_TASK, instruction.strip())
+    if instruction and not any(_TASK in other for other in prompts.values()):
+        raise OptionError(
+            "An instruction was given, but this checkpoint takes none; leave it out, or use an "
+            "instruct checkpoint such as 'intfloat/multilingual-e5-large-instruct'."
+        )
+    return template

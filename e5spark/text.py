@@ -1,0 +1,56 @@
+"""Text columns as they come from tables: decoded, and told apart from nothing.
+
+What a row's ``status`` says about its text is decided here and nowhere else.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import pyarrow as pa
+
+Status = Literal["ok", "null_text", "empty_text", "error"]
+
+# Anything but white space, control characters and the zero-width and direction marks, which
+# tokenizers drop: a text without one visible character would embed the prompt alone.
+_VISIBLE = re.compile("[^\\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
+
+
+def decode(column: pa.Array) -> list[str | None]:
+    """Returns the column's texts; null stays None, invalid UTF-8 becomes U+FFFD.
+
+    Spark writes and reads strings as bytes and never checks them, so a Parquet string column can
+    hold invalid UTF-8. Each invalid sequence is replaced as Python's ``errors="replace"`` does.
+
+    Args:
+        column: A string or binary array.
+    """
+    texts = column.cast(_as_binary(column.type)).to_pylist()
+    return [None if text is None else text.decode("utf-8", "replace") for text in texts]
+
+
+def _as_binary(kind: pa.DataType) -> pa.DataType:
+    large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+    return pa.large_binary() if large else pa.binary()
+
+
+def repair(text: str) -> str:
+    """Returns the text with lone surrogates replaced by U+FFFD; other texts as they are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Through UTF-16, so that a high and a low surrogate that belong together become one.
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def status(text: str | None) -> Status:
+    """Returns ``null_text``, ``empty_text`` or ``ok``."""
+    if text is None:
+        return "null_text"
+    return "ok" if _VISIBLE.search(text) else "empty_text"
+
+
+def statuses(texts: Sequence[str | None]) -> list[Status]:
+    """Returns the status of each text, in order."""
+    return [status(text) for text in texts]
