@@ -1,0 +1,208 @@
+"""A checkpoint on disk: found, completed from the hub where allowed, and hashed.
+
+Nothing here loads an engine: a driver that plans a run needs only this.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from e5spark import hub, models
+from e5spark.errors import ModelError
+from e5spark.fingerprint import Weights
+from e5spark.models import Checkpoint
+from e5spark.spec import ModelSpec
+
+ARCHIVE = "archive:"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the files of a checkpoint lie on this machine.
+
+    Attributes:
+        model: Directory of config.json and the weights.
+        tokenizer: Directory of the tokenizer's files; the same one for most checkpoints.
+    """
+
+    model: Path
+    tokenizer: Path
+
+
+def locate(spec: ModelSpec) -> Files:
+    """Returns where the checkpoint lies, fetching it from the hub only where the spec allows.
+
+    Raises:
+        ModelError: If it is not there, or is no checkpoint; the message says how to provide it.
+        TransientError: If the hub was asked and did not answer.
+    """
+    known = known_checkpoint(spec)
+    model = _directory(spec.model, spec)
+    for name in ("config.json", *weight_files(model)):
+        if not (model / name).is_file():
+            raise ModelError(f"{model} holds no checkpoint: it has no {name}.")
+    if spec.tokenizer is not None:
+        return Files(
+            model=model, tokenizer=_directory(spec.tokenizer, replace(spec, revision=None))
+        )
+    if known is not None and known.tokenizer is not None and not has_tokenizer(model):
+        return Files(model=model, tokenizer=hub.snapshot(known.tokenizer, download=spec.download))
+    if not has_tokenizer(model):
+        raise ModelError(
+            f"{model} has no tokenizer ({', '.join(_TOKENIZER_FILES[:1] + _TOKENIZER_FILES[4:])}); "
+            "add its files, or name the directory that has them with tokenizer=."
+        )
+    return Files(model=model, tokenizer=model)
+
+
+def pin(spec: ModelSpec, files: Files) -> ModelSpec:
+    """Returns the spec with the commit that its hub name was resolved to, so that all use it."""
+    if is_directory(spec.model) or not _COMMIT.fullmatch(files.model.name):
+        return spec
+    return replace(spec, revision=files.model.name)
+
+
+def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
+    """Returns what e5spark's table knows of the spec's checkpoint; None for one of the user's own.
+
+    Raises:
+        ModelError: If the name is not in the table and no revision pins it.
+    """
+    if spec.checkpoint is not None:
+        return models.find(spec.checkpoint)
+    if is_directory(spec.model):
+        return None
+    if spec.revision is not None and spec.model not in models.CHECKPOINTS:
+        return None
+    return models.find(spec.model)
+
+
+def is_directory(model: str) -> bool:
+    """Returns whether a model is given as a directory, not as a name on the hub."""
+    return model.startswith(("/", ".", "~", ARCHIVE))
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Returns whether the directory has a tokenizer's vocabulary."""
+    vocabularies = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+    return any((directory / name).is_file() for name in vocabularies)
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Returns the names of the weight files: model.safetensors, or its shards.
+
+    Raises:
+        ModelError: If there are weights, but only in a format that can run code when loaded.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted(set(read_json(index)["weight_map"].values()))
+    if not (directory / "model.safetensors").is_file():
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        if pickled:
+            raise ModelError(
+                f"{directory} has its weights only as {pickled[0]}, a format that can run code "
+                "when it is loaded; e5spark reads safetensors only. Convert it once, where you "
+                "trust it, with transformers' save_pretrained."
+            )
+    return ["model.safetensors"]
+
+
+def hash_files(files: Files) -> Weights:
+    """Returns the content hashes of a checkpoint; about 3 s per GB the first time in a process."""
+    names = ["config.json", *weight_files(files.model)]
+    present = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    return Weights(
+        weights=_digest(files.model / name for name in names),
+        tokenizer=_digest(files.tokenizer / name for name in present),
+    )
+
+
+def check_published(spec: ModelSpec, files: Files) -> None:
+    """Raises unless the weights are the published ones, where their hash is known.
+
+    A hub cache names each weight file after the sha256 that the hub sent with it; e5spark's table
+    has the hash of checkpoints that come from elsewhere.
+
+    Raises:
+        ModelError: If a file was altered or is incomplete.
+    """
+    known = known_checkpoint(spec)
+    for name in weight_files(files.model):
+        path = files.model / name
+        blob = path.resolve().name
+        expected = known.weights_sha256 if known else None
+        if not is_directory(spec.model) and re.fullmatch(r"[0-9a-f]{64}", blob):
+            expected = blob
+        if expected is not None and _sha256(path) != expected:
+            raise ModelError(
+                f"{path} has sha256 {_sha256(path)}, but {spec.checkpoint or spec.model} was "
+                f"published with {expected}; delete it and fetch it again."
+            )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    lines = [f"{path.name} {_sha256(path)}" for path in sorted(paths)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
+    """Keyed by size and time as well, so that a changed file is read again."""
+    del size, mtime_ns
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatever JSON holds
+    """Returns what a JSON file holds; the default where there is no file.
+
+    Raises:
+        ModelError: If the file is no JSON, or is missing and has no default.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if default is None:
+            raise ModelError(f"{path.parent} has no {path.name}.") from None
+        return default
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.") from None
+
+
+def _directory(model: str, spec: ModelSpec) -> Path:
+    if model.startswith(ARCHIVE):
+        name = model.removeprefix(ARCHIVE)
+        path = Path(name)
+        remedy = f"ship it: spark-submit --archives model.tar.gz#{name}."
+    elif is_directory(model):
+        path = Path(model).expanduser()
+        remedy = (
+            "every machine of the cluster needs it at this path, or ship it with spark-submit "
+            "--archives model.tar.gz#model and model='archive:model'."
+        )
+    else:
+        return hub.snapshot(model, revision=spec.revision, download=spec.download)
+    if not path.is_dir():
+        raise ModelError(f"There is no model directory {model!r}; {remedy}")
+    return path.absolute()

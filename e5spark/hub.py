@@ -1,0 +1,86 @@
+"""Checkpoints by name: this machine's hub cache, and the hub itself where that is allowed."""
+
+import os
+from pathlib import Path
+
+from e5spark import models
+from e5spark.errors import ModelError, TransientError
+
+_FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_NOT_FETCHED = ["onnx/*", "openvino/*", "coreml/*"]
+
+
+def snapshot(name: str, *, revision: str | None = None, download: bool = False) -> Path:
+    """Returns the directory of a checkpoint's files in the hub cache of this machine.
+
+    Args:
+        name: The checkpoint's name on the hub.
+        revision: The commit; by default the one e5spark pins, else that of the first fetch.
+        download: Whether the hub may be asked for what is missing.
+
+    Raises:
+        ModelError: If it is not in the cache and may not be fetched, or the hub has none such.
+        TransientError: If the hub was asked and did not answer.
+    """
+    known = models.CHECKPOINTS.get(name)
+    revision = revision or (known.revision if known else None)
+    # Local first, whether or not downloading is allowed: a checkpoint without a published pin
+    # stays at the commit of its first fetch.
+    found = _snapshot(name, revision, local=True)
+    if found is None and download:
+        found = _snapshot(name, revision, local=False)
+    if found is None:
+        raise ModelError(
+            f"{name} at revision {revision or 'main'} is not in the hub cache of this machine "
+            f"({_cache()}), and downloading is off. Allow it (download=True, in a job file "
+            f"model.download = true), or fetch it where the hub can be reached (hf download {name}"
+            f"{f' --revision {revision}' if revision else ''} --local-dir DIR) and give the "
+            f"directory (model='/absolute/DIR', checkpoint={name!r}), or ship that directory with "
+            "spark-submit --archives model.tar.gz#model and model='archive:model'."
+        )
+    return found
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | None:
+    # Here and not at the top: a worker with a directory never needs the hub's client.
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        path = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=_FETCHED,
+            ignore_patterns=_NOT_FETCHED,
+            local_files_only=local,
+        )
+    except errors.LocalEntryNotFoundError as error:
+        if local:
+            return None
+        raise TransientError(
+            f"The hub ({_endpoint()}) could not be reached for {name}: {_first_line(error)} Run "
+            "the same command again, or provide the checkpoint as a directory."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(
+            f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
+            f"{_first_line(error)}"
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise TransientError(
+            f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)}"
+        ) from error
+    return Path(path)
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
