@@ -1,0 +1,5 @@
+"""The engine door: texts in, unit vectors out, in order. Nothing behind it knows Spark."""
+
+from e5spark.encoder.encoder import Encoder, Encoding, Loaded, load
+
+__all__ = ["Encoder", "Encoding", "Loaded", "load"]

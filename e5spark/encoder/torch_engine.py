@@ -1,0 +1,118 @@
+"""The torch engine: padded forward passes through transformers, pooling in fp32."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from transformers import AutoModel
+
+from e5spark.errors import ModelError, OptionError
+from e5spark.models import Pooling
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TorchEngine:
+    """A loaded checkpoint that turns token ids into pooled token vectors."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Takes a model in evaluation mode that lies on the device."""
+        self._model = model
+        self._device = device
+
+    @classmethod
+    def load(
+        cls, directory: Path, *, precision: str, device: str, threads: int | None
+    ) -> "TorchEngine":
+        """Returns the engine of a checkpoint.
+
+        Args:
+            directory: config.json and safetensors weights.
+            precision: ``fp32`` or ``bf16``.
+            device: A torch device.
+            threads: CPU threads of this process's forward passes; None leaves torch's own choice.
+
+        Raises:
+            ModelError: If the weights do not fill the architecture.
+            OptionError: If there is no such device.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        where = _device(device)
+        if precision == "bf16" and where.type == "cpu" and not _has_native_bf16():
+            log.warning("This CPU has no bf16 instructions; bf16 is emulated and slower than fp32.")
+        try:
+            # A progress bar for each worker would drown an executor's log.
+            transformers.utils.logging.disable_progress_bar()
+            model, found = AutoModel.from_pretrained(
+                directory,
+                dtype=_DTYPES[precision],
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{directory} could not be loaded: {error}") from error
+        # E5's pooler is never used, and some checkpoints ship without it.
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise ModelError(
+                f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
+                "among them; transformers would fill them with random numbers. Fetch it again."
+            )
+        return cls(model.eval().to(where), where)
+
+    @torch.inference_mode()
+    def pool(
+        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
+    ) -> npt.NDArray[np.float32]:
+        """Returns one vector for each row, not normalised.
+
+        Args:
+            ids: Token ids, padded on the right.  # (rows, longest)
+            lengths: Tokens of each row.  # (rows,)
+            pooling: How token vectors become one.
+
+        Returns:
+            float32.  # (rows, hidden)
+        """
+        counts = torch.from_numpy(lengths).to(self._device)
+        mask = torch.arange(ids.shape[1], device=self._device) < counts[:, None]  # (rows, longest)
+        hidden = self._model(
+            input_ids=torch.from_numpy(ids).to(self._device),
+            attention_mask=mask.long(),
+        ).last_hidden_state.float()  # (rows, longest, hidden)
+        pooled: npt.NDArray[np.float32] = _pool(hidden, mask, counts, pooling).cpu().numpy()
+        return pooled
+
+
+def _pool(
+    hidden: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor, pooling: Pooling
+) -> torch.Tensor:
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), counts - 1]
+    return hidden.masked_fill(~mask[..., None], 0.0).sum(dim=1) / counts[:, None]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"device is {name!r}; use auto, cpu or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device is {name!r}, but torch sees no GPU here; use auto or cpu.")
+    return device
+
+
+def _has_native_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
