@@ -1,0 +1,8 @@
+"""The pyspark door: DataFrames in, DataFrames out.
+
+``embed`` and ``udf`` run on the driver and load no engine; ``worker`` runs on executors.
+"""
+
+from e5spark.spark.embed import embed, embedding_udf
+
+__all__ = ["embed", "embedding_udf"]

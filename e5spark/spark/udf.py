@@ -1,0 +1,97 @@
+"""One function of Arrow batches as the UDF that the running Spark has."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    FloatType,
+    IntegerType,
+    StringType,
+    StructField,
+    StructType,
+)
+
+from e5spark.spark.worker import Request, run
+
+VECTOR = ArrayType(FloatType(), containsNull=False)
+RESULT = StructType(
+    [
+        StructField("embedding", VECTOR),
+        StructField("n_tokens", IntegerType(), nullable=False),
+        StructField("truncated", BooleanType(), nullable=False),
+        StructField("status", StringType(), nullable=False),
+        StructField("error", StringType()),
+    ]
+)
+
+Udf = Callable[..., Column]
+Select = Callable[[list[pa.StructArray]], pa.Array]
+
+
+def has_arrow_udf() -> bool:
+    """Returns whether the running Spark has Arrow UDFs (4.1 and later)."""
+    return hasattr(F, "arrow_udf")
+
+
+def result_udf(request: Request) -> Udf:
+    """Returns a UDF whose value is a struct for each row: ``RESULT``, one text column."""
+    return _udf(request, RESULT, _whole)
+
+
+def vector_udf(request: Request) -> Udf:
+    """Returns a UDF whose value is the vector alone; null where there is none."""
+    return _udf(request, VECTOR, _vector)
+
+
+def _whole(columns: list[pa.StructArray]) -> pa.Array:
+    return columns[0]
+
+
+def _vector(columns: list[pa.StructArray]) -> pa.Array:
+    return columns[0].field("embedding")
+
+
+def _udf(request: Request, kind: DataType, select: Select) -> Udf:
+    build = _arrow_udf if has_arrow_udf() else _pandas_udf
+    # Without this a filter on the status runs the model a second time: Spark may evaluate a
+    # deterministic expression wherever it is mentioned.
+    return build(request, kind, select).asNondeterministic()  # type: ignore[no-any-return]
+
+
+def _arrow_udf(request: Request, kind: DataType, select: Select) -> Any:  # noqa: ANN401
+    from pyspark.sql.pandas.functions import arrow_udf  # absent before Spark 4.1
+
+    def embed_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+        return map(select, run(request, map(_as_tuple, batches)))
+
+    return arrow_udf(embed_arrow, kind)  # type: ignore[call-overload]  # its stubs lack structs
+
+
+def _pandas_udf(request: Request, kind: DataType, select: Select) -> Any:  # noqa: ANN401
+    def embed_arrow(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pa.Array]:
+        arrays = (tuple(map(pa.Array.from_pandas, _as_tuple(batch))) for batch in batches)
+        return map(select, run(request, arrays))
+
+    # Spark reads the kind of a pandas UDF from its annotations: a struct is a DataFrame.
+    def embed_struct(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+        for array in embed_arrow(batches):
+            yield pa.Table.from_struct_array(array).to_pandas()
+
+    def embed_series(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
+        for array in embed_arrow(batches):
+            yield array.to_pandas()
+
+    embed = embed_struct if isinstance(kind, StructType) else embed_series
+    return pandas_udf(embed, kind)  # type: ignore[call-overload]  # one call for both kinds
+
+
+def _as_tuple(batch: Any) -> tuple[Any, ...]:  # noqa: ANN401  # Spark gives a lone column bare
+    return batch if isinstance(batch, tuple) else (batch,)

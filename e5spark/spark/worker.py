@@ -1,0 +1,284 @@
+"""What runs on executors: Arrow batches of texts in, Arrow batches of vectors out.
+
+The driver imports this module for its types and ships its functions by name; the encoder is
+imported inside the functions that only a worker calls.
+"""
+
+import json
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyspark import SparkFiles, TaskContext
+
+from e5spark import prompts, text
+from e5spark.checkpoint import ARCHIVE, hash_files, locate
+from e5spark.errors import ModelError, OptionError
+from e5spark.fingerprint import EngineKey, Weights
+from e5spark.models import Recipe
+from e5spark.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from e5spark.encoder import Encoder, Encoding, Loaded
+
+VECTOR = pa.list_(pa.float32())
+RESULT = pa.struct(
+    [
+        ("embedding", VECTOR),
+        ("n_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+# A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
+# long documents would otherwise be held, tokenised and sorted all at once.
+_WINDOW_BYTES = 64 << 20
+# Two, so that a job that alternates between two checkpoints loads each once; the large shape
+# takes 2.2 GB.
+_MOST_LOADED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A model as the driver resolved it: what a worker needs, and must not decide again.
+
+    Attributes:
+        spec: What the user asked for, with the commit that a hub name was resolved to.
+        recipe: How vectors are made.
+        weights: The content of the driver's copy, which the worker's must equal; None if the
+            driver has none.
+    """
+
+    spec: ModelSpec
+    recipe: Recipe
+    weights: Weights | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one UDF does to its arguments: ``texts`` text columns, then a role, an instruction.
+
+    Attributes:
+        plan: The model.
+        texts: How many text columns come first.
+        role: The role of every row; None if the next argument column holds it.
+        instruction: The instruction of every row, if there is one.
+        has_instructions: Whether the last argument column holds instructions.
+    """
+
+    plan: Plan
+    texts: int
+    role: str | None
+    instruction: str | None = None
+    has_instructions: bool = False
+
+
+def run(
+    request: Request, batches: Iterable[tuple[pa.Array, ...]]
+) -> Iterator[list[pa.StructArray]]:
+    """Yields, for each window of batches, one result array for each text column.
+
+    The window is wider than the transport batch: rows of several Arrow batches are sorted by
+    length together, so output batches are longer than input batches. Spark asks only that the
+    rows come out in the order they went in.
+    """
+    encoder = _encoder(request.plan)
+    for window in _windows(batches, request.plan.spec.window):
+        columns = [
+            pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)
+        ]
+        yield _embed(request, encoder, columns)
+
+
+def directory_of(model: str) -> str:
+    """Returns the model with ``archive:name`` replaced by where Spark unpacked it here.
+
+    Raises:
+        ModelError: If Spark unpacked no such archive.
+    """
+    if not model.startswith(ARCHIVE):
+        return model
+    name = model.removeprefix(ARCHIVE)
+    # YARN and Kubernetes unpack into the working directory, local mode only where SparkFiles says.
+    places = [Path(name).absolute()]
+    if TaskContext.get() is not None or getattr(SparkFiles, "_root_directory", None) is not None:
+        places.insert(0, Path(SparkFiles.get(name)))
+    for place in places:
+        if place.is_dir():
+            return str(place)
+    raise ModelError(
+        f"There is no archive {name!r} here (looked at {', '.join(map(str, places))}); ship it: "
+        f"spark-submit --archives model.tar.gz#{name}."
+    )
+
+
+def _windows(
+    batches: Iterable[tuple[pa.Array, ...]], rows: int
+) -> Iterator[list[tuple[pa.Array, ...]]]:
+    window: list[tuple[pa.Array, ...]] = []
+    count = size = 0
+    for batch in batches:
+        window.append(batch)
+        count += len(batch[0])
+        size += sum(column.nbytes for column in batch)
+        if count >= rows or size >= _WINDOW_BYTES:
+            yield window
+            window, count, size = [], 0, 0
+    if window:
+        yield window
+
+
+def _embed(
+    request: Request, encoder: "Encoder", columns: Sequence[pa.Array]
+) -> list[pa.StructArray]:
+    started = time.perf_counter()
+    prefixes, refused = _prefixes(request, columns)
+    texts = [text.decode(column) for column in columns[: request.texts]]
+    rows = len(columns[0])
+    # One pass for all text columns: row r of column c is text c * rows + r.
+    flat = [each for column in texts for each in column]
+    status = np.array(text.statuses(flat), dtype=object)
+    for row in refused:
+        status[row::rows] = "error"
+    wanted = np.flatnonzero(status == "ok")
+    found = encoder.encode_prompted([prefixes[i % rows] + (flat[i] or "") for i in wanted])
+    _trace(
+        "window",
+        rows=len(wanted),
+        tokens=int(found.n_tokens.sum()),
+        seconds=time.perf_counter() - started,
+    )
+    errors = {row + rows * c: why for row, why in refused.items() for c in range(request.texts)}
+    errors |= {int(wanted[i]): why for i, why in found.errors.items()}
+    whole = _result(found, wanted, status, errors)
+    return [whole.slice(rows * c, rows) for c in range(request.texts)]
+
+
+def _prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
+    """The prefix of each row, and why for each row whose role or instruction is wrong."""
+    table = request.plan.recipe.prompts
+    rows = len(columns[0])
+    extra = iter(columns[request.texts :])
+    if request.role is not None and not request.has_instructions:
+        return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
+    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
+    instructions = (
+        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
+    )
+    found, refused = [], {}
+    for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
+        try:
+            found.append(prompts.prefix(table, role or "", instruction))
+        except OptionError as error:
+            found.append("")
+            refused[row] = str(error)
+    return found, refused
+
+
+def _result(
+    found: "Encoding",
+    wanted: np.ndarray,
+    status: np.ndarray,
+    errors: dict[int, str],
+) -> pa.StructArray:
+    """Scatters what was encoded over all rows; no Python object for each vector."""
+    messages = np.full(len(status), None, dtype=object)
+    for row, message in errors.items():
+        status[row] = "error"
+        messages[row] = message
+    good = status[wanted] == "ok"  # (wanted,)
+    has_vector = status == "ok"  # (rows,)
+    offsets = np.zeros(len(status) + 1, dtype=np.int32)
+    np.cumsum(has_vector * found.vectors.shape[1], out=offsets[1:])
+    values = pa.array(np.ascontiguousarray(found.vectors[good]).reshape(-1), pa.float32())
+    counts = np.zeros(len(status), dtype=np.int32)
+    counts[wanted] = found.n_tokens
+    truncated = np.zeros(len(status), dtype=bool)
+    truncated[wanted] = found.truncated
+    no_vector = pa.array(~has_vector)
+    return pa.StructArray.from_arrays(
+        [
+            pa.ListArray.from_arrays(pa.array(offsets), values, mask=no_vector),
+            pa.array(counts, pa.int32()),
+            pa.array(truncated),
+            pa.array(status, pa.string()),
+            pa.array(messages, pa.string()),
+        ],
+        fields=list(RESULT),
+    )
+
+
+_loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
+_lock = threading.Lock()
+
+
+def _encoder(plan: Plan) -> "Encoder":
+    """The encoder of this worker, loaded once for each engine key.
+
+    It lives as long as the worker process does: Spark keeps idle workers for a minute
+    (``spark.python.worker.reuse``) and starts new ones when the session's environment changes.
+    """
+    from e5spark.encoder import Encoder, load
+
+    context = TaskContext.get()
+    threads = context.cpus() if context is not None else None
+    spec = replace(plan.spec, model=directory_of(plan.spec.model), device=_device(plan.spec.device))
+    key = EngineKey(
+        weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
+        tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
+        engine="torch",
+        precision=spec.decided_precision,
+        device=spec.device,
+    )
+    with _lock:
+        if key not in _loaded:
+            started = time.perf_counter()
+            # Before the tokenizer starts its threads: as many as the task has cpus.
+            os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
+            os.environ["TOKENIZERS_PARALLELISM"] = "true"
+            files = locate(spec)
+            _check_same(plan, hash_files(files) if plan.weights else None, str(files.model))
+            _loaded[key] = load(files, precision=key.precision, device=spec.device, threads=threads)
+            if len(_loaded) > _MOST_LOADED:
+                _loaded.popitem(last=False)
+            _trace("load", model=spec.model, seconds=time.perf_counter() - started)
+        _loaded.move_to_end(key)
+        return Encoder(_loaded[key], plan.recipe, spec)
+
+
+def _check_same(plan: Plan, here: Weights | None, directory: str) -> None:
+    if here != plan.weights:
+        raise ModelError(
+            f"The checkpoint in {directory} on this executor is not the one that the driver "
+            "planned with: their files have different sha256. Put the same files on every "
+            "machine, or ship them with spark-submit --archives model.tar.gz#model."
+        )
+
+
+def _device(device: str) -> str:
+    """Decides ``auto`` where the model runs: the task's GPU, the process's, else the CPU."""
+    if device != "auto":
+        return device
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return "cuda:0"  # the first of those this process may see
+    context = TaskContext.get()
+    gpu = context.resources().get("gpu") if context is not None else None
+    return f"cuda:{gpu.addresses[0]}" if gpu is not None else "cpu"
+
+
+def _trace(event: str, **facts: object) -> None:
+    """Appends what a worker did to ``$E5SPARK_TRACE/<pid>.jsonl``, if that is set."""
+    directory = os.environ.get("E5SPARK_TRACE")
+    if directory:
+        line = json.dumps({"event": event, "pid": os.getpid(), "time": time.time(), **facts})
+        with open(Path(directory) / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
