@@ -1,0 +1,40 @@
+"""Delta Lake: the jars and settings that a Spark session needs for it."""
+
+from pyspark import __version__ as spark_version
+
+from e5spark.errors import InputError
+
+# One build for each Spark minor. The unsuffixed 4.x name is built for the newest Spark only.
+_COORDINATES = {
+    "3.5": "io.delta:delta-spark_2.12:3.3.2",
+    "4.0": "io.delta:delta-spark_4.0_2.13:4.4.0",
+    "4.1": "io.delta:delta-spark_4.1_2.13:4.4.0",
+    "4.2": "io.delta:delta-spark_4.2_2.13:4.4.0",
+}
+_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+def session_settings() -> dict[str, str]:
+    """Returns the settings of a session that reads and writes Delta with the running PySpark.
+
+    Raises:
+        InputError: If no Delta release is built for this Spark.
+    """
+    minor = ".".join(spark_version.split(".")[:2])
+    if minor not in _COORDINATES:
+        raise InputError(
+            f"There is no Delta release for Spark {spark_version} that e5spark knows; it knows "
+            f"those for Spark {', '.join(_COORDINATES)}."
+        )
+    return {"spark.jars.packages": _COORDINATES[minor], **_SETTINGS}
+
+
+def submit_flags() -> str:
+    """Returns what to add to spark-submit for a session with Delta."""
+    settings = session_settings()
+    packages = settings.pop("spark.jars.packages")
+    confs = [f"--conf {key}={value}" for key, value in settings.items()]
+    return " ".join([f"--packages {packages}", *confs])

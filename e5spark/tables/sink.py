@@ -1,0 +1,114 @@
+"""The tables that vectors are written to; nothing that exists is touched."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+
+from e5spark.errors import ConflictError, InputError
+from e5spark.tables.source import condition, reason
+
+_EXISTS = {
+    "PATH_ALREADY_EXISTS",
+    "TABLE_OR_VIEW_ALREADY_EXISTS",
+    "DELTA_PATH_EXISTS",
+    "DELTA_TABLE_ALREADY_EXISTS",
+}
+
+
+def check_path_free(spark: SparkSession, path: str) -> None:
+    """Raises unless nothing lies at the path.
+
+    Raises:
+        ConflictError: If something does.
+        InputError: If Spark cannot look.
+    """
+    try:
+        # Analysis alone: it lists the path and starts no job. Spark Connect has no file system.
+        spark.read.format("binaryFile").load(path).schema  # noqa: B018
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        if condition(error) == "PATH_NOT_FOUND":
+            return
+        raise InputError(f"The output {path} cannot be checked: {reason(error)}") from error
+    raise _exists(f"The output {path}")
+
+
+def check_table_free(spark: SparkSession, name: str) -> None:
+    """Raises unless the catalog has no table of this name.
+
+    Raises:
+        ConflictError: If it has.
+    """
+    if spark.catalog.tableExists(name):
+        raise _exists(f"The output table {name}")
+
+
+def check_apart(source: str, output: str) -> None:
+    """Raises if one of two paths is, or lies inside, the other.
+
+    Raises:
+        InputError: If so: a run would read its own output.
+    """
+    one, other = _parts(source), _parts(output)
+    shorter = min(len(one), len(other))
+    if one[:shorter] == other[:shorter]:
+        raise InputError(
+            f"The output {output} and the input {source} are the same directory, or one lies "
+            "inside the other; write somewhere else."
+        )
+
+
+def write_path(df: DataFrame, path: str, *, format: str, options: Mapping[str, str]) -> None:
+    """Writes a new table of files.
+
+    Raises:
+        ConflictError: If something appeared at the path meanwhile.
+    """
+    try:
+        df.write.format(format).mode("errorifexists").options(**options).save(path)
+    except AnalysisException as error:
+        if condition(error) in _EXISTS:
+            raise _exists(f"The output {path}") from error
+        raise
+
+
+def write_table(df: DataFrame, name: str, *, format: str, options: Mapping[str, str]) -> None:
+    """Writes a new catalog table.
+
+    Raises:
+        ConflictError: If a table of this name appeared meanwhile.
+    """
+    try:
+        df.write.format(format).mode("errorifexists").options(**options).saveAsTable(name)
+    except AnalysisException as error:
+        if condition(error) in _EXISTS:
+            raise _exists(f"The output table {name}") from error
+        raise
+
+
+def parquet_options(vector: str) -> dict[str, str]:
+    """Returns the writer options that suit a vector column of this name.
+
+    zstd takes 8 % less than snappy; a dictionary of floats that never repeat only costs time
+    (20,000 x 384 unit vectors: 0.95 s without it, 1.37 s with it).
+    """
+    return {
+        "compression": "zstd",
+        f"parquet.enable.dictionary#{vector}.list.element": "false",
+    }
+
+
+def _exists(what: str) -> ConflictError:
+    return ConflictError(
+        f"{what} exists already, and e5spark never overwrites. Give a new output, or remove this "
+        "one first if it may go (a directory without a _SUCCESS file is an unfinished run's)."
+    )
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    url = urlsplit(path)
+    # /data, file:/data and file:///data are one place to Spark on a machine of its own.
+    scheme = "" if url.scheme == "file" else url.scheme
+    return (scheme, url.netloc, *PurePosixPath(url.path).parts)
