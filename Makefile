@@ -1,0 +1,52 @@
+# make demo: see it work.  make test: everything it promises.  Both create what they need.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+MODEL ?=
+
+# Spark's workers run the interpreter that this names, not the driver's.
+export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
+export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
+export SPARK_LOCAL_IP := 127.0.0.1
+# An activated Spark of another version would be taken in place of the installed one.
+unexport SPARK_HOME
+
+.PHONY: demo test check large clean java python
+
+demo: .venv/installed java
+	@rm -rf build/demo
+	@$(BIN)/spark-submit --properties-file conf/spark-local.conf --master 'local[$(CORES)]' \
+		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
+
+test: .venv/installed java
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+clean:
+	rm -rf .venv build dist
+
+.venv/installed: pyproject.toml conf/constraints.txt | python
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
+		--editable '.[torch,connect,demo,dev]'
+	@touch $@
+
+python:
+	@test -n '$(PYTHON)' || { echo 'e5spark needs Python 3.11, 3.12 or 3.13 with venv; none was \
+	found on the PATH. Install one, or name it: make demo PYTHON=/path/to/python3.12' >&2; exit 1; }
+
+java:
+	@version=$$($(JAVA) -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1); \
+	case "$$version" in 17|21) ;; *) echo "e5spark needs Java 17 or 21, found \
+	$${version:-none}. Install one (Debian: apt-get install openjdk-17-jre-headless; macOS: brew \
+	install openjdk@21) and set JAVA_HOME to it." >&2; exit 1;; esac
