@@ -46,7 +46,6 @@ class Fingerprint:
     tokenizer: str
     recipe: Recipe
     precision: str
-    long_text: str = "truncate"
     output_type: str = "float32"
     calibration: str | None = None
     text_version: int = TEXT_VERSION

@@ -15,6 +15,10 @@ from e5spark.errors import ModelError
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+LongText = Literal["truncate", "split", "mean"]
+LONG_TEXTS: tuple[LongText, ...] = get_args(LongText)
+Prompted = Literal["report", "refuse", "keep"]
+PROMPTED: tuple[Prompted, ...] = get_args(Prompted)
 Architecture = Literal["bert", "xlm-roberta", "mistral"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
@@ -24,11 +28,14 @@ class Recipe:
     """How a text becomes a vector, apart from the weights: all of it is part of the fingerprint.
 
     Attributes:
-        dim: Components of a vector.
+        dim: Components of a vector: the first ones of the checkpoint's.
         pooling: How token vectors become one: their mean, the first or the last.
         prompts: Role to prefix; ``{task}`` in a prefix stands for the instruction.
         max_tokens: Most tokens of a text, prompt and special tokens included; the rest is cut.
         normalize: Whether vectors have unit L2 norm.
+        long_text: What becomes of longer texts: cut, split, or the mean of their windows.
+        overlap: Tokens that neighbouring windows share; 0 where texts are cut.
+        prompted: What becomes of a text that begins with a prompt already.
     """
 
     dim: int
@@ -36,6 +43,9 @@ class Recipe:
     prompts: Mapping[str, str]
     max_tokens: int
     normalize: bool = True
+    long_text: LongText = "truncate"
+    overlap: int = 0
+    prompted: Prompted = "report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,8 @@ class Checkpoint:
         languages: What its authors trained it for.
         tokenizer: The checkpoint whose tokenizer it uses, where that is another one.
         weights_sha256: Hash of model.safetensors, where known.
+        matryoshka: Whether it was trained so that the first components of a vector are a vector.
+        matryoshka_dims: The dims its authors name; empty where they name none.
     """
 
     name: str
@@ -73,6 +85,8 @@ class Checkpoint:
     languages: str = "English"
     tokenizer: str | None = None
     weights_sha256: str | None = None
+    matryoshka: bool = False
+    matryoshka_dims: tuple[int, ...] = ()
 
 
 _SMALL = Shape(layers=12, hidden=384, heads=12, ffn=1536)
@@ -143,6 +157,7 @@ _ALL = (
         recipe=_recipe(_SMALL),
         languages=_MANY,
         tokenizer="intfloat/multilingual-e5-small",
+        matryoshka=True,  # its card names no dims
     ),
     _english("intfloat/e5-small-v2", _SMALL, "dca8b1a9dae0d4575df2bf423a5edb485a431236"),
     _english("intfloat/e5-base-v2", _BASE, "1c644c92ad3ba1efdad3f1451a637716616a20e8"),

@@ -104,13 +104,41 @@ def _recipe(spec: ModelSpec, said: _Said, limit: int | None) -> Recipe:
         raise OptionError(
             f"max_tokens is {spec.max_tokens}, but {spec.model} takes at most {most} tokens."
         )
+    if spec.long_text != "truncate" and 4 * spec.overlap > (spec.max_tokens or most):
+        raise OptionError(
+            f"overlap is {spec.overlap}, but a window has {spec.max_tokens or most} tokens; it "
+            "may be a quarter of them at most."
+        )
     return Recipe(
-        dim=said.dim,
+        dim=_dim(spec, said.dim),
         pooling=_checked_pooling(pooling),
         prompts=dict(role_prompts),
         max_tokens=spec.max_tokens or most,
         normalize=normalize,
+        long_text=spec.long_text,
+        overlap=0 if spec.long_text == "truncate" else spec.overlap,
+        prompted=spec.prompted,
     )
+
+
+def _dim(spec: ModelSpec, whole: int) -> int:
+    """The dim of a vector: the checkpoint's, or fewer where it was trained for that, or forced."""
+    dim = spec.dim or whole
+    known = known_checkpoint(spec)
+    trained = (whole, *known.matryoshka_dims) if known is not None else (whole,)
+    if dim > whole:
+        raise OptionError(f"dim is {dim}, but {spec.model} has {whole} dimensions.")
+    if dim in trained or spec.force_dim:
+        return dim
+    if known is not None and known.matryoshka:
+        ladder = ", ".join(str(whole >> halvings) for halvings in range(1, 4))
+        why = (
+            "was trained for shorter vectors, but its authors name no dims; the halvings "
+            f"({ladder}) are likely, and untested by them"
+        )
+    else:
+        why = "was not trained for shorter vectors, which lose quality when cut"
+    raise OptionError(f"dim is {dim}, but {spec.model} {why}. Force it with force_dim = true.")
 
 
 def _checked_pooling(pooling: str) -> models.Pooling:
@@ -148,13 +176,19 @@ def _positions(config: dict[str, Any], directory: Path) -> int:
 
 def _pooling(directory: Path) -> str | None:
     config = read_json(directory / "config.json", {})
-    if "pooling_mode" in config:  # sentence-transformers 5.2 and later
-        return _ST_POOLING.get(str(config["pooling_mode"]), str(config["pooling_mode"]))
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
+    if config.get("include_prompt") is False:
+        raise ModelError(
+            f"{directory} leaves the prompt out of its pooling, which e5spark does not do."
+        )
+    if "pooling_mode" in config:  # sentence-transformers 5.2 and later: a name, or several
+        given = config["pooling_mode"]
+        modes = [given] if isinstance(given, str) else given
+    else:
+        modes = [
+            key.removeprefix("pooling_mode_")
+            for key, value in config.items()
+            if key.startswith("pooling_mode_") and value is True
+        ]
     return "+".join(_ST_POOLING.get(mode, mode) for mode in modes) or None
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from e5spark.errors import OptionError
-from e5spark.models import POOLINGS, Pooling
+from e5spark.models import LONG_TEXTS, POOLINGS, PROMPTED, LongText, Pooling, Prompted
 from e5spark.prompts import ROLES
 
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+OutputType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
 class ModelOptions(TypedDict, total=False):
@@ -24,6 +26,13 @@ class ModelOptions(TypedDict, total=False):
     pooling: Pooling | None
     normalize: bool | None
     max_tokens: int | None
+    dim: int | None
+    force_dim: bool
+    long_text: LongText
+    overlap: int
+    prompted: Prompted
+    output_type: OutputType
+    calibration: str | None
     precision: Precision
     device: str
     token_budget: int
@@ -47,6 +56,19 @@ class ModelSpec:
         pooling: ``mean``, ``cls`` or ``last``, in place of the checkpoint's own.
         normalize: Whether vectors get unit L2 norm, in place of the checkpoint's own.
         max_tokens: A lower limit than the checkpoint's, prompt and special tokens included.
+        dim: Components of a vector, if fewer than the checkpoint's: the first ones, normalised
+            again (Matryoshka). Only a dim that the checkpoint was trained for, unless forced.
+        force_dim: Whether a dim is allowed that its authors did not train or did not publish.
+        long_text: What becomes of a text beyond ``max_tokens``: ``truncate``; ``split`` into
+            overlapping windows, one vector each; or ``mean``, the mean of the windows' vectors,
+            weighted by their tokens.
+        overlap: Tokens that a window shares with the one before it, for ``split`` and ``mean``.
+        prompted: What becomes of a text that begins with a prompt already: ``report`` (the prompt
+            is added as to any text, and the row is marked), ``refuse`` (the row ends in an
+            error) or ``keep`` (the text is taken as it is, no prompt is added).
+        output_type: How a vector is stored: ``float32``, ``float16``, ``int8``, ``uint8``,
+            ``binary`` or ``ubinary``; see ``e5spark.quantize``.
+        calibration: File of the ranges that int8 and uint8 need, made by ``e5spark calibrate``.
         precision: How the engine computes: ``fp32``, ``bf16`` or ``auto``, the fastest that every
             executor is known to have (today ``fp32``).
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
@@ -67,6 +89,13 @@ class ModelSpec:
     pooling: Pooling | None = None
     normalize: bool | None = None
     max_tokens: int | None = None
+    dim: int | None = None
+    force_dim: bool = False
+    long_text: LongText = "truncate"
+    overlap: int = 64
+    prompted: Prompted = "report"
+    output_type: OutputType = "float32"
+    calibration: str | None = None
     precision: Precision = "auto"
     device: str = "auto"
     # 2 AVX-512 cores, e5-small shape: 1,024 and 2,048 tokens are within 3 % of each other and
@@ -79,9 +108,19 @@ class ModelSpec:
             raise OptionError("The model is empty; name a checkpoint or a directory.")
         _one_of("pooling", self.pooling, POOLINGS)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("long_text", self.long_text, LONG_TEXTS)
+        _one_of("prompted", self.prompted, PROMPTED)
+        _one_of("output_type", self.output_type, OUTPUT_TYPES)
         _positive("max_tokens", self.max_tokens)
+        _positive("dim", self.dim)
+        _whole("overlap", self.overlap)
         _positive("token_budget", self.token_budget)
         _positive("window", self.window)
+        if self.output_type in ("int8", "uint8") and self.calibration is None:
+            raise OptionError(
+                f"output_type {self.output_type!r} needs calibration, the ranges of the corpus; "
+                "make them with e5spark calibrate JOB.toml --to FILE."
+            )
         if self.prompts is not None and set(self.prompts) != set(ROLES):
             raise OptionError(
                 f"prompts has the keys {sorted(self.prompts)}; it needs 'passage' and 'query', "
@@ -112,6 +151,11 @@ def model_spec(model: str, options: Mapping[str, object]) -> ModelSpec:
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
     if value is not None and value not in allowed:
         raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise OptionError(f"{name} is {value!r}; it must be a whole number, 0 or more.")
 
 
 def _positive(name: str, value: int | None) -> None:

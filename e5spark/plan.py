@@ -1,0 +1,103 @@
+"""A run's model as it is resolved once, on the driver: what every worker must use unchanged."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from e5spark.checkpoint import check_published, hash_files, is_directory, locate, pin
+from e5spark.errors import ConflictError, ModelError
+from e5spark.fingerprint import Fingerprint, Weights
+from e5spark.models import CHECKPOINTS, Recipe
+from e5spark.quantize import Calibration, load_calibration
+from e5spark.recipe import describe
+from e5spark.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A model as the driver resolved it; a worker needs it, and must not decide it again.
+
+    Attributes:
+        spec: What the user asked for, with the commit that a hub name was resolved to.
+        recipe: How vectors are made.
+        weights: The content of the driver's copy, which the worker's must equal; None if the
+            driver has none.
+        calibration: The ranges of int8 and uint8 vectors.
+    """
+
+    spec: ModelSpec
+    recipe: Recipe
+    weights: Weights | None
+    calibration: Calibration | None = None
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Returns what makes the vectors of this plan comparable with others.
+
+        Raises:
+            ModelError: If the driver does not have the checkpoint's files.
+        """
+        if self.weights is None:
+            raise ModelError(
+                f"The driver has no files of {self.spec.model}, which a fingerprint is made of."
+            )
+        ranges = self.calibration
+        return Fingerprint(
+            weights=self.weights.weights,
+            tokenizer=self.weights.tokenizer,
+            recipe=self.recipe,
+            precision=self.spec.decided_precision,
+            output_type=self.spec.output_type,
+            calibration=None if ranges is None else _digest(ranges),
+        )
+
+
+def make_plan(spec: ModelSpec, *, directory: str | None = None) -> Plan:
+    """Returns the model as this machine resolves it, from its own copy of the files.
+
+    A known checkpoint that is not here is left to the executors, unless downloading is allowed.
+
+    Args:
+        spec: What the user asked for.
+        directory: Where an ``archive:`` model lies on this machine.
+
+    Raises:
+        ModelError: If the checkpoint is unknown, absent or incomplete.
+        OptionError: If an option contradicts it, or the calibration cannot be read.
+        ConflictError: If the calibration belongs to other vectors.
+    """
+    local = spec if directory is None else replace(spec, model=directory)
+    try:
+        files = locate(local)
+    except ModelError:
+        if is_directory(spec.model) or spec.download or spec.model not in CHECKPOINTS:
+            raise
+        return Plan(spec=spec, recipe=describe(spec), weights=None)
+    check_published(local, files)
+    plan = Plan(
+        spec=pin(spec, files), recipe=describe(local, files.model), weights=hash_files(files)
+    )
+    return plan if spec.calibration is None else _calibrated(plan, spec.calibration)
+
+
+def floats(plan: Plan) -> Plan:
+    """Returns the plan of the same vectors as float32: those that ranges are computed of."""
+    spec = replace(plan.spec, output_type="float32", calibration=None)
+    return replace(plan, spec=spec, calibration=None)
+
+
+def _calibrated(plan: Plan, path: str) -> Plan:
+    calibration = load_calibration(path)
+    needed = floats(plan).fingerprint.digest
+    if calibration.fingerprint != needed:
+        raise ConflictError(
+            f"The calibration {path} was made of other vectors (fingerprint "
+            f"{calibration.fingerprint[:12]}, this run's is {needed[:12]}): model, prompts, "
+            "pooling, dim, limits and precision must be the same. Make it again."
+        )
+    return replace(plan, calibration=calibration)
+
+
+def _digest(calibration: Calibration) -> str:
+    ranges = json.dumps([calibration.lowest, calibration.highest])
+    return hashlib.sha256(ranges.encode()).hexdigest()
