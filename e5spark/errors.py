@@ -13,7 +13,8 @@
 
 Each class takes one message: extra constructor arguments would not survive pickling between a
 worker and the driver. Executor errors reach the driver as text only, inside PySpark's
-``PythonException``; ``from_text`` finds ours again.
+``PythonException``; ``from_text`` finds ours again. A traceback does not say where a message ends,
+so a message is one line: line breaks, such as those of a quoted error, become spaces.
 """
 
 import re
@@ -24,6 +25,9 @@ class E5SparkError(Exception):
     """The root: catch this to catch everything e5spark raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
 
 
 class OptionError(E5SparkError, ValueError):

@@ -66,12 +66,14 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | None:
             f"The hub ({_endpoint()}) could not be reached for {name}: {_first_line(error)} Run "
             "the same command again, or provide the checkpoint as a directory."
         ) from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"{name!r} is no name on the hub: {_first_line(error)}") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
             f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
             f"{_first_line(error)}"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # a broken connection is no HfHubHTTPError
         raise TransientError(
             f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)}"
         ) from error

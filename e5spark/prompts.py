@@ -1,6 +1,6 @@
 """Role and instruction to the prefix that a checkpoint was trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from e5spark.errors import OptionError
@@ -59,3 +59,25 @@ def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None
             "instruct checkpoint such as 'intfloat/multilingual-e5-large-instruct'."
         )
     return template
+
+
+def begins_with_prompt(prompts: Mapping[str, str], texts: Sequence[str]) -> list[bool]:
+    """Returns which texts carry a prompt of the checkpoint already, in any case.
+
+    Args:
+        prompts: Role to prefix, as for ``prefix``.
+        texts: Without the prompts that e5spark adds.
+    """
+    openings = tuple(
+        opening
+        for template in prompts.values()
+        if (opening := template.partition(_TASK)[0].strip().lower())
+    )
+    if not openings:
+        return [False] * len(texts)
+    longest = max(map(len, openings))
+    return [
+        # Few texts begin with white space; a slice first, because a text can be megabytes long.
+        text[: longest + 16].lstrip().lower().startswith(openings)
+        for text in texts
+    ]

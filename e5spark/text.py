@@ -11,9 +11,11 @@ import pyarrow as pa
 
 Status = Literal["ok", "null_text", "empty_text", "error"]
 
-# Anything but white space, control characters and the zero-width and direction marks, which
-# tokenizers drop: a text without one visible character would embed the prompt alone.
-_VISIBLE = re.compile("[^\\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
+# Anything but white space, control characters, soft hyphens and the zero-width and direction marks:
+# tokenizers drop them or make them unknown tokens, so that the prompt alone would be embedded.
+_VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
 
 
 def decode(column: pa.Array) -> list[str | None]:

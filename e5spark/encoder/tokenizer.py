@@ -1,5 +1,7 @@
 """Texts to token ids in flat buffers, truncated as Hugging Face truncates them."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +14,15 @@ import tokenizers
 from e5spark.errors import ModelError
 
 Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+# A text up to this long is tokenised whole. Of a longer one only the beginning is: a tokenizer
+# reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512 tokens.
+EXACT_CHARS = 1 << 16
+# Tokens of the cut-off beginning that are not trusted: cutting inside a word can change how that
+# word is taken apart, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
+_MARGIN = 128
+_SPACE_BEFORE = re.compile(r"\s\S*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +32,16 @@ class Tokens:
     Attributes:
         ids: Token ids of all texts, special tokens included.  # (sum of lengths,)
         offsets: Where each text begins; one more than there are texts.  # (texts + 1,)
-        n_tokens: Tokens of each text before truncation, special tokens included.  # (texts,)
+        n_tokens: Tokens of each text before truncation, special tokens included; beyond
+            ``EXACT_CHARS`` characters estimated from the beginning of the text.  # (texts,)
     """
 
     ids: Ints
-    offsets: npt.NDArray[np.int64]
+    offsets: Longs
     n_tokens: Ints
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> Longs:
         """Returns the tokens of each text that are left after truncation."""
         return np.diff(self.offsets)
 
@@ -38,34 +50,62 @@ class Tokens:
         """Returns which texts lost tokens."""
         return self.lengths < self.n_tokens
 
-    def padded(self, rows: npt.NDArray[np.intp], pad_id: int) -> npt.NDArray[np.int64]:
+    def padded(self, rows: npt.NDArray[np.intp], pad_id: int) -> Longs:
         """Returns the ids of some texts, each row filled up on the right.  # (rows, longest)."""
         lengths = self.lengths[rows]
         columns = np.arange(int(lengths.max(initial=0)))
         where = self.offsets[rows][:, None] + columns  # (rows, longest)
         inside = columns < lengths[:, None]
-        return np.where(inside, self.ids[np.minimum(where, len(self.ids) - 1)], pad_id).astype(
-            np.int64
-        )
+        ids = self.ids[np.minimum(where, len(self.ids) - 1)]
+        return np.where(inside, ids, pad_id).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Where the tokens of one text lie in it, in characters; special tokens excluded.
+
+    Attributes:
+        starts: First character of each token.
+        ends: The character after its last one.
+        words: Number of the pre-tokenizer's word that it belongs to.
+    """
+
+    starts: Longs
+    ends: Longs
+    words: Longs
 
 
 class Tokenizer:
     """A checkpoint's tokenizer, with the truncation of transformers and none of its objects."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, pad_id: int) -> None:
-        """Takes over the backend: its truncation and padding are switched off."""
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, pad_id: int, eos_id: int | None = None
+    ) -> None:
+        """Takes over the backend: its truncation and padding are switched off.
+
+        Args:
+            backend: As the checkpoint's files define it.
+            pad_id: What fills up short rows.
+            eos_id: Appended to every text, unless the backend does so itself.
+        """
         backend.no_truncation()
         backend.no_padding()
         self.pad_id = pad_id
         self._backend = backend
-        mask = backend.encode("a").special_tokens_mask
-        self._prefix = mask.index(0)
-        suffix = mask[::-1].index(0)
-        self._suffix = np.asarray(backend.encode("a").ids[len(mask) - suffix :], dtype=np.int32)
+        encoded = backend.encode("a")
+        specials = encoded.special_tokens_mask[::-1].index(0)
+        suffix = encoded.ids[len(encoded.ids) - specials :]
+        self._appended = [] if eos_id is None or eos_id in suffix else [eos_id]
+        self._suffix = np.asarray(suffix + self._appended, dtype=np.int32)
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(cls, directory: Path, *, appends_eos: bool = False) -> "Tokenizer":
         """Returns the tokenizer of a directory, as transformers' AutoTokenizer reads it.
+
+        Args:
+            directory: Of the tokenizer's files.
+            appends_eos: Whether texts end in the end-of-sequence token, as E5-mistral's do
+                (its card appends it by hand).
 
         Raises:
             ModelError: If the directory has none that can be read.
@@ -76,7 +116,20 @@ class Tokenizer:
             loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{directory} has no tokenizer that can be read: {error}") from error
-        return cls(loaded.backend_tokenizer, pad_id=int(loaded.pad_token_id))
+        eos = int(loaded.eos_token_id) if appends_eos else None
+        pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
+        # A copy: the object that transformers returned keeps its own truncation state.
+        backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        return cls(backend, pad_id=int(pad), eos_id=eos)
+
+    @property
+    def special_tokens(self) -> int:
+        """Returns how many special tokens every text gets."""
+        return self._backend.num_special_tokens_to_add(is_pair=False) + len(self._appended)
+
+    def count(self, text: str) -> int:
+        """Returns the tokens of a short text, without the special ones."""
+        return len(self._backend.encode(text, add_special_tokens=False).ids)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
         """Returns the tokens of the texts, in order, each cut to ``max_tokens``.
@@ -87,15 +140,62 @@ class Tokenizer:
             texts: Prompt included.
             max_tokens: Most tokens of one text, special tokens included.
         """
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
-        full = [encoding.ids for encoding in encoded]
+        beginnings = [_beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
+        encoded = self._backend.encode_batch_fast(beginnings, add_special_tokens=True)
+        full = [encoding.ids + self._appended for encoding in encoded]
         n_tokens = np.fromiter(map(len, full), dtype=np.int32, count=len(full))
+        for row, (text, beginning) in enumerate(zip(texts, beginnings, strict=True)):
+            if len(beginning) < len(text):
+                full[row], estimate = self._long(text, beginning, full[row], max_tokens)
+                n_tokens[row] = estimate
         kept = np.minimum(n_tokens, max_tokens)
         offsets = np.zeros(len(full) + 1, dtype=np.int64)
         np.cumsum(kept, out=offsets[1:])
         cut = (ids[:max_tokens] for ids in full)
         flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32, count=int(offsets[-1]))
-        for row in np.flatnonzero(n_tokens > max_tokens):
-            end = offsets[row + 1]
-            flat[end - len(self._suffix) : end] = self._suffix
+        if len(self._suffix):
+            for end in offsets[1:][n_tokens > max_tokens]:
+                flat[end - len(self._suffix) : end] = self._suffix
         return Tokens(ids=flat, offsets=offsets, n_tokens=n_tokens)
+
+    def spans(self, text: str) -> Spans:
+        """Returns where the tokens of a text lie in it, a piece of the text at a time."""
+        starts, ends, words = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+        begin, word = 0, 0
+        while begin < len(text):
+            piece = _beginning(text[begin : begin + EXACT_CHARS + 1], EXACT_CHARS)
+            encoding = self._backend.encode(piece, add_special_tokens=False)
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + begin
+            starts.append(offsets[:, 0])
+            ends.append(offsets[:, 1])
+            words.append(np.array(encoding.word_ids, dtype=np.int64) + word)
+            word += len(piece)  # no piece has more words than characters
+            begin += len(piece)
+        return Spans(
+            starts=np.concatenate(starts),
+            ends=np.concatenate(ends),
+            words=np.concatenate(words) if words else np.zeros(0, np.int64),
+        )
+
+    def _long(
+        self, text: str, beginning: str, ids: list[int], max_tokens: int
+    ) -> tuple[list[int], int]:
+        """The ids of a beginning that surely holds the kept ones, and the estimated count."""
+        while len(ids) < max_tokens + _MARGIN and len(beginning) < len(text):
+            beginning = _beginning(text, 4 * len(beginning))
+            ids = self._backend.encode(beginning).ids + self._appended
+        return ids, round(len(ids) * len(text) / len(beginning))
+
+
+def appends_eos(directory: Path) -> bool:
+    """Returns whether the checkpoint is a decoder, whose vector is that of the final token."""
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    return bool(config["model_type"] == "mistral")
+
+
+def _beginning(text: str, most: int) -> str:
+    """The first ``most`` characters, or fewer: up to the last white space, if there is any."""
+    if len(text) <= most:
+        return text
+    space = _SPACE_BEFORE.search(text, most // 2, most)
+    return text[: space.start()] if space else text[:most]

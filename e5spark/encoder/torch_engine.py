@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModel
 
 from e5spark.errors import ModelError, OptionError
@@ -57,7 +58,7 @@ class TorchEngine:
                 attn_implementation="sdpa",
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{directory} could not be loaded: {error}") from error
         # E5's pooler is never used, and some checkpoints ship without it.
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))

@@ -1,0 +1,218 @@
+"""Parity as a command: the engine in use against transformers, on texts in many scripts.
+
+The reference is written to be obviously right and shares no code with the engine: one text at a
+time, so that there is no padding and no mask, in fp32.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from e5spark import prompts
+from e5spark.checkpoint import Files, locate
+from e5spark.encoder.encoder import Encoder, Vectors, load
+from e5spark.encoder.tokenizer import appends_eos
+from e5spark.errors import GateError, OptionError
+from e5spark.models import Recipe
+from e5spark.recipe import describe
+from e5spark.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+# What design and README promise of each precision.
+LARGEST_DIFFERENCE = {"fp32": 1e-5}
+WORST_COSINE = {"fp32": 0.999999, "bf16": 0.9995}
+MEAN_COSINE = {"fp32": 0.999999, "bf16": 0.9999}
+
+_SENTENCES = (
+    "The ferry leaves at seven unless the wind is stronger than forty knots.",
+    "Der Zug nach Zürich fällt heute wegen Bauarbeiten aus.",
+    "La recette demande trois œufs, du beurre salé et beaucoup de patience.",
+    "Библиотека закрывается в шесть часов вечера.",
+    "Το μουσείο είναι ανοιχτό κάθε μέρα εκτός Δευτέρας.",
+    "يفتح السوق أبوابه قبل شروق الشمس بقليل.",
+    "הגשר נבנה מחדש אחרי השיטפון הגדול.",
+    "मानसून के बाद नदी का पानी साफ़ हो जाता है।",
+    "รถไฟขบวนสุดท้ายออกเวลาเที่ยงคืน",
+    "这座山的北坡常年积雪。",
+    "駅前のパン屋は朝六時に開きます。",
+    "겨울에는 호수가 두껍게 얼어붙는다.",
+    "x = {key: value for key, value in pairs if value is not None}",
+    "Prices: 19.99 € → 24,50 €; see https://example.org/a?b=c#d",
+    "Family emoji 👨‍👩‍👧 and flags 🇯🇵, ＦＵＬＬＷＩＤＴＨ ｔｅｘｔ, e\u0301 and é.",
+    "ok",
+)
+TEXTS = (
+    *_SENTENCES,
+    *(" ".join(_SENTENCES[:count]) for count in (2, 4, 8)),
+    " ".join(_SENTENCES * 6),  # far beyond 512 tokens: truncated
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How two sets of vectors of the same texts agree."""
+
+    largest_difference: float
+    worst_cosine: float
+    mean_cosine: float
+
+
+def agreement(one: Vectors, other: Vectors) -> Agreement:
+    """Returns how the rows of two arrays agree.  # (texts, dim) both."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return Agreement(
+        largest_difference=float(np.abs(a - b).max()),
+        worst_cosine=float(cosines.min()),
+        mean_cosine=float(cosines.mean()),
+    )
+
+
+def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
+    """Returns how the engine agrees with transformers, sentence-transformers and published scores.
+
+    Args:
+        spec: The checkpoint and the precision to verify.
+        known_answers: A JSON file of texts and the scores that their authors published.
+
+    Raises:
+        GateError: If a promise is broken; the message has the figures.
+        OptionError: If the known answers cannot be read.
+    """
+    spec = replace(spec, long_text="truncate", output_type="float32", calibration=None)
+    files = locate(spec)
+    recipe = describe(spec, files.model)
+    precision = spec.decided_precision
+    loaded = load(files, precision=precision, device=spec.device, threads=None)
+    encoder = Encoder(loaded, recipe, spec)
+    found: dict[str, Any] = {"model": spec.model, "precision": precision, "texts": len(TEXTS)}
+    for role in prompts.ROLES:
+        prefix = prompts.prefix(recipe.prompts, role, _instruction(recipe, role))
+        vectors = encoder.encode(TEXTS, role=role, instruction=_instruction(recipe, role))
+        rivals = {"transformers": _transformers(files, recipe, prefix)}
+        if _has_sentence_transformers(files, recipe):
+            rivals["sentence_transformers"] = _sentence_transformers(files, recipe, prefix)
+        for name, reference in rivals.items():
+            result = agreement(vectors, reference)
+            found[f"{role}_{name}"] = vars(result)
+            _check(result, precision, f"{spec.model} in {precision}, {role}, against {name}")
+    if known_answers is not None:
+        found["known_answers"] = _known_answers(encoder, known_answers)
+    return found
+
+
+def _check(result: Agreement, precision: str, what: str) -> None:
+    log.info(
+        "%s: largest difference %.2g, worst cosine %.7f, mean cosine %.7f.",
+        what,
+        result.largest_difference,
+        result.worst_cosine,
+        result.mean_cosine,
+    )
+    if (
+        result.largest_difference > LARGEST_DIFFERENCE.get(precision, np.inf)
+        or result.worst_cosine < WORST_COSINE[precision]
+        or result.mean_cosine < MEAN_COSINE[precision]
+    ):
+        raise GateError(
+            f"{what}: the largest difference is {result.largest_difference:.2g}, the worst cosine "
+            f"{result.worst_cosine:.7f}, the mean {result.mean_cosine:.7f}; promised are "
+            f"{LARGEST_DIFFERENCE.get(precision, 'any')}, {WORST_COSINE[precision]} and "
+            f"{MEAN_COSINE[precision]}."
+        )
+
+
+def _instruction(recipe: Recipe, role: str) -> str | None:
+    return prompts.RETRIEVAL_TASK if "{task}" in recipe.prompts[role] else None
+
+
+@torch.inference_mode()
+def _transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
+    tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
+    model = AutoModel.from_pretrained(
+        files.model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
+    room = recipe.max_tokens - (1 if appends_eos(files.model) else 0)
+    vectors = []
+    for text in TEXTS:
+        ids = tokenizer(prefix + text, truncation=True, max_length=room)["input_ids"]
+        if appends_eos(files.model) and ids[-1] != tokenizer.eos_token_id:
+            ids = [*ids, tokenizer.eos_token_id]
+        hidden = model(input_ids=torch.tensor([ids])).last_hidden_state[0]  # (tokens, hidden)
+        pooled = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}[recipe.pooling]
+        cut = pooled[: recipe.dim]
+        unit = torch.nn.functional.normalize(cut, dim=0) if recipe.normalize else cut
+        vectors.append(unit.numpy())
+    return np.stack(vectors)
+
+
+def _has_sentence_transformers(files: Files, recipe: Recipe) -> bool:
+    comparable = recipe.pooling != "last" and files.tokenizer == files.model
+    return comparable and importlib.util.find_spec("sentence_transformers") is not None
+
+
+def _sentence_transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    transformer = Transformer(str(files.model))
+    transformer.max_seq_length = recipe.max_tokens
+    hidden = transformer.auto_model.config.hidden_size
+    pooling = Pooling(hidden, pooling_mode=recipe.pooling)
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    vectors: npt.NDArray[np.float32] = model.encode(
+        list(TEXTS),
+        prompt=prefix,
+        truncate_dim=recipe.dim,
+        normalize_embeddings=recipe.normalize,
+        show_progress_bar=False,
+    )
+    return vectors
+
+
+def _known_answers(encoder: Encoder, path: str) -> dict[str, float]:
+    """The largest difference to published scores.
+
+    The file: ``{"rows": [TEXT, ...], "columns": [TEXT, ...], "scores": [[...], ...], "scale": 100,
+    "tolerance": 0.01}``, where TEXT is ``{"text": ..., "role": ..., "instruction": ...}`` and a
+    score is ``scale`` times the cosine of a row and a column.
+    """
+    try:
+        document = json.loads(Path(path).read_text("utf-8"))
+        rows, columns = (_encoded(encoder, document[key]) for key in ("rows", "columns"))
+        published = np.array(document["scores"], dtype=np.float64)
+        scores = float(document.get("scale", 1)) * (rows @ columns.T).astype(np.float64)
+        tolerance = float(document["tolerance"])
+        difference = float(np.abs(scores - published).max())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"The known answers {path} cannot be used ({type(error).__name__}: {error}); the file "
+            "needs rows, columns, scores and tolerance."
+        ) from error
+    log.info("%s: largest difference %.3g of published scores.", path, difference)
+    if difference > tolerance:
+        raise GateError(
+            f"{path}: a score differs by {difference:.4g} from what was published; "
+            f"{tolerance} is allowed."
+        )
+    return {"largest_difference": difference, "tolerance": tolerance}
+
+
+def _encoded(encoder: Encoder, texts: Sequence[Mapping[str, str]]) -> Vectors:
+    return np.concatenate(
+        [
+            encoder.encode([each["text"]], role=each["role"], instruction=each.get("instruction"))
+            for each in texts
+        ]
+    )
