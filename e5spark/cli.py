@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 from e5spark import __version__, config, errors, job
 from e5spark.config import JobConfig
 from e5spark.errors import E5SparkError
+from e5spark.spec import model_spec
 from e5spark.tables import delta, source
 
 log = logging.getLogger("e5spark")
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     given = _parser().parse_args(arguments)
     try:
-        document, code = _embed(given.config, given.set), 0
+        document, code = {"status": "done", **given.command(given)}, 0
     except E5SparkError as error:
         document, code = _failed(error), error.exit_code
     except Exception as error:  # the last line must be JSON whatever happens
@@ -50,36 +52,69 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="e5spark", description=__doc__)
     parser.add_argument("--version", action="version", version=f"e5spark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
     embed = commands.add_parser("embed", help="embed the table that a job file names")
     embed.add_argument("config", type=Path, help="a job file, such as conf/embed.toml")
-    embed.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one key of the job file; may be repeated",
+    embed.set_defaults(command=_embed)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="compute the ranges that int8 and uint8 vectors need, over a sample"
     )
+    calibrate.add_argument("config", type=Path, help="the job file whose vectors are meant")
+    calibrate.add_argument("--to", type=Path, required=True, help="the file to write")
+    calibrate.add_argument("--sample", type=int, default=10_000, help="rows to look at (10000)")
+    calibrate.set_defaults(command=_calibrate)
+
+    verify = commands.add_parser(
+        "verify", help="compare a checkpoint's vectors with transformers' own"
+    )
+    verify.add_argument("model", help="a name on the hub, or a directory")
+    verify.add_argument("--known-answers", help="a JSON file of texts and published scores")
+    verify.set_defaults(command=_verify)
+
+    for command in (embed, calibrate, verify):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="override one key of the job file; may be repeated",
+        )
     return parser
 
 
-def _embed(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    job_config = config.load(path, overrides)
-    started_here = SparkSession.getActiveSession() is None
-    spark = _session(job_config)
-    try:
+def _embed(given: argparse.Namespace) -> dict[str, Any]:
+    job_config = config.load(given.config, given.set)
+    with _session(job_config) as spark:
         account = job.run(spark, job_config)
         _summarize(account)
         job.check_errors(account, job_config.run.max_error_rate)
-    finally:
-        if started_here:
-            spark.stop()
-    return {"status": "done", **account}
+    return account
 
 
-def _session(job_config: JobConfig) -> SparkSession:
+def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
+    job_config = config.load(given.config, given.set)
+    with _session(job_config) as spark:
+        calibration = job.calibrate(spark, job_config, sample=given.sample)
+    calibration.save(given.to)
+    log.info("The ranges of %d vectors are in %s.", calibration.rows, given.to)
+    return {"rows": calibration.rows, "fingerprint": calibration.fingerprint, "to": str(given.to)}
+
+
+def _verify(given: argparse.Namespace) -> dict[str, Any]:
+    # Here and not at the top: the other commands run on drivers that have no engine.
+    from e5spark.encoder.verify import verify
+
+    model = config.load_model(given.model, given.set)
+    return verify(model_spec(model.name, model.options), given.known_answers)
+
+
+@contextmanager
+def _session(job_config: JobConfig) -> Iterator[SparkSession]:
+    """The running session, which stays, or a new one, which is stopped."""
+    running = SparkSession.getActiveSession()
     settings = dict(job_config.spark)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    if not submitted:
+    if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
         # Without spark-submit the JVM starts here: workers run this interpreter, and Delta can
         # still be had. (spark-submit resolves packages before any Python runs.)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -88,14 +123,22 @@ def _session(job_config: JobConfig) -> SparkSession:
     builder = SparkSession.builder.appName("e5spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    spark = builder.getOrCreate()
+    try:
+        yield spark
+    finally:
+        if running is None:
+            spark.stop()
 
 
 def _summarize(account: dict[str, Any]) -> None:
     log.info(
-        "%d rows: %d embedded, %d null, %d empty, %d errors; %d truncated.",
+        "%d rows: %d embedded, %d null, %d empty, %d errors; %d truncated (%.2f %% of all tokens "
+        "lost), %d with a prompt of their own.",
         *(account[name] for name in ("rows", "ok", "null_text", "empty_text", "error")),
         account["truncated"],
+        100 * account["lost_token_share"],
+        account["prompted"],
     )
     log.info(
         "%.1f s: %.1f texts/s, %.0f tokens/s. Vectors of %d dimensions are in %s.",

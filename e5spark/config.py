@@ -30,7 +30,8 @@ class InputConfig:
 class EmbedConfig:
     """``[embed]``: which texts, and in which role."""
 
-    text: str
+    text: str | tuple[str, ...]
+    join: str | None = None
     role: str = ""
     role_column: str = ""
     instruction: str = ""
@@ -106,6 +107,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     return _job(data, str(path))
 
 
+def load_model(name: str, overrides: Sequence[str] = ()) -> ModelConfig:
+    """Returns a ``[model]`` section of a name and ``model.key=value`` overrides.
+
+    Raises:
+        ConfigError: If a key is unknown, of another section, or a value has the wrong type.
+    """
+    data: dict[str, Any] = {"model": {"name": name}}
+    for override in overrides:
+        _override(data, override)
+    other = next((section for section in data if section != "model"), None)
+    if other is not None:
+        raise ConfigError(f"--set {other}....: only keys of model can be set here.")
+    return _model(data, "--set")
+
+
 def _job(data: dict[str, Any], path: str) -> JobConfig:
     for name, values in data.items():
         if name not in (*_SECTIONS, "spark"):
@@ -129,6 +145,8 @@ def _job(data: dict[str, Any], path: str) -> JobConfig:
 def _model(data: dict[str, Any], path: str) -> ModelConfig:
     hints = {"name": str, **get_type_hints(ModelOptions)}
     values = _section(data, "model", hints, path)
+    # conf/embed.toml shows as "" what is not given: written out, it must mean the same.
+    values = {key: value for key, value in values.items() if value != ""}
     if "name" not in values:
         raise ConfigError(f"{path}: [model] has no name; give a checkpoint or a directory.")
     return ModelConfig(name=values.pop("name"), options=cast(ModelOptions, values))
@@ -175,7 +193,8 @@ def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # an
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         kinds = [kind for kind in arguments if kind is not NoneType]
-        return _checked(value, kinds[0], where)
+        # a string or a list of strings; else one kind, or left out
+        return _checked(value, kinds[-1 if isinstance(value, list) else 0], where)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(arguments)}.")
@@ -211,7 +230,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         value = text
     target = data.setdefault(section, {})
     # Spark's own names have dots: spark.spark.sql.x and input.options.a.b name one key each.
-    if section != "spark" and "." in key:
+    if section != "spark" and "." in key and isinstance(target, dict):
         table, _, key = key.partition(".")
         target = target.setdefault(table, {})
     if not isinstance(target, dict):

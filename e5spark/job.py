@@ -1,28 +1,35 @@
 """The embedding job: a table in, a table with vectors out, and an account of every row."""
 
+import functools
 import importlib.metadata
-import logging
+import operator
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark import __version__
-from e5spark.checkpoint import locate
-from e5spark.config import EmbedConfig, JobConfig
+from e5spark.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.errors import ColumnError, E5SparkError, GateError
-from e5spark.fingerprint import Fingerprint
-from e5spark.spark.embed import embed_plan, plan_model, quoted, resolve_column
-from e5spark.spark.worker import Plan
-from e5spark.spec import model_spec
+from e5spark.plan import Plan
+from e5spark.quantize import Calibration
+from e5spark.spark import ranges
+from e5spark.spark.embed import (
+    Texts,
+    embed_plan,
+    plan_model,
+    quoted,
+    resolve_column,
+    result_names,
+)
+from e5spark.spec import ModelOptions, model_spec
 from e5spark.tables import sink, source
 
-log = logging.getLogger(__name__)
-
 _STATUSES = ("ok", "null_text", "empty_text", "error")
+_NO_LIMIT = 1 << 30
 
 
 def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
@@ -35,39 +42,115 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         ConflictError: If the output exists.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         InputError: If the input cannot be read or its columns break the contract.
-        GateError: If too many rows ended in an error; the others are written.
     """
     _check_output(spark, config)
-    spec = model_spec(config.model.name, config.model.options)
-    plan = plan_model(spec)
-    if plan.weights is None:
-        locate(spec)  # says what is missing: a job does not leave that to its executors
-    df = _read(spark, config)
+    plan = plan_model(model_spec(config.model.name, config.model.options))
+    fingerprint = plan.fingerprint  # a job does not leave finding the model to its executors
+    df = read(spark, config)
+    texts = texts_of(df, config.embed)
+    names = result_names(plan, texts)
     before, after = Observation("e5spark_in"), Observation("e5spark_out")
+    vectors = embed_plan(df.observe(before, F.count(F.lit(1)).alias("rows_in")), plan, texts)
+    if config.input.keep:
+        vectors = vectors.drop(*(name for name in df.columns if name not in config.input.keep))
     started = time.monotonic()
-    vectors = _vectors(df.observe(before, F.count(F.lit(1)).alias("rows")), plan, config.embed)
-    vectors = _kept(vectors, df, config)
-    _write(vectors.observe(after, *_counts(config.embed.prefix)), config)
+    _write(vectors.observe(after, *_counts(plan, names)), config, names)
     seconds = time.monotonic() - started
-    counts = {name: int(value or 0) for name, value in after.get.items()}
-    account = _account(plan, config, int(before.get["rows"]), counts, seconds)
-    account["versions"]["spark"] = spark.version
-    _reconcile(account)
-    return account
+    counts = {name: int(value or 0) for name, value in {**before.get, **after.get}.items()}
+    _reconcile(counts, len(names), _output(config))
+    return {
+        **counts,
+        "lost_token_share": round(counts["lost_tokens"] / max(counts["tokens"], 1), 6),
+        "seconds": round(seconds, 3),
+        "texts_per_second": round(counts["ok"] / seconds, 1),
+        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "model": plan.spec.checkpoint or plan.spec.model,
+        "dim": plan.recipe.dim,
+        "fingerprint": fingerprint.digest,
+        "fingerprint_parts": fingerprint.as_dict(),
+        "output": _output(config),
+        "versions": {
+            "e5spark": __version__,
+            "python": platform.python_version(),
+            "spark": spark.version,
+            **_versions(),
+        },
+    }
+
+
+def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibration:
+    """Returns the ranges of the job's vectors, over a sample of its input.
+
+    Raises:
+        ModelError: If the checkpoint is unknown, absent or incomplete.
+        InputError: If the input cannot be read or its columns break the contract.
+    """
+    options: ModelOptions = {
+        **config.model.options,
+        "output_type": "float32",
+        "calibration": None,
+    }
+    plan = plan_model(model_spec(config.model.name, options))
+    df = read(spark, config)
+    return ranges.calibrate(df, plan, texts_of(df, config.embed), sample=sample)
 
 
 def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:
-    """Raises if more rows than allowed ended in an error.
+    """Raises if more texts than allowed ended in an error.
 
     Raises:
         GateError: If so; the good rows are written, the others have ``status = 'error'``.
     """
-    if account["error"] > max_error_rate * account["rows"]:
+    texts = sum(account[name] for name in _STATUSES)
+    if account["error"] > max_error_rate * texts:
         raise GateError(
-            f"{account['error']} of {account['rows']} rows could not be embedded, more than "
+            f"{account['error']} of {texts} texts could not be embedded, more than "
             f"run.max_error_rate = {max_error_rate} allows. All rows are in {account['output']}; "
             "the column error of those with status = 'error' says why."
         )
+
+
+def read(spark: SparkSession, config: JobConfig) -> DataFrame:
+    """Returns the input table, repartitioned as the config says.
+
+    Raises:
+        InputError: If it cannot be read.
+        ColumnError: If a column that shall pass through is missing.
+    """
+    df = _source(spark, config.input)
+    missing = [name for name in config.input.keep if name not in df.columns]
+    if missing:
+        raise ColumnError(
+            f"input.keep names {missing[0]!r}, which the input has not; it has "
+            f"{', '.join(df.columns)}."
+        )
+    return df.repartition(config.run.partitions) if config.run.partitions else df
+
+
+def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
+    """Returns what is embedded, with the columns that hold roles and instructions.
+
+    Raises:
+        ColumnError: If one of those is missing.
+    """
+    role, instruction = config.role_column, config.instruction_column
+    return Texts(
+        text=config.text,
+        role=_column(df, role) if role else config.role,
+        instruction=_column(df, instruction) if instruction else config.instruction or None,
+        join=config.join,
+        prefix=config.prefix,
+    )
+
+
+def _column(df: DataFrame, name: str) -> Column:
+    return F.col(quoted(resolve_column(df, name).name))
+
+
+def _source(spark: SparkSession, given: InputConfig) -> DataFrame:
+    if given.table:
+        return source.read_table(spark, given.table)
+    return source.read_path(spark, given.path, format=given.format, options=given.options)
 
 
 def _check_output(spark: SparkSession, config: JobConfig) -> None:
@@ -79,96 +162,51 @@ def _check_output(spark: SparkSession, config: JobConfig) -> None:
     sink.check_path_free(spark, config.output.path)
 
 
-def _read(spark: SparkSession, config: JobConfig) -> DataFrame:
-    given = config.input
-    if given.table:
-        df = source.read_table(spark, given.table)
-    else:
-        df = source.read_path(spark, given.path, format=given.format, options=given.options)
-    missing = [name for name in given.keep if name not in df.columns]
-    if missing:
-        raise ColumnError(
-            f"input.keep names {missing[0]!r}, which the input has not; it has "
-            f"{', '.join(df.columns)}."
-        )
-    return df.repartition(config.run.partitions) if config.run.partitions else df
-
-
-def _vectors(df: DataFrame, plan: Plan, config: EmbedConfig) -> DataFrame:
-    return embed_plan(
-        df,
-        plan,
-        text=config.text,
-        role=_column(df, config.role_column) if config.role_column else config.role,
-        instruction=(
-            _column(df, config.instruction_column)
-            if config.instruction_column
-            else config.instruction or None
-        ),
-        prefix=config.prefix,
-    )
-
-
-def _column(df: DataFrame, name: str) -> Column:
-    return F.col(quoted(resolve_column(df, name).name))
-
-
-def _kept(vectors: DataFrame, df: DataFrame, config: JobConfig) -> DataFrame:
-    if not config.input.keep:
-        return vectors
-    return vectors.drop(*(name for name in df.columns if name not in config.input.keep))
-
-
-def _write(df: DataFrame, config: JobConfig) -> None:
+def _write(df: DataFrame, config: JobConfig, names: Sequence[Mapping[str, str]]) -> None:
     output = config.output
-    options = {**sink.parquet_options(f"{config.embed.prefix}embedding"), **output.options}
-    if output.format == "delta":
-        options = dict(output.options)
+    options = dict(output.options)
+    if output.format == "parquet":
+        options = {**sink.parquet_options([one["embedding"] for one in names]), **options}
     if output.table:
         sink.write_table(df, output.table, format=output.format, options=options)
     else:
         sink.write_path(df, output.path, format=output.format, options=options)
 
 
-def _counts(prefix: str) -> list[Column]:
-    """What is counted while the rows are written: no second pass over them."""
-    status = F.col(f"{prefix}status")
+def _output(config: JobConfig) -> str:
+    return config.output.table or config.output.path
+
+
+def _counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
+    """What is counted while the rows are written, over all text columns: no second pass.
+
+    A text that is split is counted once, by its first window; its tokens by all of them.
+    """
+    first = F.lit(True)
+    if plan.recipe.long_text == "split":
+        first = F.col(quoted(names[0]["window"])) == 0
+    # Only a cut text has more tokens than the limit; a mean's are those of all its windows.
+    most = plan.recipe.max_tokens if plan.recipe.long_text == "truncate" else _NO_LIMIT
     return [
         F.count(F.lit(1)).alias("rows"),
-        *(F.count_if(status == name).alias(name) for name in _STATUSES),
-        F.count_if(F.col(f"{prefix}truncated")).alias("truncated"),
-        F.sum(f"{prefix}n_tokens").alias("tokens"),
+        *(_total(names, "status", _is(status, first)).alias(status) for status in _STATUSES),
+        _total(names, "truncated", lambda flag: flag.cast("int")).alias("truncated"),
+        _total(names, "prompted", lambda flag: (flag & first).cast("int")).alias("prompted"),
+        _total(names, "n_tokens", lambda tokens: tokens).alias("tokens"),
+        _total(names, "n_tokens", lambda n: F.greatest(n - most, F.lit(0))).alias("lost_tokens"),
     ]
 
 
-def _account(
-    plan: Plan, config: JobConfig, rows_in: int, counts: dict[str, int], seconds: float
-) -> dict[str, Any]:
-    fingerprint = fingerprint_of(plan)
-    return {
-        "rows_in": rows_in,
-        **counts,
-        "seconds": round(seconds, 3),
-        "texts_per_second": round(counts["ok"] / seconds, 1),
-        "tokens_per_second": round(counts["tokens"] / seconds, 1),
-        "model": plan.spec.checkpoint or plan.spec.model,
-        "dim": plan.recipe.dim,
-        "fingerprint": fingerprint.digest,
-        "fingerprint_parts": fingerprint.as_dict(),
-        "output": config.output.table or config.output.path,
-        "versions": {"e5spark": __version__, "python": platform.python_version(), **_versions()},
-    }
+def _total(
+    names: Sequence[Mapping[str, str]], field: str, count: Callable[[Column], Column]
+) -> Column:
+    """The sum of something over all rows, and over the text columns."""
+    sums = [F.sum(count(F.col(quoted(one[field])))) for one in names]
+    return functools.reduce(operator.add, sums)
 
 
-def fingerprint_of(plan: Plan) -> Fingerprint:
-    """Returns what makes the vectors of this plan comparable with others."""
-    assert plan.weights is not None
-    return Fingerprint(
-        weights=plan.weights.weights,
-        tokenizer=plan.weights.tokenizer,
-        recipe=plan.recipe,
-        precision=plan.spec.decided_precision,
-    )
+def _is(status: str, first: Column) -> Callable[[Column], Column]:
+    return lambda column: ((column == status) & first).cast("int")
 
 
 def _versions() -> dict[str, str]:
@@ -182,10 +220,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _reconcile(account: Mapping[str, Any]) -> None:
-    accounted = sum(account[name] for name in _STATUSES)
-    if not account["rows_in"] == account["rows"] == accounted:
+def _reconcile(counts: Mapping[str, int], columns: int, output: str) -> None:
+    accounted = sum(counts[name] for name in _STATUSES)
+    if accounted != counts["rows_in"] * columns:
         raise E5SparkError(
-            f"{account['rows_in']} rows were read, {account['rows']} written, {accounted} have a "
-            f"known status; {account['output']} must not be used. This is a bug in e5spark."
+            f"{counts['rows_in']} rows were read, {counts['rows']} written, and {accounted} texts "
+            f"have a known status; {output} must not be used. This is a bug in e5spark."
         )

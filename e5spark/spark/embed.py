@@ -1,7 +1,8 @@
 """The driver's side: columns are checked and the plan is made; nothing runs before an action."""
 
 import difflib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Unpack
 
 from pyspark.sql import Column, DataFrame
@@ -9,24 +10,26 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField
 
 from e5spark import prompts
-from e5spark.checkpoint import check_published, hash_files, is_directory, locate, pin
-from e5spark.errors import ColumnError, ModelError
-from e5spark.models import CHECKPOINTS
-from e5spark.recipe import describe
-from e5spark.spark.udf import RESULT, Udf, result_udf, vector_udf
-from e5spark.spark.worker import Plan, Request, directory_of
+from e5spark.checkpoint import ARCHIVE
+from e5spark.errors import ColumnError, OptionError
+from e5spark.plan import Plan, make_plan
+from e5spark.spark.results import result_type
+from e5spark.spark.udf import Udf, result_udf, vector_udf
+from e5spark.spark.worker import Request, directory_of
 from e5spark.spec import ModelOptions, ModelSpec, model_spec
 
 _STRUCT = "__e5spark"
+_WINDOW = "__e5spark_window"
 
 
-def embed(
+def embed(  # a call that says what it does, all of it by keyword
     df: DataFrame,
     *,
-    text: str,
+    text: str | Sequence[str],
     role: str | Column,
     model: str,
     instruction: str | Column | None = None,
+    join: str | None = None,
     prefix: str = "",
     **options: Unpack[ModelOptions],
 ) -> DataFrame:
@@ -34,59 +37,41 @@ def embed(
 
     Nothing runs before an action. All columns pass through; the columns added are
 
-    - ``embedding``: ``array<float>``, unit length; null unless ``status`` is ``ok``;
+    - ``embedding``: ``array<float>``, unit length, null unless ``status`` is ``ok``; another type
+      with another ``output_type``: ``array<tinyint>`` for int8, else ``binary``;
     - ``n_tokens``: int, tokens before truncation, prompt and special tokens included; 0 where
-      there was no text;
+      there was no text, an estimate beyond 65,536 characters;
     - ``truncated``: boolean, whether tokens were cut;
+    - ``prompted``: boolean, whether the text began with a prompt already;
     - ``status``: ``ok``, ``null_text``, ``empty_text`` (white space only) or ``error``;
     - ``error``: string, why, where ``status`` is ``error``.
+
+    With ``long_text="split"`` a long text becomes several rows, and the columns ``window`` (from
+    0), ``start`` and ``end`` (characters of the text) are added too. With several text columns
+    each gets its own six columns, named ``title_embedding`` and so on.
 
     A sort of the result makes Spark run the model twice, because it samples the rows first: write
     the result, then sort what was written.
 
     Args:
         df: Any DataFrame, classic or Spark Connect.
-        text: The string column to embed, without prompts: they are added here.
+        text: The string column to embed, without prompts: they are added here; or several.
         role: ``query`` or ``passage``, or a column that holds one of them in each row.
         model: A checkpoint's name on the hub or a directory; see ``e5spark.spec.ModelSpec``.
         instruction: The task of a query, for instruct checkpoints only; or a column of tasks.
+        join: Makes several text columns one text, with this between them; nulls are left out.
         prefix: Put before the names of the added columns.
         **options: The other keywords of ``e5spark.spec.ModelSpec``.
 
     Raises:
-        ColumnError: If the text column is missing or no string, or an added name is taken.
+        ColumnError: If a text column is missing or no string, or an added name is taken.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong.
     """
-    plan = plan_model(model_spec(model, options))
-    return embed_plan(df, plan, text=text, role=role, instruction=instruction, prefix=prefix)
-
-
-def embed_plan(
-    df: DataFrame,
-    plan: Plan,
-    *,
-    text: str,
-    role: str | Column,
-    instruction: str | Column | None = None,
-    prefix: str = "",
-) -> DataFrame:
-    """Returns what ``embed`` returns, for a model that is resolved already.
-
-    Raises:
-        ColumnError: If the text column is missing or no string, or an added name is taken.
-        OptionError: If the role or the instruction is wrong.
-    """
-    column = text_column(df, text)
-    request, extra = _request(plan, role, instruction)
-    added = [field.name for field in RESULT.fields]
-    check_free(df, [prefix + name for name in added])
-    # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
-    texts = F.col(quoted(column)).cast("binary")
-    return (
-        df.select("*", result_udf(request)(texts, *extra).alias(_STRUCT))
-        .select("*", *(F.col(_STRUCT)[name].alias(prefix + name) for name in added))
-        .drop(_STRUCT)
+    return embed_plan(
+        df,
+        plan_model(model_spec(model, options)),
+        Texts(text=text, role=role, instruction=instruction, join=join, prefix=prefix),
     )
 
 
@@ -112,31 +97,78 @@ def embedding_udf(
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong.
     """
-    request, _ = _request(plan_model(model_spec(model, options)), role, instruction)
+    plan = plan_model(model_spec(model, options))
+    if plan.recipe.long_text == "split":
+        raise OptionError("A UDF gives one vector a row; long_text='split' is for embed.")
+    request, _ = _request(plan, 1, Texts(text="", role=role, instruction=instruction))
     return vector_udf(request)
 
 
-def plan_model(spec: ModelSpec) -> Plan:
-    """Returns the model as this driver resolves it; the driver reads and hashes its own copy.
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Which texts of a table are embedded, and how; ``embed`` says what each part means."""
 
-    A known checkpoint that the driver does not have is left to the executors, unless the driver
-    may download it.
+    text: str | Sequence[str]
+    role: str | Column
+    instruction: str | Column | None = None
+    join: str | None = None
+    prefix: str = ""
+
+
+def plan_model(spec: ModelSpec) -> Plan:
+    """Returns the model as this driver resolves it; see ``make_plan``."""
+    directory = directory_of(spec.model) if spec.model.startswith(ARCHIVE) else None
+    return make_plan(spec, directory=directory)
+
+
+def embed_plan(df: DataFrame, plan: Plan, texts: Texts) -> DataFrame:
+    """Returns what ``embed`` returns, for a model that is resolved already.
 
     Raises:
-        ModelError: If the checkpoint is unknown, absent or incomplete.
-        OptionError: If an option contradicts it.
+        ColumnError: If a text column is missing or no string, or an added name is taken.
+        OptionError: If the role, the instruction or their combination is wrong.
     """
-    local = replace(spec, model=directory_of(spec.model))
-    try:
-        files = locate(local)
-    except ModelError:
-        if is_directory(spec.model) or spec.download or spec.model not in CHECKPOINTS:
-            raise
-        return Plan(spec=spec, recipe=describe(spec), weights=None)
-    check_published(local, files)
-    return Plan(
-        spec=pin(spec, files), recipe=describe(local, files.model), weights=hash_files(files)
-    )
+    names = [texts.text] if isinstance(texts.text, str) else list(texts.text)
+    if not names:
+        raise OptionError("text names no column.")
+    columns = [text_column(df, name) for name in names]
+    added = result_names(plan, texts)
+    check_free(df, [name for one in added for name in one.values()])
+    # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
+    arguments = [F.col(quoted(name)).cast("binary") for name in columns]
+    if texts.join is not None:
+        arguments = [_joined(columns, texts.join).cast("binary")]
+    request, extra = _request(plan, len(arguments), texts)
+    if len(arguments) > 1 and plan.recipe.long_text == "split":
+        raise OptionError("long_text='split' takes one text column; give join, or one at a time.")
+    result = df.select("*", result_udf(request)(*arguments, *extra).alias(_STRUCT))
+    if plan.recipe.long_text == "split":
+        result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_WINDOW)).drop(_STRUCT)
+        parts = [F.col(_WINDOW)]
+    else:
+        parts = [F.col(_STRUCT)[f"t{number}"] for number in range(len(arguments))]
+    vectors = [
+        part[field].alias(name)
+        for part, one in zip(parts, added, strict=True)
+        for field, name in one.items()
+    ]
+    return result.select("*", *vectors).drop(_STRUCT, _WINDOW)
+
+
+def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:
+    """Returns field to column name of what is added, for each text that is embedded."""
+    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
+        prefixes = [texts.prefix]
+    else:
+        prefixes = [f"{texts.prefix}{name}_" for name in texts.text]
+    fields = result_type(plan).names
+    return [{field: prefix + field for field in fields} for prefix in prefixes]
+
+
+def _joined(columns: Sequence[str], separator: str) -> Column:
+    """The columns as one text; null only where all of them are."""
+    parts = [F.col(quoted(name)) for name in columns]
+    return F.when(F.coalesce(*parts).isNotNull(), F.concat_ws(separator, *parts))
 
 
 def resolve_column(df: DataFrame, name: str) -> StructField:
@@ -196,20 +228,19 @@ def _same(df: DataFrame, one: str, other: str) -> bool:
     return one.lower() == other.lower()
 
 
-def _request(
-    plan: Plan, role: str | Column, instruction: str | Column | None
-) -> tuple[Request, list[Column]]:
+def _request(plan: Plan, count: int, texts: Texts) -> tuple[Request, list[Column]]:
     """The request, and the columns that follow the texts: role and instruction by row."""
+    role, instruction = texts.role, texts.instruction
     constant = role if isinstance(role, str) else None
-    extra = [each for each in (role, instruction) if isinstance(each, Column)]
     fixed = instruction if isinstance(instruction, str) else None
+    extra = [each for each in (role, instruction) if isinstance(each, Column)]
     if not extra:
         prompts.prefix(plan.recipe.prompts, str(constant), fixed)  # wrong ones fail here
     elif constant is not None:
         prompts.check_role(constant)
     request = Request(
         plan=plan,
-        texts=1,
+        texts=count,
         role=constant,
         instruction=fixed,
         has_instructions=isinstance(instruction, Column),

@@ -8,32 +8,13 @@ import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.types import (
-    ArrayType,
-    BooleanType,
-    DataType,
-    FloatType,
-    IntegerType,
-    StringType,
-    StructField,
-    StructType,
-)
+from pyspark.sql.types import DataType, StructField, StructType
 
+from e5spark.spark.results import udf_type, vector_type
 from e5spark.spark.worker import Request, run
 
-VECTOR = ArrayType(FloatType(), containsNull=False)
-RESULT = StructType(
-    [
-        StructField("embedding", VECTOR),
-        StructField("n_tokens", IntegerType(), nullable=False),
-        StructField("truncated", BooleanType(), nullable=False),
-        StructField("status", StringType(), nullable=False),
-        StructField("error", StringType()),
-    ]
-)
-
 Udf = Callable[..., Column]
-Select = Callable[[list[pa.StructArray]], pa.Array]
+Select = Callable[[list[pa.Array]], pa.Array]
 
 
 def has_arrow_udf() -> bool:
@@ -42,20 +23,23 @@ def has_arrow_udf() -> bool:
 
 
 def result_udf(request: Request) -> Udf:
-    """Returns a UDF whose value is a struct for each row: ``RESULT``, one text column."""
-    return _udf(request, RESULT, _whole)
+    """Returns a UDF whose value is a struct: what became of each text column, ``t0``, ``t1`` ..."""
+    one = udf_type(request.plan)
+    fields = [StructField(f"t{number}", one) for number in range(request.texts)]
+    return _udf(request, StructType(fields), _all)
 
 
 def vector_udf(request: Request) -> Udf:
     """Returns a UDF whose value is the vector alone; null where there is none."""
-    return _udf(request, VECTOR, _vector)
+    return _udf(request, vector_type(request.plan), _vector)
 
 
-def _whole(columns: list[pa.StructArray]) -> pa.Array:
-    return columns[0]
+def _all(columns: list[pa.Array]) -> pa.Array:
+    names = [f"t{number}" for number in range(len(columns))]
+    return pa.StructArray.from_arrays(columns, names=names)
 
 
-def _vector(columns: list[pa.StructArray]) -> pa.Array:
+def _vector(columns: list[pa.Array]) -> pa.Array:
     return columns[0].field("embedding")
 
 

@@ -22,22 +22,11 @@ from e5spark import prompts, text
 from e5spark.checkpoint import ARCHIVE, hash_files, locate
 from e5spark.errors import ModelError, OptionError
 from e5spark.fingerprint import EngineKey, Weights
-from e5spark.models import Recipe
-from e5spark.spec import ModelSpec
+from e5spark.plan import Plan
+from e5spark.spark import results
 
 if TYPE_CHECKING:
-    from e5spark.encoder import Encoder, Encoding, Loaded
-
-VECTOR = pa.list_(pa.float32())
-RESULT = pa.struct(
-    [
-        ("embedding", VECTOR),
-        ("n_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-    ]
-)
+    from e5spark.encoder import Encoder, Loaded
 
 # A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
@@ -45,22 +34,6 @@ _WINDOW_BYTES = 64 << 20
 # Two, so that a job that alternates between two checkpoints loads each once; the large shape
 # takes 2.2 GB.
 _MOST_LOADED = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A model as the driver resolved it: what a worker needs, and must not decide again.
-
-    Attributes:
-        spec: What the user asked for, with the commit that a hub name was resolved to.
-        recipe: How vectors are made.
-        weights: The content of the driver's copy, which the worker's must equal; None if the
-            driver has none.
-    """
-
-    spec: ModelSpec
-    recipe: Recipe
-    weights: Weights | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +55,7 @@ class Request:
     has_instructions: bool = False
 
 
-def run(
-    request: Request, batches: Iterable[tuple[pa.Array, ...]]
-) -> Iterator[list[pa.StructArray]]:
+def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[list[pa.Array]]:
     """Yields, for each window of batches, one result array for each text column.
 
     The window is wider than the transport batch: rows of several Arrow batches are sorted by
@@ -137,29 +108,32 @@ def _windows(
         yield window
 
 
-def _embed(
-    request: Request, encoder: "Encoder", columns: Sequence[pa.Array]
-) -> list[pa.StructArray]:
+def _embed(request: Request, encoder: "Encoder", columns: Sequence[pa.Array]) -> list[pa.Array]:
     started = time.perf_counter()
     prefixes, refused = _prefixes(request, columns)
-    texts = [text.decode(column) for column in columns[: request.texts]]
     rows = len(columns[0])
     # One pass for all text columns: row r of column c is text c * rows + r.
-    flat = [each for column in texts for each in column]
-    status = np.array(text.statuses(flat), dtype=object)
+    texts = [each for column in columns[: request.texts] for each in text.decode(column)]
+    status = text.statuses(texts)
     for row in refused:
-        status[row::rows] = "error"
-    wanted = np.flatnonzero(status == "ok")
-    found = encoder.encode_prompted([prefixes[i % rows] + (flat[i] or "") for i in wanted])
+        status[row::rows] = ["error"] * request.texts
+    wanted = [row for row, each in enumerate(status) if each == "ok"]
+    found = encoder.encode_rows(
+        [texts[row] or "" for row in wanted], [prefixes[row % rows] for row in wanted]
+    )
+    whole = results.table(
+        found,
+        wanted=np.array(wanted, dtype=np.int64),
+        status=status,
+        errors={row + rows * c: why for row, why in refused.items() for c in range(request.texts)},
+        plan=request.plan,
+    )
     _trace(
         "window",
         rows=len(wanted),
         tokens=int(found.n_tokens.sum()),
         seconds=time.perf_counter() - started,
     )
-    errors = {row + rows * c: why for row, why in refused.items() for c in range(request.texts)}
-    errors |= {int(wanted[i]): why for i, why in found.errors.items()}
-    whole = _result(found, wanted, status, errors)
     return [whole.slice(rows * c, rows) for c in range(request.texts)]
 
 
@@ -182,39 +156,6 @@ def _prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str],
             found.append("")
             refused[row] = str(error)
     return found, refused
-
-
-def _result(
-    found: "Encoding",
-    wanted: np.ndarray,
-    status: np.ndarray,
-    errors: dict[int, str],
-) -> pa.StructArray:
-    """Scatters what was encoded over all rows; no Python object for each vector."""
-    messages = np.full(len(status), None, dtype=object)
-    for row, message in errors.items():
-        status[row] = "error"
-        messages[row] = message
-    good = status[wanted] == "ok"  # (wanted,)
-    has_vector = status == "ok"  # (rows,)
-    offsets = np.zeros(len(status) + 1, dtype=np.int32)
-    np.cumsum(has_vector * found.vectors.shape[1], out=offsets[1:])
-    values = pa.array(np.ascontiguousarray(found.vectors[good]).reshape(-1), pa.float32())
-    counts = np.zeros(len(status), dtype=np.int32)
-    counts[wanted] = found.n_tokens
-    truncated = np.zeros(len(status), dtype=bool)
-    truncated[wanted] = found.truncated
-    no_vector = pa.array(~has_vector)
-    return pa.StructArray.from_arrays(
-        [
-            pa.ListArray.from_arrays(pa.array(offsets), values, mask=no_vector),
-            pa.array(counts, pa.int32()),
-            pa.array(truncated),
-            pa.array(status, pa.string()),
-            pa.array(messages, pa.string()),
-        ],
-        fields=list(RESULT),
-    )
 
 
 _loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()

@@ -1,6 +1,6 @@
 """The tables that vectors are written to; nothing that exists is touched."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -88,16 +88,14 @@ def write_table(df: DataFrame, name: str, *, format: str, options: Mapping[str, 
         raise
 
 
-def parquet_options(vector: str) -> dict[str, str]:
-    """Returns the writer options that suit a vector column of this name.
+def parquet_options(vectors: Sequence[str]) -> dict[str, str]:
+    """Returns the writer options that suit vector columns of these names.
 
     zstd takes 8 % less than snappy; a dictionary of floats that never repeat only costs time
     (20,000 x 384 unit vectors: 0.95 s without it, 1.37 s with it).
     """
-    return {
-        "compression": "zstd",
-        f"parquet.enable.dictionary#{vector}.list.element": "false",
-    }
+    plain = {f"parquet.enable.dictionary#{name}.list.element": "false" for name in vectors}
+    return {"compression": "zstd", **plain}
 
 
 def _exists(what: str) -> ConflictError:
