@@ -57,11 +57,11 @@ def locate(spec: ModelSpec) -> Files:
         if not (model / name).is_file():
             raise ModelError(f"{model} holds no checkpoint: it has no {name}.")
     if spec.tokenizer is not None:
-        return Files(
-            model=model, tokenizer=_directory(spec.tokenizer, replace(spec, revision=None))
-        )
+        borrowed = _directory(spec.tokenizer, replace(spec, revision=None), weights=False)
+        return Files(model=model, tokenizer=borrowed)
     if known is not None and known.tokenizer is not None and not has_tokenizer(model):
-        return Files(model=model, tokenizer=hub.snapshot(known.tokenizer, download=spec.download))
+        borrowed = hub.snapshot(known.tokenizer, download=spec.download, weights=False)
+        return Files(model=model, tokenizer=borrowed)
     if not has_tokenizer(model):
         raise ModelError(
             f"{model} has no tokenizer ({', '.join(_TOKENIZER_FILES[:1] + _TOKENIZER_FILES[4:])}); "
@@ -190,7 +190,7 @@ def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatev
         raise ModelError(f"{path} is not valid JSON: {error}.") from None
 
 
-def _directory(model: str, spec: ModelSpec) -> Path:
+def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:
     if model.startswith(ARCHIVE):
         name = model.removeprefix(ARCHIVE)
         path = Path(name)
@@ -202,7 +202,7 @@ def _directory(model: str, spec: ModelSpec) -> Path:
             "--archives model.tar.gz#model and model='archive:model'."
         )
     else:
-        return hub.snapshot(model, revision=spec.revision, download=spec.download)
+        return hub.snapshot(model, revision=spec.revision, download=spec.download, weights=weights)
     if not path.is_dir():
         raise ModelError(f"There is no model directory {model!r}; {remedy}")
     return path.absolute()

@@ -6,17 +6,21 @@ from pathlib import Path
 from e5spark import models
 from e5spark.errors import ModelError, TransientError
 
-_FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_TOKENIZER = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ["*.safetensors"]
 _NOT_FETCHED = ["onnx/*", "openvino/*", "coreml/*"]
 
 
-def snapshot(name: str, *, revision: str | None = None, download: bool = False) -> Path:
+def snapshot(
+    name: str, *, revision: str | None = None, download: bool = False, weights: bool = True
+) -> Path:
     """Returns the directory of a checkpoint's files in the hub cache of this machine.
 
     Args:
         name: The checkpoint's name on the hub.
         revision: The commit; by default the one e5spark pins, else that of the first fetch.
         download: Whether the hub may be asked for what is missing.
+        weights: Whether the weights are wanted, and not only the tokenizer.
 
     Raises:
         ModelError: If it is not in the cache and may not be fetched, or the hub has none such.
@@ -24,11 +28,14 @@ def snapshot(name: str, *, revision: str | None = None, download: bool = False) 
     """
     known = models.CHECKPOINTS.get(name)
     revision = revision or (known.revision if known else None)
+    patterns = [*_TOKENIZER, *(_WEIGHTS if weights else [])]
     # Local first, whether or not downloading is allowed: a checkpoint without a published pin
     # stays at the commit of its first fetch.
-    found = _snapshot(name, revision, local=True)
+    found = _snapshot(name, revision, patterns, local=True)
+    if found is not None and weights and not any(found.glob("*.safetensors")):
+        found = None  # fetched before for its tokenizer alone
     if found is None and download:
-        found = _snapshot(name, revision, local=False)
+        found = _snapshot(name, revision, patterns, local=False)
     if found is None:
         raise ModelError(
             f"{name} at revision {revision or 'main'} is not in the hub cache of this machine "
@@ -47,7 +54,7 @@ def _cache() -> str:
     return str(constants.HF_HUB_CACHE)
 
 
-def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | None:
+def _snapshot(name: str, revision: str | None, patterns: list[str], *, local: bool) -> Path | None:
     # Here and not at the top: a worker with a directory never needs the hub's client.
     from huggingface_hub import errors, snapshot_download
 
@@ -55,7 +62,7 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | None:
         path = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=_FETCHED,
+            allow_patterns=patterns,
             ignore_patterns=_NOT_FETCHED,
             local_files_only=local,
         )
@@ -73,7 +80,8 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | None:
             f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
             f"{_first_line(error)}"
         ) from error
-    except (errors.HTTPError, OSError) as error:  # a broken connection is no HfHubHTTPError
+    # The client's own HTTPError as well: a broken connection is no HfHubHTTPError.
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise TransientError(
             f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)}"
         ) from error

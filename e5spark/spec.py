@@ -46,8 +46,8 @@ class ModelSpec:
     Attributes:
         model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) or
             ``archive:name``, a directory that Spark unpacked from ``--archives``.
-        checkpoint: The known checkpoint that a directory holds. Its prompts, pooling and limits
-            are then taken from e5spark's table where the directory's own files do not say.
+        checkpoint: The known checkpoint that a directory holds: its prompts, pooling and limits
+            are then those of e5spark's table, whatever the directory's own files say.
         tokenizer: A directory or hub name that holds the tokenizer, where the model's does not.
         revision: The commit on the hub, 40 hex digits; by default the one e5spark pins.
         download: Whether the hub may be asked; otherwise only local files are used.

@@ -163,6 +163,7 @@ class Encoder:
             prefixes = [
                 "" if has else prefix for has, prefix in zip(prompted, prefixes, strict=True)
             ]
+        self._check_room(prefixes)
         if self.recipe.long_text == "truncate":
             owner = np.arange(len(texts), dtype=np.int32)
             parts: list[Window] = []
@@ -188,6 +189,16 @@ class Encoder:
         if self.recipe.prompted == "refuse":
             _refuse(encoding)
         return encoding
+
+    def _check_room(self, prefixes: Sequence[str]) -> None:
+        tokenizer = self._loaded.tokenizer
+        for prefix in set(prefixes):
+            taken = tokenizer.special_tokens + tokenizer.count(prefix)
+            if taken >= self.recipe.max_tokens:
+                raise OptionError(
+                    f"max_tokens is {self.recipe.max_tokens}, and the prompt {prefix!r} takes "
+                    f"{taken} with the special tokens: nothing of a text is left."
+                )
 
     def _windows(
         self, texts: Sequence[str], prefixes: Sequence[str]

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from e5spark.encoder.tokenizer import Longs, Spans
 
-_WORD = re.compile(r"\S+")
+# White space to Python, but not to tokenizers, which remove these characters.
+_WORD = re.compile(r"[\S\x0b\x1c-\x1f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +35,43 @@ def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Win
     """
     if len(spans.starts) <= capacity:
         return [Window(start=0, end=len(text))]
-    first = _units(text, spans, capacity)  # first token of each unit
-    tokens = np.append(first, len(spans.starts))  # (units + 1,)
+    tokens, edges = _units(text, spans, capacity)
+    units = len(tokens) - 1
     found = []
     unit = 0
     while True:
         end = max(int(np.searchsorted(tokens, tokens[unit] + capacity, "right")) - 1, unit + 1)
-        begins, stops = int(spans.starts[tokens[unit]]), int(spans.ends[tokens[end] - 1])
-        found.append(_stripped(text, begins, stops))
-        if end == len(first):
+        found.append(_stripped(text, int(edges[unit]), int(edges[end])))
+        if end == units:
             return found
-        back = int(np.searchsorted(tokens, tokens[end] - overlap, "left"))
+        # Not so far back that the window would end where this one does.
+        shared = min(overlap, capacity - int(tokens[end + 1] - tokens[end]))
+        back = int(np.searchsorted(tokens, tokens[end] - shared, "left"))
         unit = min(max(back, unit + 1), end)
 
 
-def _units(text: str, spans: Spans, capacity: int) -> npt.NDArray[np.intp]:
-    """The first token of each piece of text that should not be cut."""
+def _units(text: str, spans: Spans, capacity: int) -> tuple[npt.NDArray[np.intp], Longs]:
+    """Where each piece of text that should not be cut begins, and where the last one ends.
+
+    Characters belong to the piece before them if no token has them: the span of a composed
+    character, such as e and an accent, is that of the e alone.
+
+    Returns:
+        In tokens and in characters.  # (pieces + 1,) both
+    """
     begins = np.fromiter((word.start() for word in _WORD.finditer(text)), dtype=np.int64)
     # By its last character: some tokenizers count the space before a word as part of its token.
     words = np.searchsorted(begins, spans.ends - 1, "right")
-    breaks = _changes(words)
-    for finer in (_changes(spans.words), _not_inside(spans)):
+    breaks = new_word = _changes(words)
+    whole = _not_inside(spans)
+    for finer in (_changes(spans.words) & whole, whole):
         breaks = breaks | (_too_large(breaks, capacity) & finer)
-    return np.flatnonzero(breaks)
+    first = np.flatnonzero(breaks)
+    edges = spans.starts.copy()
+    word_begins = np.append(0, begins)[words]
+    edges[new_word] = np.minimum(edges, word_begins)[new_word]
+    edges[0] = 0
+    return np.append(first, len(spans.starts)), np.append(edges[first], len(text))
 
 
 def _changes(labels: Longs) -> npt.NDArray[np.bool_]:

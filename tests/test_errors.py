@@ -1,0 +1,130 @@
+import pickle
+
+import pytest
+
+from e5spark import errors
+from e5spark.errors import E5SparkError, ModelError, TextError, TransientError
+
+
+def subclasses(kind):
+    return [kind, *(found for each in kind.__subclasses__() for found in subclasses(each))]
+
+
+ALL = subclasses(E5SparkError)
+
+PYTHON_EXCEPTION = """
+  An exception was thrown from the Python worker. Please see the stack trace below.
+Traceback (most recent call last):
+  File "/opt/e5spark/spark/worker.py", line 200, in _encoder
+    files = locate(spec)
+            ^^^^^^^^^^^^
+e5spark.errors.ModelError: There is no model directory '/models/e5'; ship it: see the docs.
+"""
+
+STAGE_FAILURE = f"""Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times, \
+most recent failure: Lost task 0.3 in stage 1.0 (TID 7): \
+org.apache.spark.api.python.PythonException: {PYTHON_EXCEPTION.strip()}
+
+\tat org.apache.spark.api.python.BasePythonRunner.handlePythonException(PythonRunner.scala:581)
+Driver stacktrace:
+"""
+
+CHAINED = """Traceback (most recent call last):
+  File "worker.py", line 1, in f
+e5spark.errors.TransientError: The hub did not answer.
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "worker.py", line 2, in f
+e5spark.errors.ModelError: The checkpoint is incomplete.
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("E5SparkError", 1),
+        ("OptionError", 2),
+        ("ConfigError", 2),
+        ("ModelError", 2),
+        ("InputError", 3),
+        ("ColumnError", 3),
+        ("TextError", 3),
+        ("GateError", 4),
+        ("ConflictError", 5),
+        ("TransientError", 75),
+    ],
+)
+def test_exit_code(name, code):
+    assert getattr(errors, name).exit_code == code
+
+
+def test_every_error_is_in_the_tree_of_the_module_s_docstring():
+    assert errors.__doc__ is not None
+    for kind in ALL:
+        assert f"{kind.__name__} " in errors.__doc__
+        assert str(kind.exit_code) in errors.__doc__
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_error_survives_pickling(kind):
+    copy = pickle.loads(pickle.dumps(kind("No column 'body'; it has id, text.")))
+    assert type(copy) is kind
+    assert str(copy) == "No column 'body'; it has id, text."
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_printed_error_is_found_again(kind):
+    found = errors.from_text(
+        f"Traceback (most recent call last):\n{kind.__module__}."
+        f"{kind.__name__}: Why it failed: x: y.\n"
+    )
+    assert type(found) is kind
+    assert str(found) == "Why it failed: x: y."
+
+
+@pytest.mark.parametrize("text", [PYTHON_EXCEPTION, STAGE_FAILURE], ids=["python", "stage"])
+def test_the_error_of_a_worker_is_found_in_what_spark_raises(text):
+    found = errors.from_text(text)
+    assert isinstance(found, ModelError)
+    assert str(found) == "There is no model directory '/models/e5'; ship it: see the docs."
+
+
+def test_of_a_chain_the_last_error_is_found():
+    found = errors.from_text(CHAINED)
+    assert isinstance(found, ModelError)
+    assert str(found) == "The checkpoint is incomplete."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ValueError: no",
+        "someone wrote e5spark.errors.ModelError: in the middle of a line",
+        "other.e5spark.errors.ModelError: not ours",
+    ],
+)
+def test_a_text_without_an_e5spark_error_gives_none(text):
+    assert errors.from_text(text) is None
+
+
+def test_an_error_that_this_version_does_not_know_is_still_an_e5spark_error():
+    found = errors.from_text("e5spark.errors.LaterError: from a newer worker.")
+    assert type(found) is E5SparkError
+    assert str(found) == "from a newer worker."
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n  ", " \n"])
+def test_a_message_is_one_line_so_that_all_of_it_comes_back_from_a_worker(end):
+    error = TextError(f"texts[3] could not be encoded:{end}shapes{end}differ.{end}")
+    assert str(error) == "texts[3] could not be encoded: shapes differ."
+    found = errors.from_text(
+        f"Traceback (most recent call last):\ne5spark.errors.TextError: {error}\n\tat x"
+    )
+    assert str(found) == str(error)
+
+
+def test_spaces_inside_a_message_are_kept():
+    assert str(TransientError("column 'a  b' is gone")) == "column 'a  b' is gone"

@@ -1,0 +1,34 @@
+"""What importing each door must not load; the linter checks the code, this what really happens."""
+
+import subprocess
+import sys
+
+import pytest
+
+ENGINES = {"torch", "transformers", "openvino"}
+SPARK = {"pyspark", "py4j"}
+HEAVY = {*ENGINES, *SPARK, "numpy", "pandas", "pyarrow", "tokenizers", "huggingface_hub"}
+LIST_LOADED = "import sys, {}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+
+
+def loaded_by(module):
+    command = [sys.executable, "-c", LIST_LOADED.format(module)]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("e5spark", HEAVY),
+        ("e5spark.config", HEAVY - {"numpy"}),
+        ("e5spark.recipe", ENGINES | SPARK),
+        ("e5spark.encoder", ENGINES | SPARK),
+        ("e5spark.spark", ENGINES),
+        ("e5spark.spark.worker", ENGINES),
+        ("e5spark.cli", ENGINES),
+    ],
+)
+def test_importing(module, never):
+    loaded = loaded_by(module)
+    assert "e5spark" in loaded
+    assert not loaded & never
