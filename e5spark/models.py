@@ -111,33 +111,36 @@ def _english(name: str, shape: Shape, revision: str | None = None) -> Checkpoint
     )
 
 
+def _multilingual(name: str, recipe: Recipe, shape: Shape, revision: str) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        architecture="xlm-roberta",
+        shape=shape,
+        vocab=_XLMR,
+        recipe=recipe,
+        revision=revision,
+        languages=_MANY,
+    )
+
+
 _ALL = (
-    Checkpoint(
-        name="intfloat/multilingual-e5-large",
-        architecture="xlm-roberta",
-        shape=_LARGE,
-        vocab=_XLMR,
-        recipe=_recipe(_LARGE),
-        revision="ab10c1a7f42e74530fe7ae5be82e6d4f11a719eb",
-        languages=_MANY,
+    _multilingual(
+        "intfloat/multilingual-e5-large",
+        _recipe(_LARGE),
+        _LARGE,
+        "ab10c1a7f42e74530fe7ae5be82e6d4f11a719eb",
     ),
-    Checkpoint(
-        name="intfloat/multilingual-e5-large-instruct",
-        architecture="xlm-roberta",
-        shape=_LARGE,
-        vocab=_XLMR,
-        recipe=_recipe(_LARGE, prompts.E5_INSTRUCT),
-        revision="baa7be480a7de1539afce709c8f13f833a510e0a",
-        languages=_MANY,
+    _multilingual(
+        "intfloat/multilingual-e5-large-instruct",
+        _recipe(_LARGE, prompts.E5_INSTRUCT),
+        _LARGE,
+        "baa7be480a7de1539afce709c8f13f833a510e0a",
     ),
-    Checkpoint(
-        name="intfloat/multilingual-e5-base",
-        architecture="xlm-roberta",
-        shape=_BASE,
-        vocab=_XLMR,
-        recipe=_recipe(_BASE),
-        revision="d13f1b27baf31030b7fd040960d60d909913633f",
-        languages=_MANY,
+    _multilingual(
+        "intfloat/multilingual-e5-base",
+        _recipe(_BASE),
+        _BASE,
+        "d13f1b27baf31030b7fd040960d60d909913633f",
     ),
     # BERT architecture (positions from 0, token type ids) with XLM-R's tokenizer.
     Checkpoint(
