@@ -98,8 +98,7 @@ class ModelSpec:
     calibration: str | None = None
     precision: Precision = "auto"
     device: str = "auto"
-    # 2 AVX-512 cores, e5-small shape: 1,024 and 2,048 tokens are within 3 % of each other and
-    # both 1.2x faster than 8,192, whose activations no longer fit the caches.
+    # On CPUs 512 to 2,048 tokens are fastest: the activations of more no longer fit the caches.
     token_budget: int = 2048
     window: int = 4096
 
