@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from e5spark import __version__, config, errors, job
 from e5spark.config import JobConfig
-from e5spark.errors import E5SparkError
+from e5spark.errors import ConflictError, E5SparkError, GateError
 from e5spark.spec import model_spec
 from e5spark.tables import delta, source
 
@@ -32,20 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     given = _parser().parse_args(arguments)
     try:
-        document, code = {"status": "done", **given.command(given)}, 0
+        document = {"status": "done", **given.command(given)}
     except E5SparkError as error:
-        document, code = _failed(error), error.exit_code
+        document = _failed(error)
     except Exception as error:  # the last line must be JSON whatever happens
-        known = errors.from_text(str(error))
+        known = errors.from_text(str(error)) or source.read_failure(error)
         if known is None:
             log.exception("Unexpected error")
-            document, code = _failed(E5SparkError(_first_line(error))), 1
-        else:
-            document, code = _failed(known), known.exit_code
+        document = _failed(known or E5SparkError(_first_line(error)))
     sys.stdout.flush()
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     sys.stdout.flush()
-    return code
+    return int(document.get("exit_code", 0))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,12 +86,17 @@ def _embed(given: argparse.Namespace) -> dict[str, Any]:
     job_config = config.load(given.config, given.set)
     with _session(job_config) as spark:
         account = job.run(spark, job_config)
-        _summarize(account)
+    _summarize(account)
+    try:
         job.check_errors(account, job_config.run.max_error_rate)
+    except GateError as error:  # the account of what was written is wanted all the same
+        return {**account, **_failed(error)}
     return account
 
 
 def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
+    if given.to.exists():
+        raise ConflictError(f"{given.to} exists already; give a new file.")
     job_config = config.load(given.config, given.set)
     with _session(job_config) as spark:
         calibration = job.calibrate(spark, job_config, sample=given.sample)
@@ -159,7 +163,7 @@ def _failed(error: E5SparkError) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, PySparkException):
+    if isinstance(error, PySparkException | Py4JJavaError):
         return source.reason(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 

@@ -175,6 +175,8 @@ def _check(job: JobConfig, path: str) -> None:
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
             raise ConfigError(f"{path}: [{name}] needs either path or table, and not both.")
+    if job.input.table and (job.input.options or job.input.format != "parquet"):
+        raise ConfigError(f"{path}: input.format and input.options are for path, not for table.")
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(
             f"{path}: [embed] needs either role ('query' or 'passage') or role_column, and not "

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from e5spark import __version__
 from e5spark.config import EmbedConfig, InputConfig, JobConfig
-from e5spark.errors import ColumnError, E5SparkError, GateError
+from e5spark.errors import E5SparkError, GateError
 from e5spark.plan import Plan
 from e5spark.quantize import Calibration
 from e5spark.spark import ranges
@@ -44,15 +44,15 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         InputError: If the input cannot be read or its columns break the contract.
     """
     _check_output(spark, config)
-    plan = plan_model(model_spec(config.model.name, config.model.options))
-    fingerprint = plan.fingerprint  # a job does not leave finding the model to its executors
+    # A job does not leave finding the model to its executors.
+    plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
+    fingerprint = plan.fingerprint
     df = read(spark, config)
     texts = texts_of(df, config.embed)
     names = result_names(plan, texts)
     before, after = Observation("e5spark_in"), Observation("e5spark_out")
     vectors = embed_plan(df.observe(before, F.count(F.lit(1)).alias("rows_in")), plan, texts)
-    if config.input.keep:
-        vectors = vectors.drop(*(name for name in df.columns if name not in config.input.keep))
+    vectors = vectors.drop(*(name for name in df.columns if not _is_kept(df, name, config)))
     started = time.monotonic()
     _write(vectors.observe(after, *_counts(plan, names)), config, names)
     seconds = time.monotonic() - started
@@ -63,7 +63,7 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         "lost_token_share": round(counts["lost_tokens"] / max(counts["tokens"], 1), 6),
         "seconds": round(seconds, 3),
         "texts_per_second": round(counts["ok"] / seconds, 1),
-        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "tokens_per_second": round((counts["tokens"] - counts["lost_tokens"]) / seconds, 1),
         "model": plan.spec.checkpoint or plan.spec.model,
         "dim": plan.recipe.dim,
         "fingerprint": fingerprint.digest,
@@ -90,7 +90,7 @@ def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibra
         "output_type": "float32",
         "calibration": None,
     }
-    plan = plan_model(model_spec(config.model.name, options))
+    plan = plan_model(model_spec(config.model.name, options), required=True)
     df = read(spark, config)
     return ranges.calibrate(df, plan, texts_of(df, config.embed), sample=sample)
 
@@ -111,20 +111,29 @@ def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:
 
 
 def read(spark: SparkSession, config: JobConfig) -> DataFrame:
-    """Returns the input table, repartitioned as the config says.
+    """Returns the columns of the input table that the job needs, repartitioned as it says.
 
     Raises:
         InputError: If it cannot be read.
-        ColumnError: If a column that shall pass through is missing.
+        ColumnError: If a column that shall be read or pass through is missing.
     """
     df = _source(spark, config.input)
-    missing = [name for name in config.input.keep if name not in df.columns]
-    if missing:
-        raise ColumnError(
-            f"input.keep names {missing[0]!r}, which the input has not; it has "
-            f"{', '.join(df.columns)}."
-        )
+    if config.input.keep:
+        wanted = [*config.input.keep, *_read_columns(config.embed)]
+        names = dict.fromkeys(resolve_column(df, name).name for name in wanted)
+        df = df.select(*(F.col(quoted(name)) for name in names))
     return df.repartition(config.run.partitions) if config.run.partitions else df
+
+
+def _read_columns(config: EmbedConfig) -> list[str]:
+    texts = [config.text] if isinstance(config.text, str) else list(config.text)
+    return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
+
+
+def _is_kept(df: DataFrame, name: str, config: JobConfig) -> bool:
+    """Whether a column passes through: some are read for their texts or roles alone."""
+    kept = config.input.keep
+    return not kept or name in [resolve_column(df, each).name for each in kept]
 
 
 def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
-from e5spark.checkpoint import check_published, hash_files, is_directory, locate, pin
+from e5spark.checkpoint import check_published, hash_files, locate, pin
 from e5spark.errors import ConflictError, ModelError
 from e5spark.fingerprint import Fingerprint, Weights
 from e5spark.models import CHECKPOINTS, Recipe
@@ -52,25 +52,25 @@ class Plan:
         )
 
 
-def make_plan(spec: ModelSpec, *, directory: str | None = None) -> Plan:
+def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> Plan:
     """Returns the model as this machine resolves it, from its own copy of the files.
-
-    A known checkpoint that is not here is left to the executors, unless downloading is allowed.
 
     Args:
         spec: What the user asked for.
-        directory: Where an ``archive:`` model lies on this machine.
+        local: The same, with the directories that ``archive:`` stands for on this machine.
+        required: Whether the files must be here. Else a known checkpoint that is not is left to
+            the executors, unless downloading is allowed.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option contradicts it, or the calibration cannot be read.
         ConflictError: If the calibration belongs to other vectors.
     """
-    local = spec if directory is None else replace(spec, model=directory)
+    elsewhere = spec.model in CHECKPOINTS and not spec.download and spec.calibration is None
     try:
         files = locate(local)
     except ModelError:
-        if is_directory(spec.model) or spec.download or spec.model not in CHECKPOINTS:
+        if required or not elsewhere:
             raise
         return Plan(spec=spec, recipe=describe(spec), weights=None)
     check_published(local, files)

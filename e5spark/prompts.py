@@ -68,16 +68,18 @@ def begins_with_prompt(prompts: Mapping[str, str], texts: Sequence[str]) -> list
         prompts: Role to prefix, as for ``prefix``.
         texts: Without the prompts that e5spark adds.
     """
-    openings = tuple(
-        opening
-        for template in prompts.values()
-        if (opening := template.partition(_TASK)[0].strip().lower())
-    )
-    if not openings:
+    lowered = tuple(opening.strip().lower() for opening in openings(prompts))
+    if not lowered:
         return [False] * len(texts)
-    longest = max(map(len, openings))
+    longest = max(map(len, lowered))
     return [
         # Few texts begin with white space; a slice first, because a text can be megabytes long.
-        text[: longest + 16].lstrip().lower().startswith(openings)
+        text[: longest + 16].lstrip().lower().startswith(lowered)
         for text in texts
     ]
+
+
+def openings(prompts: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns how texts with a prompt begin: each prefix, up to its instruction."""
+    begins = (template.partition(_TASK)[0] for template in prompts.values())
+    return tuple(opening for opening in begins if opening.strip())

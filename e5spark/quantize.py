@@ -55,7 +55,11 @@ def load_calibration(path: str) -> Calibration:
         if document.pop("e5spark_calibration") != _FORMAT:
             raise ValueError("it has another format version")
         lowest, highest = tuple(document.pop("lowest")), tuple(document.pop("highest"))
-        return Calibration(lowest=lowest, highest=highest, **document)
+        calibration = Calibration(lowest=lowest, highest=highest, **document)
+        ranges = calibration.ranges
+        if ranges.ndim != 2 or not (ranges[0] <= ranges[1]).all():
+            raise ValueError("its ranges are not pairs of numbers, the smaller one in lowest")
+        return calibration
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(
             f"The calibration {path} cannot be read ({error}); make one with e5spark calibrate "

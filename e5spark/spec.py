@@ -1,5 +1,6 @@
 """What the user asks of a model: one dataclass, whichever door the request came through."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,6 +38,10 @@ class ModelOptions(TypedDict, total=False):
     device: str
     token_budget: int
     window: int
+
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,22 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.model or not self.model.strip():
             raise OptionError("The model is empty; name a checkpoint or a directory.")
+        self._check_values()
+        self._check_vectors()
+        if not _DEVICE.fullmatch(self.device):
+            raise OptionError(f"device is {self.device!r}; use auto, cpu, cuda or cuda:N.")
+        if self.revision is not None and not _COMMIT.fullmatch(self.revision):
+            raise OptionError(
+                f"revision is {self.revision!r}; it must be a commit, 40 hex digits: a branch or "
+                "a tag can move, and the vectors with it."
+            )
+        if self.prompts is not None and set(self.prompts) != set(ROLES):
+            raise OptionError(
+                f"prompts has the keys {sorted(self.prompts)}; it needs 'passage' and 'query', "
+                "each with its prefix ('' for none)."
+            )
+
+    def _check_values(self) -> None:
         _one_of("pooling", self.pooling, POOLINGS)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("long_text", self.long_text, LONG_TEXTS)
@@ -112,18 +133,23 @@ class ModelSpec:
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
         _positive("max_tokens", self.max_tokens)
         _positive("dim", self.dim)
-        _whole("overlap", self.overlap)
         _positive("token_budget", self.token_budget)
         _positive("window", self.window)
-        if self.output_type in ("int8", "uint8") and self.calibration is None:
+        _whole("overlap", self.overlap)
+        for name in ("normalize", "download", "force_dim"):
+            if getattr(self, name) not in (None, True, False):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
+
+    def _check_vectors(self) -> None:
+        needs_ranges = self.output_type in ("int8", "uint8")
+        if needs_ranges and self.calibration is None:
             raise OptionError(
                 f"output_type {self.output_type!r} needs calibration, the ranges of the corpus; "
                 "make them with e5spark calibrate JOB.toml --to FILE."
             )
-        if self.prompts is not None and set(self.prompts) != set(ROLES):
+        if self.calibration is not None and not needs_ranges:
             raise OptionError(
-                f"prompts has the keys {sorted(self.prompts)}; it needs 'passage' and 'query', "
-                "each with its prefix ('' for none)."
+                f"calibration is for int8 and uint8; output_type is {self.output_type!r}."
             )
 
     @property
@@ -143,8 +169,15 @@ def model_spec(model: str, options: Mapping[str, object]) -> ModelSpec:
         if name not in known:
             raise OptionError(f"Unknown option {name!r}; the options are {', '.join(known[1:])}.")
     if model.startswith((".", "~")):
-        model = str(Path(model).expanduser().absolute())
+        model = _absolute(model)
+    tokenizer = options.get("tokenizer")
+    if isinstance(tokenizer, str) and tokenizer.startswith((".", "~")):
+        options = {**options, "tokenizer": _absolute(tokenizer)}
     return ModelSpec(model=model, **options)  # type: ignore[arg-type]  # checked above
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

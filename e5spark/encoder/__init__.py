@@ -1,5 +1,6 @@
 """The engine door: texts in, unit vectors out, in order. Nothing behind it knows Spark."""
 
-from e5spark.encoder.encoder import Encoder, Encoding, Loaded, load
+from e5spark.encoder.encoder import Encoder, Encoding
+from e5spark.encoder.engine import Loaded, load
 
 __all__ = ["Encoder", "Encoding", "Loaded", "load"]

@@ -2,34 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Unpack
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from e5spark import prompts, text
 from e5spark.batching import micro_batches
-from e5spark.checkpoint import Files, check_published, locate
-from e5spark.encoder.tokenizer import Tokenizer, Tokens, appends_eos
+from e5spark.checkpoint import check_published, locate
+from e5spark.encoder.engine import Loaded, Vectors, load
+from e5spark.encoder.tokenizer import Tokens
 from e5spark.encoder.windows import Window, windows
-from e5spark.errors import OptionError, TextError
-from e5spark.models import Pooling, Recipe
+from e5spark.errors import E5SparkError, OptionError, TextError
+from e5spark.models import Recipe
 from e5spark.recipe import describe
 from e5spark.spec import ModelOptions, ModelSpec, model_spec
 
-Vectors = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int32]
-
-
-class Engine(Protocol):
-    """What runs a checkpoint: padded token ids in, one pooled vector a row out."""
-
-    def pool(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> Vectors:
-        """Returns one float32 vector for each row, not normalised.  # (rows, hidden)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +43,6 @@ class Encoding:
     windows: list[Window]
     prompted: Bools
     errors: dict[int, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A tokenizer and an engine of one checkpoint: what is expensive, and shared by every role."""
-
-    tokenizer: Tokenizer
-    engine: Engine
-
-
-def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
-    """Returns the loaded checkpoint; ``precision`` is decided by now, ``auto`` is not one."""
-    # Importing the door must load no engine; loading a model loads the one it needs.
-    from e5spark.encoder.torch_engine import TorchEngine
-
-    engine = TorchEngine.load(files.model, precision=precision, device=device, threads=threads)
-    tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
-    return Loaded(tokenizer=tokenizer, engine=engine)
 
 
 class Encoder:
@@ -160,17 +132,12 @@ class Encoder:
         repaired = [text.repair(each) for each in texts]
         prompted = prompts.begins_with_prompt(self.recipe.prompts, repaired)
         if self.recipe.prompted == "keep":
-            prefixes = [
-                "" if has else prefix for has, prefix in zip(prompted, prefixes, strict=True)
-            ]
-        self._check_room(prefixes)
-        if self.recipe.long_text == "truncate":
-            owner = np.arange(len(texts), dtype=np.int32)
-            parts: list[Window] = []
-            whole = [prefix + each for prefix, each in zip(prefixes, repaired, strict=True)]
-            tokens = self._loaded.tokenizer.tokenize(whole, self.recipe.max_tokens)
-        else:
-            owner, parts, tokens = self._windows(repaired, prefixes)
+            prefixes = self._kept(repaired, prefixes)
+        refused = self._refused(prefixes, prompted)
+        if refused:  # an empty text in their place costs next to nothing
+            repaired = ["" if row in refused else each for row, each in enumerate(repaired)]
+            prefixes = ["" if row in refused else each for row, each in enumerate(prefixes)]
+        owner, parts, tokens = self._tokenize(repaired, prefixes)
         errors: dict[int, str] = {}
         vectors = np.zeros((len(owner), self.dim), dtype=np.float32)
         for rows in micro_batches(tokens.lengths, self._spec.token_budget):
@@ -186,25 +153,52 @@ class Encoder:
         )
         if self.recipe.long_text == "mean":
             encoding = _mean(encoding, normalize=self.recipe.normalize)
-        if self.recipe.prompted == "refuse":
-            _refuse(encoding)
+        for text_row, message in refused.items():
+            row = int(np.searchsorted(encoding.owner, text_row))
+            encoding.vectors[row], encoding.n_tokens[row] = 0, 0
+            encoding.errors[row] = message
         return encoding
 
-    def _check_room(self, prefixes: Sequence[str]) -> None:
-        tokenizer = self._loaded.tokenizer
-        for prefix in set(prefixes):
-            taken = tokenizer.special_tokens + tokenizer.count(prefix)
-            if taken >= self.recipe.max_tokens:
-                raise OptionError(
-                    f"max_tokens is {self.recipe.max_tokens}, and the prompt {prefix!r} takes "
-                    f"{taken} with the special tokens: nothing of a text is left."
+    def _kept(self, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+        """No prefix for a text that has a prompt to the letter."""
+        own = prompts.openings(self.recipe.prompts)
+        return [
+            "" if own and each.startswith(own) else prefix
+            for each, prefix in zip(texts, prefixes, strict=True)
+        ]
+
+    def _refused(self, prefixes: Sequence[str], prompted: Sequence[bool]) -> dict[int, str]:
+        """Why a text is not encoded: its prompt leaves it no room, or it has one already."""
+        tokenizer, recipe = self._loaded.tokenizer, self.recipe
+        taken = {each: tokenizer.special_tokens + tokenizer.count(each) for each in set(prefixes)}
+        refused = {}
+        for row, (prefix, has_prompt) in enumerate(zip(prefixes, prompted, strict=True)):
+            if taken[prefix] + 2 * recipe.overlap >= recipe.max_tokens:
+                refused[row] = (
+                    f"The prompt and the special tokens take {taken[prefix]} of max_tokens "
+                    f"{recipe.max_tokens}; too few are left for a text, with overlap "
+                    f"{recipe.overlap}."
                 )
+            elif has_prompt and recipe.prompted == "refuse":
+                refused[row] = "The text begins with a prompt already, and prompted is 'refuse'."
+        return refused
+
+    def _tokenize(
+        self, texts: Sequence[str], prefixes: Sequence[str]
+    ) -> tuple[Ints, list[Window], Tokens]:
+        """One row for each text, or for each window of it: owners, parts and tokens."""
+        if self.recipe.long_text != "truncate":
+            return self._windows(texts, prefixes)
+        whole = [prefix + each for prefix, each in zip(prefixes, texts, strict=True)]
+        tokens = self._loaded.tokenizer.tokenize(whole, self.recipe.max_tokens)
+        return np.arange(len(texts), dtype=np.int32), [], tokens
 
     def _windows(
         self, texts: Sequence[str], prefixes: Sequence[str]
     ) -> tuple[Ints, list[Window], Tokens]:
-        """Every window of every text, with its prompt: owners, parts and tokens."""
-        capacities = self._capacities(prefixes)
+        tokenizer = self._loaded.tokenizer
+        room = self.recipe.max_tokens - tokenizer.special_tokens
+        capacities = {each: room - tokenizer.count(each) for each in set(prefixes)}
         found: list[list[Window]] = [[] for _ in texts]
         pending: Sequence[int] = range(len(texts))
         # A word that is cut in two can have more tokens than it had as one. Windows that do not
@@ -213,7 +207,7 @@ class Encoder:
             for row in pending:
                 found[row] = windows(
                     texts[row],
-                    self._loaded.tokenizer.spans(texts[row]),
+                    tokenizer.spans(texts[row]),
                     capacity=max(capacities[prefixes[row]] - slack, 1),
                     overlap=self.recipe.overlap,
                 )
@@ -224,25 +218,11 @@ class Encoder:
                 for prefix, each, own in zip(prefixes, texts, found, strict=True)
                 for part in own
             ]
-            tokens = self._loaded.tokenizer.tokenize(whole, self.recipe.max_tokens)
+            tokens = tokenizer.tokenize(whole, self.recipe.max_tokens)
             pending = [int(row) for row in np.unique(owner[tokens.truncated])]
             if not pending:
                 break
         return owner, parts, tokens
-
-    def _capacities(self, prefixes: Sequence[str]) -> dict[str, int]:
-        """Tokens of the text itself that a window holds, by prefix."""
-        tokenizer = self._loaded.tokenizer
-        room = self.recipe.max_tokens - tokenizer.special_tokens
-        capacities = {prefix: room - tokenizer.count(prefix) for prefix in set(prefixes)}
-        smallest = min(capacities.values(), default=room)
-        if smallest <= 2 * self.recipe.overlap:
-            raise OptionError(
-                f"max_tokens {self.recipe.max_tokens} leaves {smallest} tokens of a text beside "
-                f"its prompt and the special tokens; overlap {self.recipe.overlap} must be less "
-                "than half of that."
-            )
-        return capacities
 
     def _encode_batch(
         self,
@@ -257,14 +237,19 @@ class Encoder:
                 tokens.lengths[rows],
                 self.recipe.pooling,
             )
-        except Exception as error:  # whatever the engine raises, the other rows must not pay
+        except E5SparkError:
+            raise  # the engine itself is broken, not a text
+        except Exception as error:  # whatever a text makes it raise, the other rows must not pay
             if len(rows) == 1:
                 errors[int(rows[0])] = f"{type(error).__name__}: {error}"
                 return
             for half in np.array_split(rows, 2):
                 self._encode_batch(tokens, half, vectors, errors)
             return
-        cut = pooled[:, : self.dim]
+        finite = np.asarray(np.isfinite(pooled).all(axis=1))
+        for row in rows[~finite]:
+            errors[int(row)] = "The engine returned a vector that is not finite."
+        cut = np.where(finite[:, None], pooled[:, : self.dim], 0)
         vectors[rows] = normalized(cut) if self.recipe.normalize else cut
 
 
@@ -292,11 +277,3 @@ def _mean(found: Encoding, *, normalize: bool) -> Encoding:
         prompted=found.prompted,
         errors={int(found.owner[row]): message for row, message in found.errors.items()},
     )
-
-
-def _refuse(found: Encoding) -> None:
-    for row in np.flatnonzero(found.prompted[found.owner]):
-        found.vectors[row] = 0
-        found.errors.setdefault(
-            int(row), "The text begins with a prompt already, and prompted is 'refuse'."
-        )

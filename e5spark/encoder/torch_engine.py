@@ -10,11 +10,13 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModel
 
-from e5spark.errors import ModelError, OptionError
+from e5spark.errors import ModelError, OptionError, TransientError
 from e5spark.models import Pooling
 
 log = logging.getLogger(__name__)
 
+# torch 2.8 and later tell a broken device from a bad input; it is not raised for lack of memory.
+_DeviceError: type[Exception] = getattr(torch, "AcceleratorError", TransientError)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -69,7 +71,6 @@ class TorchEngine:
             )
         return cls(model.eval().to(where), where)
 
-    @torch.inference_mode()
     def pool(
         self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
     ) -> npt.NDArray[np.float32]:
@@ -82,7 +83,20 @@ class TorchEngine:
 
         Returns:
             float32.  # (rows, hidden)
+
+        Raises:
+            TransientError: If the device failed.
         """
+        try:
+            return self._forward(ids, lengths, pooling)
+        except _DeviceError as error:
+            # A device that failed once fails every later call: no text is to blame.
+            raise TransientError(f"The device failed: {error}") from error
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
+    ) -> npt.NDArray[np.float32]:
         counts = torch.from_numpy(lengths).to(self._device)
         mask = torch.arange(ids.shape[1], device=self._device) < counts[:, None]  # (rows, longest)
         hidden = self._model(

@@ -10,12 +10,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField
 
 from e5spark import prompts
-from e5spark.checkpoint import ARCHIVE
 from e5spark.errors import ColumnError, OptionError
 from e5spark.plan import Plan, make_plan
 from e5spark.spark.results import result_type
 from e5spark.spark.udf import Udf, result_udf, vector_udf
-from e5spark.spark.worker import Request, directory_of
+from e5spark.spark.worker import Request, localized
 from e5spark.spec import ModelOptions, ModelSpec, model_spec
 
 _STRUCT = "__e5spark"
@@ -100,6 +99,8 @@ def embedding_udf(
     plan = plan_model(model_spec(model, options))
     if plan.recipe.long_text == "split":
         raise OptionError("A UDF gives one vector a row; long_text='split' is for embed.")
+    if not isinstance(role, str) or not isinstance(instruction, str | None):
+        raise OptionError("A UDF has one role and one instruction; columns of them are for embed.")
     request, _ = _request(plan, 1, Texts(text="", role=role, instruction=instruction))
     return vector_udf(request)
 
@@ -115,10 +116,9 @@ class Texts:
     prefix: str = ""
 
 
-def plan_model(spec: ModelSpec) -> Plan:
+def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
     """Returns the model as this driver resolves it; see ``make_plan``."""
-    directory = directory_of(spec.model) if spec.model.startswith(ARCHIVE) else None
-    return make_plan(spec, directory=directory)
+    return make_plan(spec, localized(spec), required=required)
 
 
 def embed_plan(df: DataFrame, plan: Plan, texts: Texts) -> DataFrame:
@@ -209,6 +209,9 @@ def check_free(df: DataFrame, names: list[str]) -> None:
         ColumnError: If one is; Delta and most catalogs do not tell cases apart.
     """
     taken = {column.lower(): column for column in df.columns}
+    twice = next((name for name in names if [n.lower() for n in names].count(name.lower()) > 1), "")
+    if twice:
+        raise ColumnError(f"Column {twice!r} would be added twice; name each text column once.")
     for name in names:
         if name.lower() in taken:
             raise ColumnError(

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from e5spark.errors import InputError
+from e5spark.errors import InputError, OptionError
 from e5spark.plan import Plan
 from e5spark.quantize import Calibration
 from e5spark.spark.embed import Texts, embed_plan, quoted, result_names
@@ -32,7 +32,10 @@ def calibrate(df: DataFrame, plan: Plan, texts: Texts, *, sample: int) -> Calibr
 
     Raises:
         InputError: If no text of the sample has a vector.
+        OptionError: If the sample has no rows.
     """
+    if sample < 1:
+        raise OptionError(f"sample is {sample}; it must be a positive whole number.")
     rows = df.count()
     if rows > sample:
         df = df.sample(fraction=sample / rows, seed=0)

@@ -5,6 +5,7 @@ side here, because they must agree.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,7 @@ def table(
         errors: Text to message, of those that were refused before.
         plan: For the type of the vectors.
     """
+    found = _failed_once(found)
     # Output rows: one for each text that was not encoded, the windows of one that was.
     sizes = np.ones(len(status), dtype=np.int64)
     sizes[wanted] = np.bincount(found.owner, minlength=len(wanted))
@@ -99,7 +101,7 @@ def table(
     arrays = {name: pa.array(values, _SCALARS[name][0]) for name, values in columns.items()}
     arrays["embedding"] = _vectors(found.vectors[good[where]], good, plan)
     if plan.recipe.long_text == "split":
-        arrays |= _windows(found, where, first)
+        arrays |= _windows(found, where, first, good)
     names = result_type(plan).names
     structs = pa.StructArray.from_arrays([arrays[name] for name in names], names=names)
     if plan.recipe.long_text == "split":
@@ -115,18 +117,41 @@ def _scattered(
     return whole
 
 
+def _failed_once(found: "Encoding") -> "Encoding":
+    """The encoding with one row, its first, for each split text that has an error in any window."""
+    if not found.windows or not found.errors:
+        return found
+    messages: dict[int, str] = {}
+    for row in sorted(found.errors):
+        messages.setdefault(int(found.owner[row]), found.errors[row])
+    first = np.append(True, found.owner[1:] != found.owner[:-1])
+    kept = np.flatnonzero(first | ~np.isin(found.owner, list(messages)))
+    rows = np.searchsorted(found.owner[kept], list(messages))
+    return replace(
+        found,
+        vectors=found.vectors[kept],
+        n_tokens=found.n_tokens[kept],
+        truncated=found.truncated[kept],
+        owner=found.owner[kept],
+        windows=[found.windows[row] for row in kept],
+        errors=dict(zip(rows.tolist(), messages.values(), strict=True)),
+    )
+
+
 def _windows(
-    found: "Encoding", where: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
+    found: "Encoding",
+    where: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    good: npt.NDArray[np.bool_],
 ) -> dict[str, pa.Array]:
-    """Number and extent of each window; a text that was not encoded has one, without extent."""
+    """Number and extent of each window; a text without a vector has one row, without extent."""
     rows = int(first[-1])
-    missing = ~_scattered(np.ones(len(where), dtype=bool), where, rows)
     bounds = np.array([(each.start, each.end) for each in found.windows], dtype=np.int32)
     starts, ends = bounds.reshape(-1, 2).T
     return {
         "window": pa.array(np.arange(rows) - np.repeat(first[:-1], np.diff(first)), pa.int32()),
-        "start": pa.array(_scattered(starts, where, rows), pa.int32(), mask=missing),
-        "end": pa.array(_scattered(ends, where, rows), pa.int32(), mask=missing),
+        "start": pa.array(_scattered(starts, where, rows), pa.int32(), mask=~good),
+        "end": pa.array(_scattered(ends, where, rows), pa.int32(), mask=~good),
     }
 
 

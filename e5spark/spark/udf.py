@@ -61,7 +61,7 @@ def _arrow_udf(request: Request, kind: DataType, select: Select) -> Any:  # noqa
 
 def _pandas_udf(request: Request, kind: DataType, select: Select) -> Any:  # noqa: ANN401
     def embed_arrow(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pa.Array]:
-        arrays = (tuple(map(pa.Array.from_pandas, _as_tuple(batch))) for batch in batches)
+        arrays = (tuple(map(_from_pandas, _as_tuple(batch))) for batch in batches)
         return map(select, run(request, arrays))
 
     # Spark reads the kind of a pandas UDF from its annotations: a struct is a DataFrame.
@@ -75,6 +75,11 @@ def _pandas_udf(request: Request, kind: DataType, select: Select) -> Any:  # noq
 
     embed = embed_struct if isinstance(kind, StructType) else embed_series
     return pandas_udf(embed, kind)  # type: ignore[call-overload]  # one call for both kinds
+
+
+def _from_pandas(series: pd.Series) -> pa.Array:
+    # Named, because a batch of nulls alone would be inferred as a type of its own.
+    return pa.Array.from_pandas(series, type=pa.binary())
 
 
 def _as_tuple(batch: Any) -> tuple[Any, ...]:  # noqa: ANN401  # Spark gives a lone column bare

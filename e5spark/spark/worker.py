@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pyspark import SparkFiles, TaskContext
+from pyspark import TaskContext
 
 from e5spark import prompts, text
-from e5spark.checkpoint import ARCHIVE, hash_files, locate
+from e5spark.checkpoint import ARCHIVE, Files, check_published, hash_files, locate
 from e5spark.errors import ModelError, OptionError
-from e5spark.fingerprint import EngineKey, Weights
+from e5spark.fingerprint import EngineKey
+from e5spark.models import Recipe
 from e5spark.plan import Plan
+from e5spark.recipe import describe
 from e5spark.spark import results
+from e5spark.spec import ModelSpec
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder, Loaded
@@ -70,19 +73,22 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
         yield _embed(request, encoder, columns)
 
 
-def directory_of(model: str) -> str:
-    """Returns the model with ``archive:name`` replaced by where Spark unpacked it here.
+def localized(spec: ModelSpec) -> ModelSpec:
+    """Returns the spec with each ``archive:name`` replaced by where Spark unpacked it here.
 
     Raises:
         ModelError: If Spark unpacked no such archive.
     """
+    tokenizer = None if spec.tokenizer is None else _unpacked(spec.tokenizer)
+    return replace(spec, model=_unpacked(spec.model), tokenizer=tokenizer)
+
+
+def _unpacked(model: str) -> str:
     if not model.startswith(ARCHIVE):
         return model
     name = model.removeprefix(ARCHIVE)
     # YARN and Kubernetes unpack into the working directory, local mode only where SparkFiles says.
-    places = [Path(name).absolute()]
-    if TaskContext.get() is not None or getattr(SparkFiles, "_root_directory", None) is not None:
-        places.insert(0, Path(SparkFiles.get(name)))
+    places = [Path(name).absolute(), *_spark_files(name)]
     for place in places:
         if place.is_dir():
             return str(place)
@@ -90,6 +96,16 @@ def directory_of(model: str) -> str:
         f"There is no archive {name!r} here (looked at {', '.join(map(str, places))}); ship it: "
         f"spark-submit --archives model.tar.gz#{name}."
     )
+
+
+def _spark_files(name: str) -> list[Path]:
+    from pyspark import SparkContext, SparkFiles
+
+    # Without a context, as in a Connect client, there are no files either.
+    on_worker = TaskContext.get() is not None
+    if not on_worker and SparkContext._active_spark_context is None:
+        return []
+    return [Path(SparkFiles.get(name))]
 
 
 def _windows(
@@ -172,7 +188,7 @@ def _encoder(plan: Plan) -> "Encoder":
 
     context = TaskContext.get()
     threads = context.cpus() if context is not None else None
-    spec = replace(plan.spec, model=directory_of(plan.spec.model), device=_device(plan.spec.device))
+    spec = replace(localized(plan.spec), device=_device(plan.spec.device))
     key = EngineKey(
         weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
         tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
@@ -187,7 +203,8 @@ def _encoder(plan: Plan) -> "Encoder":
             os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
             os.environ["TOKENIZERS_PARALLELISM"] = "true"
             files = locate(spec)
-            _check_same(plan, hash_files(files) if plan.weights else None, str(files.model))
+            check_published(spec, files)
+            _check_same(plan, files, describe(spec, files.model))
             _loaded[key] = load(files, precision=key.precision, device=spec.device, threads=threads)
             if len(_loaded) > _MOST_LOADED:
                 _loaded.popitem(last=False)
@@ -196,24 +213,29 @@ def _encoder(plan: Plan) -> "Encoder":
         return Encoder(_loaded[key], plan.recipe, spec)
 
 
-def _check_same(plan: Plan, here: Weights | None, directory: str) -> None:
-    if here != plan.weights:
+def _check_same(plan: Plan, files: Files, recipe: Recipe) -> None:
+    same = plan.weights is None or hash_files(files) == plan.weights
+    if not same or recipe != plan.recipe:
         raise ModelError(
-            f"The checkpoint in {directory} on this executor is not the one that the driver "
-            "planned with: their files have different sha256. Put the same files on every "
-            "machine, or ship them with spark-submit --archives model.tar.gz#model."
+            f"The checkpoint in {files.model} on this executor is not the one that the driver "
+            "planned with: their files differ. Put the same files on every machine, or ship them "
+            "with spark-submit --archives model.tar.gz#model."
         )
 
 
 def _device(device: str) -> str:
-    """Decides ``auto`` where the model runs: the task's GPU, the process's, else the CPU."""
+    """Decides ``auto`` where the model runs: the task's GPU, the process's first, else the CPU."""
     if device != "auto":
         return device
-    if os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return "cuda:0"  # the first of those this process may see
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
-    return f"cuda:{gpu.addresses[0]}" if gpu is not None else "cpu"
+    if gpu is not None:
+        # torch numbers what the process may see, Spark what the machine has.
+        address = gpu.addresses[0]
+        return f"cuda:{visible.index(address) if address in visible else address}"
+    # -1 and NoDevFiles are how a cluster manager says that there is none.
+    return "cpu" if visible[0] in ("", "-1", "NoDevFiles") else "cuda:0"
 
 
 def _trace(event: str, **facts: object) -> None:

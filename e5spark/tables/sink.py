@@ -1,15 +1,19 @@
 """The tables that vectors are written to; nothing that exists is touched."""
 
-from collections.abc import Mapping, Sequence
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
-from e5spark.errors import ConflictError, InputError
-from e5spark.tables.source import condition, reason
+from e5spark.errors import ConflictError, E5SparkError, InputError
+from e5spark.tables.source import condition, read_failure, reason
 
+_WILDCARD = re.compile(r"[*?\[{]")
 _EXISTS = {
     "PATH_ALREADY_EXISTS",
     "TABLE_OR_VIEW_ALREADY_EXISTS",
@@ -65,27 +69,17 @@ def write_path(df: DataFrame, path: str, *, format: str, options: Mapping[str, s
 
     Raises:
         ConflictError: If something appeared at the path meanwhile.
+        InputError: If the input turns out unreadable, the format cannot hold this table, or the
+            session does not have the format.
     """
-    try:
-        df.write.format(format).mode("errorifexists").options(**options).save(path)
-    except AnalysisException as error:
-        if condition(error) in _EXISTS:
-            raise _exists(f"The output {path}") from error
-        raise
+    with _as_ours(f"The output {path}"):
+        df.write.format(format).mode("error").options(**options).save(path)
 
 
 def write_table(df: DataFrame, name: str, *, format: str, options: Mapping[str, str]) -> None:
-    """Writes a new catalog table.
-
-    Raises:
-        ConflictError: If a table of this name appeared meanwhile.
-    """
-    try:
-        df.write.format(format).mode("errorifexists").options(**options).saveAsTable(name)
-    except AnalysisException as error:
-        if condition(error) in _EXISTS:
-            raise _exists(f"The output table {name}") from error
-        raise
+    """Writes a new catalog table; raises what ``write_path`` does."""
+    with _as_ours(f"The output table {name}"):
+        df.write.format(format).mode("error").options(**options).saveAsTable(name)
 
 
 def parquet_options(vectors: Sequence[str]) -> dict[str, str]:
@@ -105,8 +99,28 @@ def _exists(what: str) -> ConflictError:
     )
 
 
+@contextmanager
+def _as_ours(what: str) -> Iterator[None]:
+    """Raises an error that is the table's or the session's as one of ours, any other as it is."""
+    try:
+        yield
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        failure: E5SparkError | None = read_failure(error)
+        if condition(error) in _EXISTS:
+            failure = _exists(what)
+        elif isinstance(error, AnalysisException) or condition(error) == "DATA_SOURCE_NOT_FOUND":
+            failure = InputError(f"{what} cannot be written: {reason(error)}")
+        if failure is None:
+            raise
+        raise failure from error
+
+
 def _parts(path: str) -> tuple[str, ...]:
     url = urlsplit(path)
     # /data, file:/data and file:///data are one place to Spark on a machine of its own.
-    scheme = "" if url.scheme == "file" else url.scheme
-    return (scheme, url.netloc, *PurePosixPath(url.path).parts)
+    scheme = {"file": "", "s3a": "s3", "s3n": "s3"}.get(url.scheme, url.scheme)
+    folder = _WILDCARD.split(url.path, maxsplit=1)[0]
+    if folder != url.path:
+        folder = posixpath.dirname(folder)
+    folder = posixpath.normpath(folder) if scheme else posixpath.abspath(folder)
+    return (scheme, url.netloc, *PurePosixPath(folder).parts)

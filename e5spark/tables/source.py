@@ -1,5 +1,6 @@
 """The tables that texts are read from."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ _READERS: Mapping[str, tuple[str, dict[str, str]]] = {
     "jsonl": ("json", {"mode": "FAILFAST"}),
     "text": ("text", {}),
 }
+# Spark's name of what went wrong, and its sentence, as they stand in the text of any error.
+_NAMED = re.compile(r"\[([A-Z_]+(?:\.[A-Z_]+)*)\] .+")
 
 
 def read_path(
@@ -67,10 +70,28 @@ def reason(error: Exception) -> str:
         return f"this session has no Delta. Add to spark-submit: {delta.submit_flags()}"
     java: Any = getattr(error, "java_exception", None)
     text = str(java.getMessage() if java is not None else error).strip() or type(error).__name__
-    sentence = text.splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
+    # An error that stopped a task is wrapped into others, which say only that a task was stopped.
+    found = _NAMED.search(text) or _NAMED.search(str(error))
+    sentence = (found[0] if found else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
+    if found and found[1].startswith("MALFORMED_"):
+        # What follows is the record itself, and texts are not logged.
+        sentence = sentence.partition(":")[0]
     return sentence if sentence.endswith(".") else f"{sentence}."
+
+
+def read_failure(error: Exception) -> InputError | None:
+    """Returns what to raise where a task could not read its file; None for any other error."""
+    if condition(error).startswith(("FAILED_READ_FILE", "MALFORMED_")):
+        return InputError(f"The input cannot be read: {reason(error)}")
+    return None
 
 
 def condition(error: Exception) -> str:
     """Returns Spark's name of an error, such as ``PATH_NOT_FOUND``; empty if it has none."""
-    return (error.getCondition() or "") if isinstance(error, PySparkException) else ""
+    if isinstance(error, PySparkException):
+        # Spark 3.5 knows it as the error class.
+        name = getattr(error, "getCondition", error.getErrorClass)()
+        if name:
+            return str(name)
+    found = _NAMED.search(str(error))
+    return found[1] if found else ""
