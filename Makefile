@@ -23,7 +23,11 @@ demo: .venv/installed java
 		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
 
 test: .venv/installed java
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not large'
+
+# The checkpoints at their true size, and texts of 200 MB: minutes, and 10 GB of disk and memory.
+large: .venv/installed java
+	$(BIN)/python -m pytest -m large
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,197 @@
+"""The command line: one JSON document, one clear sentence, and an exit code for each failure."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from e5spark.cli import main
+from tests.cluster import REPOSITORY, spark_submit
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.trace import Trace
+
+TEXTS = ("One text.", "Второй текст.", "Третий текст.")
+
+
+@pytest.fixture
+def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
+    """A whole job, from tmp_path/docs to tmp_path/out."""
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"id": range(3), "body": TEXTS}), tmp_path / "docs" / "some.parquet")
+    return {
+        "input": {"path": str(tmp_path / "docs")},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+    }
+
+
+# What is wrong ({tmp} is the test's directory), the exit code, the error, and what it says.
+FAILURES = {
+    "an unknown key": ("embed.txt=body", 2, "ConfigError", "unknown key 'txt'.* mean 'text'"),
+    "an unknown section": ("outptu.path=x", 2, "ConfigError", r"unknown section \[outptu\]"),
+    "a value of the wrong type": ("run.partitions=many", 2, "ConfigError", "run.partitions is"),
+    "a format that does not exist": (
+        "input.format=orc",
+        2,
+        "ConfigError",
+        "must be one of parquet",
+    ),
+    "a role that does not exist": ("embed.role=document", 2, "OptionError", "Unknown role"),
+    "an unknown model": (
+        "model.name=intfloat/e5-smal-v2",
+        2,
+        "ModelError",
+        "Unknown model.* mean 'intfloat/e5-small-v2'",
+    ),
+    "a model that is not here": ("model.name={tmp}/e5", 2, "ModelError", "no model directory"),
+    "a missing column": ("embed.text=bodi", 3, "ColumnError", "no column 'bodi'.* mean 'body'"),
+    "a column of numbers": ("embed.text=id", 3, "ColumnError", "'id' is bigint"),
+    "a missing role column": ("embed.role_column=kind", 2, "ConfigError", "role_column, and not"),
+    "a missing kept column": ('input.keep=["ident"]', 3, "ColumnError", "keep names 'ident'"),
+    "a path that is not there": ("input.path={tmp}/nowhere", 3, "InputError", "cannot be read"),
+    "a path of no file system": ("input.path=nofs://x/y", 3, "InputError", "cannot be read"),
+    "a file that is no Parquet": ("input.path={tmp}/job.toml", 3, "InputError", "cannot be read"),
+    "a table that is not there": (
+        'input.path=""\ninput.table=nowhere',
+        3,
+        "InputError",
+        "input table nowhere cannot be read",
+    ),
+    "the output in the input": ("output.path={tmp}/docs/out", 3, "InputError", "lies inside"),
+    "the output is the input": ("output.path={tmp}/docs", 3, "InputError", "same directory"),
+    "the input in the output": ("output.path={tmp}", 3, "InputError", "lies inside"),
+    "an output that exists": ("output.path={tmp}/taken", 5, "ConflictError", "exists already"),
+    "an output that is empty": ("output.path={tmp}/empty", 5, "ConflictError", "exists already"),
+    "an output that is a file": ("output.path={tmp}/file", 5, "ConflictError", "exists already"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_job_that_cannot_run_says_why_in_one_sentence_and_touches_nothing(
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    trace: Trace,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+) -> None:
+    override, code, kind, sentence = FAILURES[case]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "part-0.parquet").write_bytes(b"somebody else's")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"somebody else's")
+    before = contents(tmp_path)
+    outcome = run_job(*override.format(tmp=tmp_path).splitlines(), **base)
+    document = outcome.document
+    assert outcome.code == document["exit_code"] == code
+    assert document["error"] == kind
+    assert document["status"] == "failed"
+    assert re.search(sentence, document["message"])
+    assert document["message"].endswith((".", "?"))
+    assert "\n" not in document["message"]
+    assert "org.apache" not in document["message"]
+    assert len(outcome.stdout.splitlines()) == 1
+    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == [
+        document["message"]
+    ]
+    assert trace.events("window") == []
+    after = contents(tmp_path)
+    after.pop("job.toml")
+    assert after == before
+
+
+def test_a_damaged_data_page_fails_the_job_as_input(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    (file,) = (tmp_path / "docs").glob("*.parquet")
+    data = bytearray(file.read_bytes())
+    data[4:40] = bytes(36)  # right after the magic number; the footer stays whole
+    file.write_bytes(data)
+    outcome = run_job(**base)
+    assert outcome.code == 3
+    assert outcome.document["error"] == "InputError"
+    assert re.search(rf"error while reading file file:/*{file}\.$", outcome.document["message"])
+
+
+def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "docs.csv").write_text('id,body\n1,one\n2,two,"three"\n')
+    base["input"] = {"path": str(tmp_path / "docs.csv"), "format": "csv"}
+    outcome = run_job(**base)
+    assert outcome.code == 3
+    assert outcome.document["error"] == "InputError"
+    assert re.search(r"error while reading file \S*docs\.csv\.$", outcome.document["message"])
+
+
+def test_overrides_win_over_the_file(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    base["embed"]["prefix"] = "file_"
+    outcome = run_job("embed.prefix=flag_", f"output.path={tmp_path}/elsewhere", **base)
+    assert outcome.code == 0
+    (file,) = (tmp_path / "elsewhere").glob("*.parquet")
+    assert "flag_status" in pq.read_schema(file).names
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["embed"])
+    assert caught.value.code == 2
+    assert "CONFIG" in capsys.readouterr().err.upper()
+
+
+def test_spark_submit_runs_the_job(
+    job_file: Callable[..., str],
+    base: dict[str, dict[str, Any]],
+    trace_directory: Path,
+    model: str,
+) -> None:
+    trace = Trace(trace_directory)
+    done = submit(job_file(**base), "--set", "run.partitions=2")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert (document["status"], document["rows_in"], document["ok"]) == ("done", 3, 3)
+    assert trace.rows() == 3
+    rows = sorted(pq.read_table(base["output"]["path"]).to_pylist(), key=lambda row: row["id"])
+    found = np.array([row["embedding"] for row in rows], np.float32)
+    assert_close(found, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
+
+
+def test_spark_submit_fails_without_a_java_stack_trace(
+    job_file: Callable[..., str], base: dict[str, dict[str, Any]], trace: Trace
+) -> None:
+    done = submit(job_file(**base), "--set", "input.path=/nowhere/docs")
+    assert done.returncode == 3
+    # spark-submit sends the stderr of a Python driver to stdout.
+    *said, last = done.stdout.splitlines()
+    message = json.loads(last)["message"]
+    assert "/nowhere/docs cannot be read as parquet" in message
+    assert said == [f"ERROR e5spark: {message}"]
+    for output in (done.stdout, done.stderr):
+        assert "at org.apache" not in output
+        assert "Traceback" not in output
+    assert trace.events("window") == []
+
+
+def submit(*arguments: str) -> Any:
+    conf = str(REPOSITORY / "conf" / "spark-local.conf")
+    script = str(REPOSITORY / "jobs" / "embed.py")
+    return spark_submit(["--properties-file", conf, "--master", "local[2]", script, *arguments])
+
+
+def contents(directory: Path) -> dict[str, bytes | None]:
+    """Every path below, with the bytes of the files."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }

@@ -1,0 +1,70 @@
+"""A real standalone cluster on loopback: a master and two workers with one core each."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cluster import REPOSITORY, spark_submit, standalone_cluster
+from tests.oracle import INVARIANCE_TOLERANCE, assert_close
+from tests.trace import Trace
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def master(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a cluster whose workers inherit where to write their trace."""
+    with standalone_cluster(tmp_path_factory.mktemp("cluster"), workers=2, cores=1) as url:
+        yield url
+
+
+def test_the_cluster_gives_the_vectors_of_local_mode_and_uses_both_workers(
+    master: str,
+    run_job: Callable[..., Any],
+    job_file: Callable[..., str],
+    texts: tuple[str, ...],
+    tmp_path: Path,
+    model: str,
+    trace_directory: Path,
+) -> None:
+    some = texts[:200]
+    pq.write_table(pa.table({"id": range(len(some)), "body": some}), tmp_path / "docs.parquet")
+    job: dict[str, dict[str, Any]] = {
+        "input": {"path": str(tmp_path / "docs.parquet")},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "local")},
+        "run": {"partitions": 8},
+    }
+    local = run_job(**job)
+    assert local.code == 0
+
+    trace = Trace(trace_directory)
+    # Otherwise the first executor may be done before the second one has started.
+    both = ["--conf", "spark.scheduler.minRegisteredResourcesRatio=1.0", "--total-executor-cores=2"]
+    script = str(REPOSITORY / "jobs" / "embed.py")
+    out = f"output.path={tmp_path / 'cluster'}"
+    done = spark_submit(
+        ["--master", master, "--executor-memory=1g", *both, script, job_file(**job), "--set", out]
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["ok"] == local.document["ok"] == len(some)
+    assert document["fingerprint"] == local.document["fingerprint"]
+    assert trace.rows() == len(some)
+    # Each executor has one core, so two Python workers are two executors.
+    assert len({event["pid"] for event in trace.events("window")}) == 2
+    assert len(trace.events("load")) == 2
+    found, expected = vectors(tmp_path / "cluster"), vectors(tmp_path / "local")
+    assert_close(found, expected, INVARIANCE_TOLERANCE)
+
+
+def vectors(path: Path) -> np.ndarray:
+    table = pq.read_table(path).sort_by("id")
+    return np.array(table["embedding"].to_pylist(), np.float32)

@@ -1,0 +1,148 @@
+"""Spark Connect: the same vectors and the same refusals, with no JVM in the client's process."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from e5spark.cli import main
+from e5spark.errors import ColumnError, ModelError
+from e5spark.spark import embed, embedding_udf
+from tests.cluster import connect_server
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.trace import Trace
+
+pytestmark = pytest.mark.cluster
+
+Client = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def client(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Calls a function in a process whose Spark is the Connect server.
+
+    A process of its own, because PySpark has either classic sessions or Connect sessions.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        connect_server(tmp_path_factory.mktemp("connect")) as url,
+        ProcessPoolExecutor(1, mp_context=spawn, initializer=connect, initargs=(url,)) as pool,
+    ):
+        yield lambda function, *arguments: pool.submit(call, function, *arguments).result()
+        pool.submit(disconnect).result()
+
+
+def connect(url: str) -> None:
+    os.environ["SPARK_REMOTE"] = url
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except PySparkException as error:  # cannot be unpickled
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def disconnect() -> None:
+    session().stop()
+
+
+def session() -> SparkSession:
+    return SparkSession.builder.getOrCreate()
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, ...]) -> str:
+    path = tmp_path_factory.mktemp("docs") / "docs.parquet"
+    kinds = ["query", "passage"] * 50
+    table = pa.table({"id": range(100), "text": texts[:100], "kind": kinds})
+    pq.write_table(table, path)
+    return str(path)
+
+
+def test_vectors_and_statuses_are_those_of_classic_spark(
+    client: Client, docs: str, model: str, texts: tuple[str, ...], trace_directory: Path
+) -> None:
+    trace = Trace(trace_directory)
+    table = client(embedded, docs, model)
+    assert set(table["status"].to_pylist()) == {"ok"}
+    found = np.array(table["embedding"].to_pylist(), np.float32)
+    expected = np.where(
+        np.arange(100)[:, None] % 2 == 0,
+        reference(model, texts[:100], prompt="query: "),
+        reference(model, texts[:100], prompt="passage: "),
+    )
+    assert_close(found, expected, FP32_TOLERANCE)
+    assert trace.rows() == 100
+
+
+def embedded(docs: str, model: str) -> pa.Table:
+    df = session().read.parquet(docs).repartition(3)
+    vectors = embed(df, text="text", role=F.col("kind"), model=model).filter("status = 'ok'")
+    return vectors.select("id", "embedding", "status").toArrow().sort_by("id")
+
+
+def test_the_udf_works_as_a_column(
+    client: Client, docs: str, model: str, texts: tuple[str, ...]
+) -> None:
+    table = client(by_udf, docs, model)
+    found = np.array(table["embedding"].to_pylist(), np.float32)
+    assert_close(found, reference(model, texts[:100], prompt="query: "), FP32_TOLERANCE)
+
+
+def by_udf(docs: str, model: str) -> pa.Table:
+    column = embedding_udf(role="query", model=model)("text").alias("embedding")
+    return session().read.parquet(docs).select("id", column).toArrow().sort_by("id")
+
+
+def test_the_job_runs_on_connect(
+    client: Client, job_file: Callable[..., str], docs: str, model: str, tmp_path: Path
+) -> None:
+    file = job_file(
+        input={"path": docs},
+        embed={"text": "text", "role": "query"},
+        model={"name": model},
+        output={"path": str(tmp_path / "out")},
+    )
+    assert client(main, ["embed", file]) == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 100
+    assert client(main, ["embed", file]) == 5
+    assert (
+        client(main, ["embed", file, f"--set=output.path={tmp_path}/a", "--set=embed.text=b"]) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "model_name", "kind", "message"),
+    [
+        ("texd", None, ColumnError, "no column 'texd'. Did you mean 'text'"),
+        ("id", None, ColumnError, "'id' is bigint"),
+        ("text", "intfloat/e5-smal-v2", ModelError, "Unknown model"),
+        ("text", "/nowhere/e5", ModelError, "no model directory '/nowhere/e5'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_job(
+    client: Client,
+    docs: str,
+    model: str,
+    text: str,
+    model_name: str | None,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(kind, match=message):
+        client(planned, docs, text, model_name or model)
+
+
+def planned(docs: str, text: str, model: str) -> None:
+    embed(session().read.parquet(docs), text=text, role="query", model=model)

@@ -1,0 +1,208 @@
+"""Negative controls: what rivals get wrong, done on purpose, is caught by the parity comparison."""
+
+import functools
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from e5spark.checkpoint import locate
+from e5spark.encoder import Encoder, load, torch_engine
+from e5spark.encoder.encoder import normalized
+from e5spark.recipe import describe
+from e5spark.spec import ModelOptions, model_spec
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.texts import SENTENCES, mixed_texts
+
+TEXTS = (
+    *(sentences[0] for sentences in SENTENCES.values()),
+    *mixed_texts(12, seed=8, longest=300),
+    " ".join(SENTENCES["english"] * 4),  # more than 512 tokens
+)
+DIM = 8
+SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram"]
+BY_FAR = 100
+
+Make = Callable[..., Encoder]
+Fault = Callable[[Make, pytest.MonkeyPatch], Encoder]
+
+
+@pytest.fixture(scope="session")
+def sound(models: dict[str, str]) -> Callable[..., Make]:
+    """Makes encoders of a shape that share a loaded checkpoint."""
+    loaded = {}
+
+    def make(shape: str, **options: ModelOptions) -> Encoder:
+        spec = model_spec(models[shape], options)
+        files = locate(spec)
+        if shape not in loaded:
+            loaded[shape] = load(files, precision="fp32", device="cpu", threads=2)
+        return Encoder(loaded[shape], describe(spec, files.model), spec)
+
+    return make
+
+
+def parity(encoder: Encoder, directory: str) -> None:
+    """The comparison of the parity tests: every component within the tolerance of the card's."""
+    expected = reference(directory, TEXTS, prompt="query: ")
+    if encoder.dim < expected.shape[1]:
+        expected = expected[:, : encoder.dim]
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    assert_close(encoder.encode(TEXTS, role="query"), expected, FP32_TOLERANCE)
+
+
+def wrong_pooling(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(pooling="cls")
+
+
+def last_token_pooling(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(pooling="last")
+
+
+def mean_over_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    patch.setattr(torch_engine, "_pool", lambda hidden, *_: hidden.mean(dim=1))
+    return make(token_budget=1 << 20)
+
+
+def attention_to_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return run(
+        make(token_budget=1 << 20),
+        patch,
+        lambda given: {**given, "attention_mask": torch.ones_like(given["attention_mask"])},
+    )
+
+
+def mask_by_comparing_ids(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    """With the pad id of config.json, 0, where the tokenizer pads with 1 and begins with 0."""
+    return run(
+        make(token_budget=1 << 20),
+        patch,
+        lambda given: {**given, "attention_mask": (given["input_ids"] != 0).long()},
+    )
+
+
+def no_prompt(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(prompts={"query": "", "passage": ""})
+
+
+def prompt_of_the_other_role(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(prompts={"query": "passage: ", "passage": "query: "})
+
+
+def prompt_twice(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(prompts={"query": "query: query: ", "passage": "passage: "})
+
+
+def prompt_without_its_space(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(prompts={"query": "query:", "passage": "passage:"})
+
+
+def positions_from_0(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return numbered(make(), patch, 0)
+
+
+def positions_from_2(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return numbered(make(), patch, 2)
+
+
+def numbered(encoder: Encoder, patch: pytest.MonkeyPatch, first: int) -> Encoder:
+    def number(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        rows, columns = given["input_ids"].shape
+        # The oracle's longest text has 512 tokens, so BERT's last position serves twice.
+        ids = torch.arange(first, first + columns).clamp(max=511).expand(rows, -1)
+        return {**given, "position_ids": ids}
+
+    return run(encoder, patch, number)
+
+
+def cut_without_renormalising(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    encoder = make(dim=DIM, force_dim=True, normalize=False)
+    engine, pool = encoder._loaded.engine, encoder._loaded.engine.pool
+    patch.setattr(engine, "pool", lambda *batch: normalized(pool(*batch)))
+    return encoder
+
+
+def not_normalised(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    return make(normalize=False)
+
+
+def a_cut_that_takes_the_last_special_token(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    encoder = make()
+    patch.setattr(encoder._loaded.tokenizer, "_suffix", np.zeros(0, np.int32))
+    return encoder
+
+
+def rows_in_the_order_of_their_lengths(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    encoder = make()
+    encode = encoder.encode_rows
+
+    def sorted_rows(texts: list[str], prefixes: list[str]) -> object:
+        return encode(sorted(texts, key=len), prefixes)
+
+    patch.setattr(encoder, "encode_rows", sorted_rows)
+    return encoder
+
+
+def run(
+    encoder: Encoder,
+    patch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+) -> Encoder:
+    """The encoder with its model's arguments changed on the way in."""
+    engine, model = encoder._loaded.engine, encoder._loaded.engine._model
+    patch.setattr(engine, "_model", lambda **given: model(**change(given)))
+    return encoder
+
+
+FAULTS: dict[Fault, list[str]] = {
+    wrong_pooling: SHAPES,
+    last_token_pooling: SHAPES,
+    mean_over_pads: SHAPES,
+    attention_to_pads: SHAPES,
+    mask_by_comparing_ids: ["bert_unigram"],
+    no_prompt: SHAPES,
+    prompt_of_the_other_role: SHAPES,
+    prompt_twice: SHAPES,
+    prompt_without_its_space: ["xlmr_unigram"],
+    positions_from_0: ["xlmr_unigram"],
+    positions_from_2: ["bert_wordpiece", "bert_unigram"],
+    cut_without_renormalising: SHAPES,
+    not_normalised: SHAPES,
+    a_cut_that_takes_the_last_special_token: SHAPES,
+    rows_in_the_order_of_their_lengths: SHAPES,
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "shape"),
+    [
+        pytest.param(fault, shape, id=f"{fault.__name__}-{shape}")
+        for fault, shapes in FAULTS.items()
+        for shape in shapes
+    ],
+)
+def test_parity_fails_by_far_with_a_fault(
+    sound: Callable[..., Make],
+    models: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    shape: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        faulty = fault(functools.partial(sound, shape), patch)
+        with pytest.raises(AssertionError, match="the largest difference is") as caught:
+            parity(faulty, models[shape])
+    found = re.search(r"the largest difference is (\S+),", str(caught.value))
+    assert found is not None
+    print(f"largest difference with the fault: {found[1]}")
+    assert float(found[1]) > BY_FAR * FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": DIM, "force_dim": True}], ids=["whole", "cut"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parity_holds_without_a_fault(
+    sound: Callable[..., Make], models: dict[str, str], shape: str, options: ModelOptions
+) -> None:
+    parity(sound(shape, **options), models[shape])

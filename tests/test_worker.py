@@ -1,0 +1,121 @@
+"""One load for each worker and one pass for each row; windows; checkpoints that differ."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from e5spark.errors import ModelError, from_text
+from e5spark.spark import embed
+from e5spark.spark.embed import Texts, embed_plan, plan_model
+from e5spark.spec import model_spec
+from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
+from tests.trace import Trace
+
+BATCH = 40  # the session's spark.sql.execution.arrow.maxRecordsPerBatch
+
+
+@pytest.fixture(scope="module")
+def short_texts(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=len)[:800])
+
+
+def test_every_worker_loads_a_checkpoint_once_in_three_actions(
+    make_table: Callable[..., DataFrame],
+    short_texts: tuple[str, ...],
+    new_model: str,
+    trace: Trace,
+) -> None:
+    vectors = embed(
+        make_table(short_texts, partitions=8), text="text", role="query", model=new_model, window=1
+    )
+    for _ in range(3):
+        vectors.toArrow()
+    assert trace.rows() == 3 * len(short_texts)
+    assert len(trace.events("window")) >= 3 * 8 * 2  # several Arrow batches in each partition
+    assert loads_by_worker(trace) == dict.fromkeys(workers(trace), 1)
+
+
+def test_roles_and_a_second_embed_share_one_load(
+    make_table: Callable[..., DataFrame],
+    short_texts: tuple[str, ...],
+    new_model: str,
+    trace: Trace,
+) -> None:
+    docs = make_table(short_texts[:100])
+    for role in ("query", "passage", "query"):
+        embed(docs, text="text", role=role, model=new_model).toArrow()
+    assert trace.rows() == 300
+    assert loads_by_worker(trace) == dict.fromkeys(workers(trace), 1)
+
+
+@pytest.mark.usefixtures("udf_kind")
+def test_filter_join_and_select_run_the_model_once_for_each_row(
+    make_table: Callable[..., DataFrame],
+    short_texts: tuple[str, ...],
+    model: str,
+    trace: Trace,
+) -> None:
+    docs = make_table(short_texts[:100])
+    others = docs.select("id", F.upper("text").alias("shout"))
+    result = (
+        embed(docs, text="text", role="query", model=model)
+        .filter("status = 'ok'")
+        .join(others, "id")
+        .select("embedding", "n_tokens", "shout")
+    )
+    assert len(result.toArrow()) == 100
+    assert trace.rows() == 100
+
+
+def test_the_window_does_not_change_a_vector(
+    make_table: Callable[..., DataFrame],
+    texts: tuple[str, ...],
+    model: str,
+    trace: Trace,
+) -> None:
+    docs = make_table(texts[:300], partitions=1)
+
+    def vectors(window: int) -> tuple[object, list[int]]:
+        trace.mark()
+        df = embed(docs, text="text", role="query", model=model, window=window)
+        return vectors_of(df), [event["rows"] for event in trace.events("window")]
+
+    narrow, narrow_rows = vectors(7)
+    wide, wide_rows = vectors(100)
+    whole, whole_rows = vectors(5000)
+    assert sum(narrow_rows) == sum(wide_rows) == 300
+    assert max(narrow_rows) <= BATCH < max(wide_rows)  # one Arrow batch; several Arrow batches
+    assert whole_rows == [300]
+    assert_close(narrow, whole, INVARIANCE_TOLERANCE)
+    assert_close(wide, whole, INVARIANCE_TOLERANCE)
+
+
+def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
+    make_table: Callable[..., DataFrame], new_model: str, trace: Trace
+) -> None:
+    plan = plan_model(model_spec(new_model, {}))
+    assert plan.weights is not None
+    other = replace(plan, weights=replace(plan.weights, weights="0" * 64))
+    docs = make_table(["a text"])
+    vectors = embed_plan(docs, other, Texts(text="text", role="query"))
+    with pytest.raises(PythonException) as caught:
+        vectors.toArrow()
+    error = from_text(str(caught.value))
+    assert isinstance(error, ModelError)
+    assert f"{new_model} on this executor is not the one that the driver planned with" in str(error)
+    assert trace.events("load") == []
+
+
+def workers(trace: Trace) -> set[int]:
+    found = {event["pid"] for event in trace.events("window")}
+    assert found
+    return found
+
+
+def loads_by_worker(trace: Trace) -> Counter[int]:
+    return Counter(event["pid"] for event in trace.events("load"))
