@@ -130,7 +130,10 @@ def _dim(spec: ModelSpec, whole: int) -> int:
         raise OptionError(f"dim is {dim}, but {spec.model} has {whole} dimensions.")
     if dim in trained or spec.force_dim:
         return dim
-    if known is not None and known.matryoshka:
+    if known is not None and known.matryoshka_dims:
+        published = ", ".join(map(str, known.matryoshka_dims))
+        why = f"was trained for the dims {published} only"
+    elif known is not None and known.matryoshka:
         ladder = ", ".join(str(whole >> halvings) for halvings in range(1, 4))
         why = (
             "was trained for shorter vectors, but its authors name no dims; the halvings "

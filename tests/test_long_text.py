@@ -146,10 +146,16 @@ def test_an_overlap_that_leaves_a_window_no_room_is_refused(model, long_text):
         )
 
 
-def test_a_prompt_that_leaves_a_window_no_room_is_refused(encoders):
-    encoder = encoders("bert_wordpiece", long_text="mean", max_tokens=32, overlap=8)
-    with pytest.raises(OptionError, match=r"leaves .* tokens of a text beside its prompt"):
-        encoder.encode_rows(["a text"], ["a prompt of many words in all " * 2])
+@pytest.mark.parametrize("long_text", ["truncate", "split", "mean"])
+def test_a_prompt_that_leaves_a_text_no_room_costs_its_own_row_only(encoders, long_text):
+    options = {"long_text": long_text, "max_tokens": 32, "overlap": 8}
+    encoder = encoders("bert_wordpiece", **options)
+    prefixes = ["query: ", "a prompt of many words in all " * 8, "query: "]
+    found = encoder.encode_rows(["a text"] * 3, prefixes)
+    assert list(found.errors) == [1]
+    assert "too few are left for a text" in found.errors[1]
+    alone = encoders("bert_wordpiece").encode(["a text"], role="query")
+    assert_close(found.vectors, np.stack([alone[0], 0 * alone[0], alone[0]]), INVARIANCE_TOLERANCE)
 
 
 @pytest.mark.parametrize("overlap", [-1, 1.5, True])
