@@ -39,9 +39,17 @@ class Calibration:
         return np.array([self.lowest, self.highest], dtype=np.float32)
 
     def save(self, path: Path) -> None:
-        """Writes the ranges as JSON, with a format version."""
+        """Writes the ranges as JSON, with a format version.
+
+        Raises:
+            OptionError: If the file cannot be written.
+        """
         document = {"e5spark_calibration": _FORMAT, **vars(self)}
-        path.write_text(json.dumps(document) + "\n", "utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(document) + "\n", "utf-8")
+        except OSError as error:
+            raise OptionError(f"The calibration {path} cannot be written: {error}.") from error
 
 
 def load_calibration(path: str) -> Calibration:

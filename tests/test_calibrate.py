@@ -221,10 +221,27 @@ def test_a_sample_of_no_rows_ends_with_2(calibrate: Callable[..., Any], sample: 
     assert "sample" in document["message"]
 
 
-def test_a_file_that_cannot_be_written_ends_with_2_before_anything_runs(
+def test_a_directory_that_is_missing_is_made(calibrate: Callable[..., Any]) -> None:
+    code, document, path = calibrate("--sample=20", name="a/new/directory/ranges.json")
+    assert code == 0
+    assert load_calibration(str(path)).rows == document["rows"]
+
+
+def test_a_file_that_cannot_be_written_ends_with_2(
+    calibrate: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, document, path = calibrate("--sample=20", name="file/ranges.json")
+    assert code == 2
+    assert str(path) in document["message"]
+
+
+def test_a_calibration_that_exists_is_not_overwritten(
     calibrate: Callable[..., Any], trace: Trace
 ) -> None:
-    code, document, path = calibrate(name="no/such/directory/ranges.json")
-    assert code == 2
-    assert str(path.parent) in document["message"]
+    calibrate("--sample=20")
+    trace.mark()
+    code, document, path = calibrate()
+    assert code == 5
+    assert f"{path} exists already" in document["message"]
     assert trace.rows() == 0

@@ -14,9 +14,9 @@ from pyspark.sql import types as T
 from sentence_transformers.util import quantize_embeddings
 
 from e5spark.errors import ConflictError, OptionError
-from e5spark.plan import make_plan
 from e5spark.quantize import Calibration, load_calibration, quantize
 from e5spark.spark import embed, embedding_udf
+from e5spark.spark.embed import plan_model
 from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close, reference, rows_of
 
@@ -121,7 +121,7 @@ def calibration(model, tmp_path):
             lowest=tuple(lowest.tolist()),
             highest=tuple(highest.tolist()),
             rows=100,
-            fingerprint=make_plan(model_spec(model, options)).fingerprint.digest,
+            fingerprint=plan_model(model_spec(model, options)).fingerprint.digest,
         ).save(path)
         return str(path)
 
@@ -165,20 +165,20 @@ def spoiled(path: str, **changes: object) -> str:
 def test_a_file_that_is_no_calibration_is_refused(model, calibration, changes):
     path = spoiled(calibration(), **changes)
     with pytest.raises(OptionError, match=r"The calibration .* cannot be read"):
-        make_plan(model_spec(model, {"output_type": "int8", "calibration": path}))
+        plan_model(model_spec(model, {"output_type": "int8", "calibration": path}))
 
 
 def test_a_calibration_that_is_no_json_is_refused(model, tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text("lowest: 3")
     with pytest.raises(OptionError, match=r"The calibration .* cannot be read"):
-        make_plan(model_spec(model, {"output_type": "int8", "calibration": str(path)}))
+        plan_model(model_spec(model, {"output_type": "int8", "calibration": str(path)}))
 
 
 def test_a_calibration_that_is_not_there_is_refused(model, tmp_path):
     path = str(tmp_path / "none.json")
     with pytest.raises(OptionError, match=r"The calibration .* cannot be read"):
-        make_plan(model_spec(model, {"output_type": "uint8", "calibration": path}))
+        plan_model(model_spec(model, {"output_type": "uint8", "calibration": path}))
 
 
 @pytest.mark.parametrize(
@@ -197,22 +197,22 @@ def test_a_calibration_that_is_not_there_is_refused(model, tmp_path):
 def test_a_calibration_of_other_vectors_is_refused(model, calibration, options):
     path = calibration()
     with pytest.raises(ConflictError, match="was made of other vectors"):
-        make_plan(model_spec(model, {"output_type": "int8", "calibration": path, **options}))
+        plan_model(model_spec(model, {"output_type": "int8", "calibration": path, **options}))
 
 
 def test_a_calibration_of_the_same_vectors_under_other_batch_sizes_is_taken(model, calibration):
     options = {"token_budget": 100, "window": 7, "device": "cpu", "calibration": calibration()}
-    plan = make_plan(model_spec(model, {"output_type": "int8", **options}))
+    plan = plan_model(model_spec(model, {"output_type": "int8", **options}))
     assert plan.calibration.rows == 100
 
 
 def test_vectors_of_different_ranges_or_types_have_different_fingerprints(model, calibration):
     wide, narrow = calibration(), calibration(high=0.3)
     plans = [
-        make_plan(model_spec(model, {"output_type": kind, "calibration": path}))
+        plan_model(model_spec(model, {"output_type": kind, "calibration": path}))
         for kind, path in (("int8", wide), ("int8", narrow), ("uint8", wide))
     ]
-    plans.append(make_plan(model_spec(model, {})))
+    plans.append(plan_model(model_spec(model, {})))
     assert len({plan.fingerprint.digest for plan in plans}) == 4
 
 

@@ -4,6 +4,7 @@ The driver imports this module for its types and ships its functions by name; th
 imported inside the functions that only a worker calls.
 """
 
+import gc
 import json
 import os
 import threading
@@ -206,6 +207,9 @@ def _encoder(plan: Plan) -> "Encoder":
             check_published(spec, files)
             _check_same(plan, files, describe(spec, files.model))
             _loaded[key] = load(files, precision=key.precision, device=spec.device, threads=threads)
+            # Spark's daemon collects garbage after each task, 0.35 s with torch's and transformers'
+            # objects in sight; frozen ones are not looked at again.
+            gc.freeze()
             if len(_loaded) > _MOST_LOADED:
                 _loaded.popitem(last=False)
             _trace("load", model=spec.model, seconds=time.perf_counter() - started)
