@@ -230,42 +230,48 @@ def test_an_unknown_output_type_is_refused(model):
 # Through Spark
 
 
-def typed(rows: list[dict[str, Any]], output_type: str, column: str = "embedding") -> np.ndarray:
+def typed(rows: list[dict[str, Any]], output_type: str) -> np.ndarray:
     """The vectors of the rows that have one, in the type that they are of."""
-    values = [row[column] for row in rows if row[column] is not None]
+    values = [row["embedding"] for row in rows if row["embedding"] is not None]
     if output_type in DTYPES:
         return np.stack([np.frombuffer(value, DTYPES[output_type]) for value in values])
     return np.array(values, {"float32": np.float32, "int8": np.int8}[output_type])
 
 
 @pytest.mark.usefixtures("udf_kind")
+@pytest.mark.parametrize("door", ["embed", "embedding_udf"])
 def test_a_column_of_each_type_equals_sentence_transformers(
     make_table: Callable[..., DataFrame],
     texts: tuple[str, ...],
     model: str,
     calibration: Callable[..., str],
+    door: str,
 ) -> None:
-    """All types in one table, one embed after another."""
-    df = make_table([*texts[:50], None, " ", *texts[50:90]])
+    # One job after another: several UDFs in one would each have workers of their own.
+    docs = make_table([*texts[:50], None, " ", *texts[50:90]], partitions=1).cache()
     path = calibration()
-    for output_type in SPARK_TYPES:
-        ranged = {"calibration": path} if output_type in RANGED else {}
-        options = {"model": model, "output_type": output_type, **ranged}
-        df = embed(df, text="text", role="passage", prefix=f"{output_type}_", **options)
-    assert {name: df.schema[f"{name}_embedding"].dataType for name in SPARK_TYPES} == SPARK_TYPES
-    rows = rows_of(df)
-    for output_type in SPARK_TYPES:
-        column = f"{output_type}_embedding"
-        assert [row["id"] for row in rows if row[column] is None] == [50, 51], output_type
-    floats = typed(rows, "float32", "float32_embedding")
+    found = {}
+    for output_type, spark_type in SPARK_TYPES.items():
+        options: dict[str, Any] = {"role": "passage", "model": model, "output_type": output_type}
+        if output_type in RANGED:
+            options["calibration"] = path
+        if door == "embed":
+            df = embed(docs, text="text", **options)
+        else:
+            df = docs.withColumn("embedding", embedding_udf(**options)("text"))
+        assert df.schema["embedding"].dataType == spark_type
+        rows = rows_of(df.select("id", "embedding"))
+        assert [row["id"] for row in rows if row["embedding"] is None] == [50, 51], output_type
+        found[output_type] = typed(rows, output_type)
+    docs.unpersist()
+    ranges = load_calibration(path).ranges
     for output_type in OURS_TO_THEIRS:
-        expected = quantize_embeddings(floats, output_type, ranges=load_calibration(path).ranges)
-        found = typed(rows, output_type, f"{output_type}_embedding")
-        assert found.dtype == expected.dtype
-        assert found.shape == expected.shape
-        different = int((found != expected).sum())
-        assert different == 0, f"{output_type}: {different} of {found.size} values differ"
-    assert (typed(rows, "float16", "float16_embedding") == floats.astype(np.float16)).all()
+        expected = quantize_embeddings(found["float32"], output_type, ranges=ranges)
+        assert found[output_type].dtype == expected.dtype
+        assert found[output_type].shape == expected.shape
+        different = int((found[output_type] != expected).sum())
+        assert different == 0, f"{output_type}: {different} of {expected.size} values differ"
+    assert (found["float16"] == found["float32"].astype(np.float16)).all()
 
 
 def test_the_floats_that_are_quantised_are_those_of_transformers(
@@ -277,30 +283,6 @@ def test_the_floats_that_are_quantised_are_those_of_transformers(
     expected = reference(model, texts[:40], prompt="query: ")
     # Half of the distance between two float16 near 1, and what fp32 may differ.
     assert_close(typed(rows, "float16"), expected, 2**-12 + FP32_TOLERANCE)
-
-
-@pytest.mark.usefixtures("udf_kind")
-def test_a_udf_gives_each_type(
-    make_table: Callable[..., DataFrame],
-    texts: tuple[str, ...],
-    model: str,
-    calibration: Callable[..., str],
-) -> None:
-    df = make_table([*texts[:20], None])
-    path = calibration()
-    for output_type in SPARK_TYPES:
-        options: dict[str, Any] = {"model": model, "output_type": output_type, "role": "query"}
-        if output_type in RANGED:
-            options["calibration"] = path
-        udf = embedding_udf(**options)
-        df = embed(
-            df.withColumn(output_type, udf("text")), text="text", prefix=output_type, **options
-        )
-    assert {name: df.schema[name].dataType for name in SPARK_TYPES} == SPARK_TYPES
-    rows = rows_of(df)
-    for name in SPARK_TYPES:
-        assert [row[name] for row in rows] == [row[f"{name}embedding"] for row in rows], name
-        assert [row["id"] for row in rows if row[name] is None] == [20]
 
 
 @pytest.mark.parametrize("output_type", ["int8", "binary"])
