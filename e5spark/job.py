@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from e5spark import __version__
 from e5spark.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.errors import E5SparkError, GateError
+from e5spark.names import quoted
 from e5spark.plan import Plan
 from e5spark.quantize import Calibration
 from e5spark.spark import ranges
@@ -21,7 +22,6 @@ from e5spark.spark.embed import (
     Texts,
     embed_plan,
     plan_model,
-    quoted,
     resolve_column,
     result_names,
 )

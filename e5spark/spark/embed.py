@@ -11,6 +11,7 @@ from pyspark.sql.types import StringType, StructField
 
 from e5spark import prompts
 from e5spark.errors import ColumnError, OptionError
+from e5spark.names import quoted
 from e5spark.plan import Plan, make_plan
 from e5spark.spark.results import result_type
 from e5spark.spark.udf import Udf, result_udf, vector_udf
@@ -218,11 +219,6 @@ def check_free(df: DataFrame, names: list[str]) -> None:
                 f"The table has a column {taken[name.lower()]!r} already, and embed adds "
                 f"{name!r}; drop or rename it, or give prefix='...' for the added columns."
             )
-
-
-def quoted(name: str) -> str:
-    """Returns a column name that Spark does not take apart at its dots."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _same(df: DataFrame, one: str, other: str) -> bool:
