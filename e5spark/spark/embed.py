@@ -158,12 +158,15 @@ def embed_plan(df: DataFrame, plan: Plan, texts: Texts) -> DataFrame:
 
 def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:
     """Returns field to column name of what is added, for each text that is embedded."""
-    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
-        prefixes = [texts.prefix]
-    else:
-        prefixes = [f"{texts.prefix}{name}_" for name in texts.text]
     fields = result_type(plan).names
-    return [{field: prefix + field for field in fields} for prefix in prefixes]
+    return [{field: prefix + field for field in fields} for prefix in column_prefixes(texts)]
+
+
+def column_prefixes(texts: Texts) -> list[str]:
+    """Returns what is put before the names of the added columns, for each text."""
+    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
+        return [texts.prefix]
+    return [f"{texts.prefix}{name}_" for name in texts.text]
 
 
 def _joined(columns: Sequence[str], separator: str) -> Column:

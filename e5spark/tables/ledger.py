@@ -15,12 +15,13 @@ embedded again. Each document carries the format version it was written in.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from e5spark.errors import ConflictError, E5SparkError
 from e5spark.tables.faults import instant
+from e5spark.tables.storage import Storage
 
 HOME = "_e5spark"
 FORMAT = 1
@@ -30,28 +31,6 @@ _STAGING, _WORK = f"{HOME}/staging", f"{HOME}/work"
 
 Kind = Literal["append", "hold", "replace"]
 _INSTANTS = (("written", "recorded"), ("rewritten", "replacing"))
-
-
-class Storage(Protocol):
-    """The part of ``tables.storage`` that a ledger needs; names are from the table's root."""
-
-    def read(self, name: str) -> bytes | None:
-        """Returns a file's content; None if there is none."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Writes a file that readers see whole or not at all."""
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Puts a file unless there is one, and returns whether it did."""
-
-    def list(self, directory: str) -> Sequence[str]:
-        """Returns the names of what lies in a directory; of none, nothing."""
-
-    def rename(self, source: str, target: str) -> None:
-        """Moves one file; a move that is done already is done."""
-
-    def delete(self, name: str) -> None:
-        """Removes a file or a whole directory, if it is there."""
 
 
 class Lock(Protocol):
@@ -75,6 +54,7 @@ class Manifest:
         schema: The table's, as Spark's JSON.
         dim: Components of a vector.
         id: The column that names a row; None if there is none.
+        table: The kind of table, such as ``parquet``.
         versions: The packages that began the table.
     """
 
@@ -83,6 +63,7 @@ class Manifest:
     schema: Mapping[str, Any]
     dim: int
     id: str | None
+    table: str
     versions: Mapping[str, str]
     format: int = FORMAT
 
@@ -154,8 +135,12 @@ class Ledger:
             ConflictError: If it holds others; the message names the parts that differ.
         """
         self._lock.check()
-        if not self.storage.create(_MANIFEST, _dumped(manifest)):
+        if self.storage.create(_MANIFEST, _dumped(manifest)):
+            return
+        if self.has_finished or self.storage.list(_COMMITS):
             check_same(read_manifest(self.storage), manifest)
+        else:  # of a run that never committed anything
+            self.storage.put(_MANIFEST, _dumped(manifest))
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""
@@ -255,6 +240,10 @@ def check_same(stored: Manifest | None, wanted: Manifest) -> None:
             "The output holds other vectors, which must not be mixed with these: "
             f"{'; '.join(differences(stored.parts, wanted.parts))}. Run with what it was made "
             "with, or give a new output (or embed.prefix) to migrate."
+        )
+    if stored.table != wanted.table:
+        raise ConflictError(
+            f"The output is a {stored.table} table and not {wanted.table}; give output.format."
         )
     if stored.id != wanted.id:
         raise ConflictError(

@@ -21,7 +21,11 @@ class Target(Protocol):
     name: str
     """What the user calls it: a path or a catalog table."""
     location: str
-    """Its directory, as Spark takes it; the ledger is in it."""
+    """Its directory, as Spark takes it; the ledger is in it. Empty before ``create``."""
+    kind: str
+    """``parquet``, ``delta``, ...: what the manifest says that the table is."""
+    options: Mapping[str, str]
+    """Spark's writer options of staged files."""
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
         """Creates the table, unless it is there.
