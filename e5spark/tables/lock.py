@@ -68,9 +68,9 @@ class Lock:
         silent = time.monotonic() - self._beaten
         if silent > self._owner.ttl * (_BEATS - 1) / _BEATS:
             raise TransientError(
-                f"This run could not show for {silent:.0f} s that it lives, so it commits no more to "
-                f"{self._storage.root}: {self._trouble or 'the process stood still.'} Start the "
-                "same command again."
+                f"This run could not show for {silent:.0f} s that it lives, so it commits no more "
+                f"to {self._storage.root}: {self._trouble or 'the process stood still.'} Start "
+                "the same command again."
             )
         highest = _highest(self._storage.list(DIRECTORY))
         if highest != self.epoch:
