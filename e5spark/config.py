@@ -191,10 +191,6 @@ def _check(job: JobConfig, path: str) -> None:
         )
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError(f"{path}: [embed] has instruction and instruction_column; give one.")
-    if job.input.id and job.input.hash_id:
-        raise ConfigError(f"{path}: [input] has id and hash_id; give one.")
-    if job.input.on_duplicate == "first" and not job.input.id:
-        raise ConfigError(f"{path}: input.on_duplicate is for input.id, which is not given.")
     _check_run(job, path)
 
 
@@ -205,10 +201,8 @@ def _check_run(job: JobConfig, path: str) -> None:
     for name, least in (("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)):
         if getattr(run, name) < least:
             raise ConfigError(
-                f"{path}: run.{name} is {getattr(run, name)}; it must be at least {least}."
+                f"{path}: run.{name} is {getattr(run, name)}; it must be {least} or more."
             )
-    if run.delete_missing and not (job.input.id or job.input.hash_id):
-        raise ConfigError(f"{path}: run.delete_missing needs input.id, to know what is missing.")
 
 
 def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # any annotation

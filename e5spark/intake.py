@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.config import EmbedConfig, InputConfig, JobConfig
-from e5spark.errors import ColumnError
+from e5spark.errors import ConfigError
 from e5spark.names import quoted
 from e5spark.plan import Plan
 from e5spark.spark.embed import (
@@ -16,6 +16,7 @@ from e5spark.spark.embed import (
     embed_plan,
     resolve_column,
     result_names,
+    text_column,
 )
 from e5spark.tables import changes, source
 
@@ -47,7 +48,9 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
     Raises:
         InputError: If it cannot be read.
         ColumnError: If a column that shall be read or pass through is missing, or a name is taken.
+        ConfigError: If two options contradict each other.
     """
+    _check(config)
     df = read(spark, config)
     texts = texts_of(df, config.embed)
     kept = [resolve_column(df, name).name for name in config.input.keep] or df.columns
@@ -59,7 +62,7 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
     if config.input.hash_id:
         id = HASH_ID
         check_free(df, [id])
-        parts = [F.col(quoted(resolve_column(df, name).name)) for name in _columns(config.embed)]
+        parts = [_column(df, name).cast("string") for name in _columns(config.embed)]
         df = df.select(F.lower(F.hex(changes.content_hash(parts))).alias(id), "*")
     if id and id not in kept:
         kept = [id, *kept]
@@ -144,18 +147,25 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
     )
 
 
+def _check(config: JobConfig) -> None:
+    given = config.input
+    if given.id and given.hash_id:
+        raise ConfigError("[input] has id and hash_id; give one of them.")
+    if given.on_duplicate == "first" and not (given.id or given.hash_id):
+        raise ConfigError("input.on_duplicate is for input.id, which is not given.")
+    if config.run.delete_missing and not (given.id or given.hash_id):
+        raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
+
+
 def _content(df: DataFrame, texts: Texts) -> list[Column]:
     """All that decides what is embedded of a row, apart from the fingerprint."""
-    names = [texts.text] if isinstance(texts.text, str) else list(texts.text)
-    columns = [_column(df, name) for name in names]
-    if not columns:
-        raise ColumnError("embed.text names no column.")
+    names = [texts.text] if isinstance(texts.text, str) else texts.text
+    columns = [F.col(quoted(text_column(df, name))) for name in names]
     if texts.join is not None:
         columns = [*columns, F.lit(texts.join)]
-    rest = [each if isinstance(each, Column) else F.lit(each) for each in (texts.role,)]
-    instruction = texts.instruction
-    rest.append(instruction if isinstance(instruction, Column) else F.lit(instruction))
-    return [*columns, *(each.cast("string") for each in rest)]
+    rest = (texts.role, texts.instruction)
+    given = [each if isinstance(each, Column) else F.lit(each) for each in rest]
+    return [*columns, *(each.cast("string") for each in given)]
 
 
 def _columns(config: EmbedConfig) -> list[str]:

@@ -22,7 +22,7 @@ from e5spark.spec import ModelOptions, model_spec
 from e5spark.tables import sink
 from e5spark.tables.commit import Commits
 from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
-from e5spark.tables.lock import lock
+from e5spark.tables.lock import acquire
 from e5spark.tables.parquet import ParquetTarget
 from e5spark.tables.storage import storage
 from e5spark.tables.target import Target
@@ -68,7 +68,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
     if files is None or manifest is None:
         raise ConflictError(f"{target.name} is no table that e5spark has written; embed first.")
     schema = StructType.fromJson(dict(manifest.schema))
-    with lock(files) as held:
+    with acquire(files) as held:
         ledger = Ledger(files, held)
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
         commits.recover(spark)
@@ -136,7 +136,7 @@ def _update(
     facts = intake.provenance(plan)
     target.create(schema, {f"e5spark.{key}": value for key, value in facts.items()})
     files = storage(spark, target.location)
-    with lock(files) as held:
+    with acquire(files) as held:
         ledger = Ledger(files, held)
         ledger.begin(_manifest(spark, plan, rows, schema, target))
         commits = Commits(ledger, target, schema=schema, id=rows.id)

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from e5spark.errors import E5SparkError
+from e5spark.errors import E5SparkError, InputError
 from e5spark.names import quoted
 from e5spark.tables import catalog, sink
 from e5spark.tables.faults import instant
@@ -44,7 +44,7 @@ class ParquetTarget:
         self.location = path or catalog.location(spark, table)
         if table and self.location and not catalog.is_ours(spark, table):
             raise sink.exists(f"The output table {table}")
-        if path and not is_begun(storage(spark, path)):
+        if path and not _is_begun(spark, path):
             sink.check_path_free(spark, path)
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
@@ -128,3 +128,10 @@ class ParquetTarget:
     def _read(self, schema: StructType, paths: list[str]) -> DataFrame:
         # With a schema, because files that are rewritten must keep the metadata of the columns.
         return self._spark.read.schema(schema).parquet(*paths)
+
+
+def _is_begun(spark: SparkSession, path: str) -> bool:
+    try:
+        return is_begun(storage(spark, path))
+    except InputError:  # a file, or no place at all
+        return False
