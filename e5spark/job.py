@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-from e5spark import __version__, intake, whole
+from e5spark import __version__, intake
 from e5spark.account import STATUSES
 from e5spark.config import JobConfig
 from e5spark.errors import ConflictError, GateError
@@ -21,6 +21,7 @@ from e5spark.spark.embed import plan_model
 from e5spark.spec import ModelOptions, model_spec
 from e5spark.tables import sink
 from e5spark.tables.commit import Commits
+from e5spark.tables.delta_target import DeltaTarget
 from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
 from e5spark.tables.lock import acquire
 from e5spark.tables.parquet import ParquetTarget
@@ -41,18 +42,12 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         ModelError: If the checkpoint is unknown, absent or incomplete.
         InputError: If the input cannot be read, or its columns or ids break the contract.
     """
-    is_delta = config.output.format == "delta"
-    target = None if is_delta else _parquet(spark, config)
-    if target is None:
-        whole.check_output(spark, config)
+    target = _target(spark, config)
     # A job does not leave finding the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
     rows = intake.open_input(spark, config)
     started = time.monotonic()
-    if target is None:
-        account = whole.write(config, plan, rows)
-    else:
-        account = _update(spark, config, plan, rows, target)
+    account = _update(spark, config, plan, rows, target)
     return {**account, **_facts(spark, config, plan, account, time.monotonic() - started)}
 
 
@@ -121,10 +116,23 @@ def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:
         )
 
 
+def _target(spark: SparkSession, config: JobConfig) -> Target:
+    output = config.output
+    if output.format == "parquet":
+        return _parquet(spark, config)
+    _check_apart(config)
+    options = {"compression": "zstd", **output.options}
+    return DeltaTarget(spark, path=output.path, table=output.table, options=options)
+
+
+def _check_apart(config: JobConfig) -> None:
+    if config.input.path and config.output.path:
+        sink.check_apart(config.input.path, config.output.path)
+
+
 def _parquet(spark: SparkSession, config: JobConfig) -> ParquetTarget:
     output = config.output
-    if config.input.path and output.path:
-        sink.check_apart(config.input.path, output.path)
+    _check_apart(config)
     options = {**sink.parquet_options(intake.vector_names(config.embed)), **output.options}
     return ParquetTarget(spark, path=output.path, table=output.table, options=options)
 

@@ -8,7 +8,7 @@ from pyspark.sql.types import StructType
 from e5spark.tables import sink
 from e5spark.tables.source import condition
 
-_OURS = "e5spark.fingerprint"
+OURS = "e5spark.fingerprint"
 
 
 def location(spark: SparkSession, name: str) -> str:
@@ -22,7 +22,7 @@ def location(spark: SparkSession, name: str) -> str:
 def is_ours(spark: SparkSession, name: str) -> bool:
     """Returns whether e5spark created a catalog table that exists."""
     rows = spark.sql(f"SHOW TBLPROPERTIES {name}").collect()
-    return any(row["key"] == _OURS for row in rows)
+    return any(row["key"] == OURS for row in rows)
 
 
 def create(

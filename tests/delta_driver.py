@@ -1,0 +1,158 @@
+"""A process whose Spark session has Delta; what the tests call in it, and what they read back."""
+
+import contextlib
+import io
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from e5spark.cli import main
+from e5spark.tables import delta
+
+SETTINGS = {
+    **delta.session_settings(),
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.log.level": "ERROR",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+
+# deltalake may abort when its process ends, after its work is done; so it gets a process.
+_READ = """
+import sys, deltalake, pyarrow.parquet
+table = deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table()
+pyarrow.parquet.write_table(table, sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: its exit code, its last line, and what it logged."""
+
+    code: int
+    document: Mapping[str, Any]
+    log: str
+
+
+class Driver:
+    """Calls functions in a process of its own, which a test may kill: the next call starts another.
+
+    A process, because the session of the other tests has no Delta, and a Spark process cannot have
+    both classic sessions and Connect sessions.
+    """
+
+    def __init__(self, start: Callable[..., None], *arguments: str) -> None:
+        self._start, self._arguments = start, arguments
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=self._start,
+                initargs=self._arguments,
+            )
+        try:
+            return self._pool.submit(_call, function, arguments, named).result()
+        except BrokenProcessPool:
+            self._pool.shutdown()
+            self._pool = None
+            raise
+
+    def job(self, file: str, *overrides: str, crash: str = "") -> Ended:
+        """Run `e5spark embed`."""
+        return self(run_job, file, overrides, crash)
+
+    def killed(self, file: str, *overrides: str, at: str) -> None:
+        """Run it, until it kills itself at an instant."""
+        with contextlib.suppress(BrokenProcessPool):
+            ended = self.job(file, *overrides, crash=at)
+            raise AssertionError(f"the job was not killed at {at}: {ended}")
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        return self(run_sql, query)
+
+    def close(self) -> None:
+        """Stop the session and end the process."""
+        if self._pool is not None:
+            self._pool.submit(_stop).result()
+            self._pool.shutdown()
+
+
+def start_classic(warehouse: str) -> None:
+    """A session on local[2]; its catalog is in memory."""
+    os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    os.environ.pop("SPARK_HOME", None)
+    builder = SparkSession.builder.master("local[2]").appName("e5spark Delta tests")
+    builder.config(map={**SETTINGS, "spark.sql.warehouse.dir": warehouse}).getOrCreate()
+
+
+def start_connect(url: str) -> None:
+    """A session of a Connect server."""
+    os.environ["SPARK_REMOTE"] = url
+    SparkSession.builder.getOrCreate()
+
+
+def session() -> SparkSession:
+    return SparkSession.builder.getOrCreate()
+
+
+def run_job(file: str, overrides: tuple[str, ...], crash: str) -> Ended:
+    os.environ["E5SPARK_CRASH"] = crash
+    out, lines = io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    logging.getLogger("e5spark").addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(out):
+            code = main(["embed", file, *(f"--set={each}" for each in overrides)])
+    finally:
+        logging.getLogger("e5spark").removeHandler(handler)
+    return Ended(code, json.loads(out.getvalue().splitlines()[-1]), lines.getvalue())
+
+
+def run_sql(query: str) -> list[dict[str, Any]]:
+    return session().sql(query).toArrow().to_pylist()
+
+
+def delta_rs(path: str | Path, scratch: Path) -> pa.Table:
+    """The table as delta-rs reads it."""
+    out = scratch / "delta_rs.parquet"
+    out.unlink(missing_ok=True)
+    subprocess.run([sys.executable, "-c", _READ, str(path), str(out)], timeout=60, check=False)
+    return pq.read_table(out)
+
+
+def actions(path: str | Path, kind: str) -> Iterator[dict[str, Any]]:
+    """What a table's log says of one kind, such as `add` or `txn`."""
+    for file in sorted((Path(path) / "_delta_log").glob("*.json")):
+        for line in file.read_text().splitlines():
+            if kind in (action := json.loads(line)):
+                yield action[kind]
+
+
+def _call(function: Callable[..., Any], arguments: Any, named: Any) -> Any:
+    try:
+        return function(*arguments, **named)
+    except PySparkException as error:  # cannot be unpickled
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def _stop() -> None:
+    session().stop()

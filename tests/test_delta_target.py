@@ -1,0 +1,400 @@
+"""Delta tables for real: commits that count once, minimal tables, and other readers of them."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from e5spark.tables.delta_commit import Commit, append, merge
+from e5spark.tables.delta_table import DeltaTable, delta_name
+from e5spark.tables.ledger import Record
+from tests.cluster import connect_server
+from tests.delta_driver import (
+    SETTINGS,
+    Driver,
+    actions,
+    delta_rs,
+    session,
+    start_classic,
+    start_connect,
+)
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.trace import Trace
+
+pytestmark = pytest.mark.delta
+
+Job = Mapping[str, Mapping[str, Any]]
+SCALARS = {"id", "body", "n_tokens", "status", "error", "embedding_fp"}
+
+
+@pytest.fixture(scope="module")
+def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")))
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: str, job_file: Callable[..., str]) -> Callable[..., str]:
+    """From changes to a job file: a source of id and body, a Delta table tmp_path/out."""
+
+    def write(**changes: Mapping[str, Any]) -> str:
+        sections: dict[str, dict[str, Any]] = {
+            "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
+            "embed": {"text": "body", "role": "passage"},
+            "model": {"name": model},
+            "output": {"path": str(tmp_path / "out"), "format": "delta"},
+            "run": {"chunk_rows": 40, "partitions": 1},
+        }
+        for name, values in changes.items():
+            sections[name] = {**sections.get(name, {}), **values}
+        sections = {name: {k: v for k, v in s.items() if v != ""} for name, s in sections.items()}
+        return job_file(**sections)
+
+    return write
+
+
+def write_docs(path: Path, texts: Mapping[int, str]) -> None:
+    table = pa.table({"id": list(texts), "body": list(texts.values())})
+    pq.write_table(table, path / "docs.parquet")
+
+
+def check_rows(found: pa.Table, texts: Mapping[int, str], model: str) -> None:
+    """The table is exactly these texts, each once, each with its own vector."""
+    rows = sorted(found.to_pylist(), key=lambda row: row["id"])
+    assert [(row["id"], row["body"]) for row in rows] == sorted(texts.items())
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    bodies = tuple(row["body"] for row in rows)
+    assert_close(vectors, reference(model, bodies, prompt="passage: "), FP32_TOLERANCE)
+
+
+def read(driver: Driver, path: Path) -> pa.Table:
+    return driver(spark_rows, delta_name(str(path)))
+
+
+def spark_rows(name: str) -> pa.Table:
+    return session().read.table(name).toArrow().sort_by("id")
+
+
+def test_a_table_follows_its_source_and_everyone_reads_the_same(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(100)}
+    write_docs(tmp_path, texts)
+    ended = driver.job(job())
+    assert (ended.code, ended.document["rows"], trace.rows()) == (0, 100, 100)
+    check_rows(read(driver, tmp_path / "out"), texts, model)
+
+    trace.mark()
+    ended = driver.job(job())
+    assert (ended.code, ended.document["embedded"], trace.rows()) == (0, 0, 0)
+
+    texts |= {number: f"Another text {number}." for number in range(20, 57)}
+    texts |= {number: f"A new text {number}." for number in range(200, 203)}
+    texts = {number: text for number, text in texts.items() if number >= 5}
+    write_docs(tmp_path, texts)
+    trace.mark()
+    ended = driver.job(job(run={"delete_missing": True}))
+    assert (ended.code, ended.document["deleted"], trace.rows()) == (0, 5, 40)
+    ours = read(driver, tmp_path / "out")
+    check_rows(ours, texts, model)
+    theirs = delta_rs(tmp_path / "out", tmp_path).sort_by("id")
+    assert theirs.select(ours.column_names).to_pylist() == ours.to_pylist()
+
+    # VACUUM removes the files that no version has any more, and nothing that is e5spark's.
+    driver(vacuum, str(tmp_path / "out"))
+    trace.mark()
+    assert driver.job(job(run={"delete_missing": True})).code == 0
+    assert trace.rows() == 0
+    check_rows(read(driver, tmp_path / "out"), texts, model)
+
+
+def vacuum(path: str) -> None:
+    spark = session()
+    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    spark.sql(f"VACUUM {delta_name(path)} RETAIN 0 HOURS").collect()
+
+
+def test_a_new_table_asks_for_little_and_says_where_its_vectors_come_from(
+    driver: Driver, job: Callable[..., str], tmp_path: Path
+) -> None:
+    write_docs(tmp_path, {1: "One text.", 2: "Another."})
+    ended = driver.job(job())
+    (protocol,) = actions(tmp_path / "out", "protocol")
+    assert protocol == {"minReaderVersion": 1, "minWriterVersion": 2}
+    (metadata,) = actions(tmp_path / "out", "metaData")
+    properties = metadata["configuration"]
+    fingerprint = ended.document["fingerprint"]
+    assert properties["e5spark.fingerprint"] == fingerprint
+    assert properties["delta.autoOptimize.optimizeWrite"] == "false"
+    assert "delta.enableChangeDataFeed" not in properties
+    listed = properties["delta.dataSkippingStatsColumns"].replace("`", "").split(",")
+    assert set(listed) == SCALARS
+    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    assert columns["embedding"]["metadata"]["e5spark.fingerprint"] == fingerprint
+    for add in actions(tmp_path / "out", "add"):
+        stats = json.loads(add["stats"])
+        assert set(stats.get("minValues", {})) <= SCALARS
+        assert set(stats.get("nullCount", {})) <= SCALARS
+    created, appended = actions(tmp_path / "out", "commitInfo")
+    assert "userMetadata" not in created
+    assert json.loads(appended["userMetadata"]) == {
+        "e5spark.fingerprint": fingerprint,
+        "e5spark.epoch": 1,
+        "e5spark.chunk": 1,
+        "e5spark.kind": "append",
+    }
+
+
+def test_what_is_asked_for_is_set_when_the_table_is_created(
+    driver: Driver, job: Callable[..., str], tmp_path: Path
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    options = {"delta.enableChangeDataFeed": "true", "compression": "gzip"}
+    assert driver.job(job(**{"output.options": options})).code == 0
+    (metadata,) = actions(tmp_path / "out", "metaData")
+    assert metadata["configuration"]["delta.enableChangeDataFeed"] == "true"
+    assert [add["path"] for add in actions(tmp_path / "out", "add")][-1].endswith(".gz.parquet")
+
+
+def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
+    driver: Driver,
+    job: Callable[..., str],
+    tmp_path: Path,
+    poisoned_model: str,
+    poison: str,
+    trace: Trace,
+) -> None:
+    write_docs(tmp_path, {1: "One text.", 2: f"A {poison} text.", 3: "Another."})
+    settings: dict[str, Any] = {"model": {"name": poisoned_model}, "run": {"max_error_rate": 1.0}}
+    assert driver.job(job(**settings)).document["error"] == 1
+    ended = driver.job(job(**settings))
+    assert (ended.document["embedded"], ended.document["error"]) == (1, 1)
+    write_docs(tmp_path, {1: "One text.", 2: "A good text.", 3: "Another."})
+    assert driver.job(job(**settings)).document["embedded"] == 1
+    assert read(driver, tmp_path / "out")["status"].to_pylist() == ["ok"] * 3
+
+
+def test_the_windows_of_a_long_text_are_replaced_together(
+    driver: Driver, job: Callable[..., str], tmp_path: Path
+) -> None:
+    settings = {"model": {"long_text": "split", "max_tokens": 16, "overlap": 2}}
+    write_docs(tmp_path, {1: "word " * 60, 2: "word " * 30, 3: "word"})
+    assert driver.job(job(**settings)).code == 0
+    before = windows(driver, tmp_path / "out")
+    assert len(before[1]) > len(before[2]) > 1
+    write_docs(tmp_path, {1: "Short.", 2: "word " * 60, 3: "word"})
+    assert driver.job(job(**settings)).code == 0
+    assert windows(driver, tmp_path / "out") == {1: [0], 2: before[1], 3: [0]}
+    merges = [
+        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+    ]
+    assert len(merges) == 1
+
+
+def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for row in read(driver, path).to_pylist():
+        found.setdefault(row["id"], []).append(row["window"])
+    return {id: sorted(each) for id, each in found.items()}
+
+
+@pytest.mark.parametrize("at", ["written:2", "recorded:2", "publishing:2"])
+def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(120)}
+    write_docs(tmp_path, texts)
+    file = job(run={"in_flight": 1})
+    driver.killed(file, at=at)
+    ended = driver.job(file)
+    assert ended.code == 0
+    # A chunk that was not recorded is embedded again; one that was never is.
+    assert trace.rows() == (160 if at == "written:2" else 120)
+    assert ("Delta skipped" in ended.log) == (at == "publishing:2")
+    check_rows(read(driver, tmp_path / "out"), texts, model)
+    check_rows(delta_rs(tmp_path / "out", tmp_path), texts, model)
+
+
+@pytest.mark.parametrize("at", ["replacing", "publishing"])
+def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(60)}
+    write_docs(tmp_path, texts)
+    assert driver.job(job()).code == 0
+    texts = {number: f"Another {number}." if number < 45 else texts[number] for number in range(55)}
+    write_docs(tmp_path, texts)
+    trace.mark()
+    driver.killed(job(run={"delete_missing": True}), at=at)
+    ended = driver.job(job(run={"delete_missing": True}))
+    assert (ended.code, trace.rows()) == (0, 45)
+    assert ("Delta skipped" in ended.log) == (at == "publishing")
+    check_rows(read(driver, tmp_path / "out"), texts, model)
+    merges = [
+        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+    ]
+    assert len(merges) == 1
+
+
+def test_the_same_commit_changes_a_table_once_and_says_so(driver: Driver, tmp_path: Path) -> None:
+    assert driver(commit_twice, str(tmp_path / "t")) == [
+        (True, 3),
+        (False, 3),
+        (True, 2),
+        (False, 2),
+    ]
+
+
+def commit_twice(path: str) -> list[tuple[bool, int]]:
+    spark = session()
+    spark.range(0).write.format("delta").save(path)
+    table = DeltaTable(spark, delta_name(path))
+    found = []
+    one = Commit.of(Record(name="00001-00001", kind="append", files=("a",)), path, "fp")
+    other = Commit.of(Record(name="00001-00002", kind="replace", files=("b",)), path, "fp")
+    for _ in range(2):
+        found.append((append(spark.range(3), table, one, options={}), table.rows().count()))
+    for _ in range(2):
+        clauses = "ON t.id = s.id WHEN MATCHED THEN DELETE"
+        found.append((merge(spark.range(1), table, other, clauses=clauses), table.rows().count()))
+    # What a MERGE was told through the session's settings is gone with it.
+    assert spark.conf.get("spark.databricks.delta.write.txnAppId", None) is None
+    return found
+
+
+def test_a_record_of_a_new_ledger_is_not_taken_for_an_old_one() -> None:
+    names = [("work/part-0-aaaa.parquet",), ("work/part-0-bbbb.parquet",)]
+    records = [Record(name="00001-00001", kind="append", files=files) for files in names]
+    assert len({Commit.of(record, "t", "fp").app for record in records}) == 2
+
+
+def test_a_table_that_is_not_ours_is_refused_and_left_alone(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    driver.sql(f"CREATE TABLE {delta_name(str(tmp_path / 'out'))} (id BIGINT) USING delta")
+    driver.sql("CREATE TABLE theirs (id BIGINT) USING parquet")
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "plain" / "a.parquet") if (
+        tmp_path / "plain"
+    ).mkdir() else None
+    before = sorted(tmp_path.rglob("*"))
+    for output in (
+        {"path": str(tmp_path / "out")},
+        {"path": str(tmp_path / "plain")},
+        {"path": "", "table": "theirs"},
+    ):
+        ended = driver.job(job(output=output))
+        assert (ended.code, trace.rows()) == (5, 0)
+        assert "exists already and is not e5spark's" in ended.document["message"]
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "job.toml"}) == sorted(
+        set(before) - {tmp_path / "job.toml"}
+    )
+    driver.sql("DROP TABLE theirs")
+
+
+def test_other_vectors_and_a_lost_ledger_are_refused(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    assert driver.job(job()).code == 0
+    trace.mark()
+    ended = driver.job(job(), "model.max_tokens=64")
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "max_tokens is 128, this run's is 64" in ended.document["message"]
+    shutil.rmtree(tmp_path / "out" / "_e5spark")
+    ended = driver.job(job())
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "lost its directory _e5spark" in ended.document["message"]
+
+
+def test_a_column_that_delta_cannot_name_is_an_input_error(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    pq.write_table(pa.table({"id": [1], "a body": ["One text."]}), tmp_path / "docs.parquet")
+    ended = driver.job(job(embed={"text": "a body"}))
+    assert (ended.code, trace.rows()) == (3, 0)
+    assert "DELTA_INVALID_CHARACTERS_IN_COLUMN_NAMES" in ended.document["message"]
+
+
+def test_a_catalog_table_is_created_and_updated_by_name(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(10)}
+    write_docs(tmp_path, texts)
+    driver(import_table, str(tmp_path / "docs.parquet"), "docs")
+    driver.sql("CREATE SCHEMA lake")
+    file = job(
+        input={"path": "", "table": "docs"}, output={"path": "", "table": "lake.docs_embedded"}
+    )
+    assert driver.job(file).code == 0
+    driver.sql("UPDATE docs SET body = 'Another text.' WHERE id = 3")
+    trace.mark()
+    assert driver.job(file).code == 0
+    assert trace.rows() == 1
+    check_rows(driver(spark_rows, "lake.docs_embedded"), {**texts, 3: "Another text."}, model)
+
+
+def import_table(path: str, name: str) -> None:
+    session().read.parquet(path).write.format("delta").saveAsTable(name)
+
+
+def test_a_side_table_has_the_id_and_what_was_added(
+    driver: Driver, job: Callable[..., str], tmp_path: Path
+) -> None:
+    write_docs(tmp_path, {1: "One text.", 2: "Another."})
+    file = job(input={"keep": ["id"]})
+    assert driver.job(file).code == 0
+    write_docs(tmp_path, {1: "One text.", 2: "A third."})
+    assert driver.job(file).document["embedded"] == 1
+    added = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+    found = read(driver, tmp_path / "out")
+    assert found.column_names == ["id", *added, "content_hash", "embedding_fp"]
+    assert found["id"].to_pylist() == [1, 2]
+
+
+def test_rows_without_ids_appear_all_at_once(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, model: str
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(60)}
+    write_docs(tmp_path, texts)
+    file = job(input={"id": ""})
+    driver.killed(file, at="publishing")
+    assert driver.job(file).code == 0
+    check_rows(read(driver, tmp_path / "out"), texts, model)
+    writes = [c for c in actions(tmp_path / "out", "commitInfo") if c["operation"] == "WRITE"]
+    assert len(writes) == 1
+
+
+@pytest.mark.cluster
+def test_a_table_follows_its_source_over_connect(
+    job: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+    trace: Trace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings = {**SETTINGS, "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    confs = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
+    texts = {number: f"Text number {number}." for number in range(50)}
+    write_docs(tmp_path, texts)
+    with connect_server(tmp_path_factory.mktemp("connect"), *confs) as url:
+        driver = Driver(start_connect, url)
+        assert driver.job(job()).code == 0
+        texts |= {7: "Another text.", 50: "A new text."}
+        texts.pop(3)
+        write_docs(tmp_path, texts)
+        trace.mark()
+        assert driver.job(job(run={"delete_missing": True})).code == 0
+        assert trace.rows() == 2
+        check_rows(read(driver, tmp_path / "out"), texts, model)
+        driver.close()
+    (metadata,) = actions(tmp_path / "out", "metaData")
+    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
