@@ -41,4 +41,4 @@ def write(config: JobConfig, plan: Plan, intake: Intake) -> dict[str, int]:
         sink.write_path(vectors, output.path, format=output.format, options=output.options)
     found = {name: int(value or 0) for name, value in {**before.get, **after.get}.items()}
     account.check_chunk(found, rows=found["rows_in"], texts=len(names), staged=found["rows"])
-    return found
+    return {**found, "skipped": 0, "deleted": 0, "recovered": 0}
