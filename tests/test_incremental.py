@@ -183,7 +183,7 @@ def test_of_duplicates_the_first_by_content_hash_is_kept(
     [
         ("model.max_tokens=64", "max_tokens is 512, this run's is 64"),
         ("model.dim=8", "dim is 32, this run's is 8"),
-        ('model.prompts={{query="Q: ", passage="P: "}}', 'prompts is {{"passage": "passage: "'),
+        ('model.prompts={{query="Q: ", passage="P: "}}', 'prompts is {{"query": "query: "'),
         ('model.name="{other}"', "model weights is [0-9a-f]{{12}}"),
         ('model.output_type="binary"', 'output_type is "float32", this run\'s is "binary"'),
     ],
