@@ -239,7 +239,7 @@ def check_same(stored: Manifest | None, wanted: Manifest) -> None:
         raise ConflictError(
             "The output holds other vectors, which must not be mixed with these: "
             f"{'; '.join(differences(stored.parts, wanted.parts))}. Run with what it was made "
-            "with, or give a new output (or embed.prefix) to migrate."
+            "with; or migrate: give a new output, and go over to it when it is complete."
         )
     if stored.table != wanted.table:
         raise ConflictError(
