@@ -13,6 +13,7 @@ from e5spark.spec import ModelOptions
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 OutputFormat = Literal["parquet", "delta"]
+Write = Literal["rows", "columns"]
 OnDuplicate = Literal["refuse", "first"]
 
 
@@ -58,6 +59,7 @@ class OutputConfig:
     path: str = ""
     table: str = ""
     format: OutputFormat = "parquet"
+    write: Write = "rows"
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -192,6 +194,36 @@ def _check(job: JobConfig, path: str) -> None:
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError(f"{path}: [embed] has instruction and instruction_column; give one.")
     _check_run(job, path)
+    if job.output.write == "columns":
+        _check_columns(job, path)
+
+
+def _check_columns(job: JobConfig, path: str) -> None:
+    """The output is the input, of which rows must be found again and none may come or go."""
+    given, output = job.input, job.output
+    if (given.path, given.table) != (output.path, output.table):
+        raise ConfigError(
+            f'{path}: output.write = "columns" adds columns to the input table; give the same path '
+            "or table in [input] and [output]."
+        )
+    if output.format != "delta" or (given.path and given.format != "delta"):
+        raise ConfigError(f'{path}: output.write = "columns" is for tables of format "delta".')
+    if not given.id:
+        raise ConfigError(f'{path}: output.write = "columns" needs input.id, to find rows again.')
+    refused = {
+        "input.keep": given.keep,
+        "input.hash_id": given.hash_id,
+        "input.options": given.options,
+        "output.options": output.options,
+        "run.delete_missing": job.run.delete_missing,
+        "model.long_text = split": job.model.options.get("long_text") == "split",
+    }
+    for name, value in refused.items():
+        if value:
+            raise ConfigError(
+                f'{path}: {name} is for output.write = "rows"; with "columns" the table keeps its '
+                "rows and its other columns."
+            )
 
 
 def _check_run(job: JobConfig, path: str) -> None:

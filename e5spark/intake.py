@@ -62,7 +62,7 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
     if config.input.hash_id:
         id = HASH_ID
         check_free(df, [id])
-        parts = [_column(df, name).cast("string") for name in _columns(config.embed)]
+        parts = [_column(df, name).cast("string") for name in read_columns(config.embed)]
         df = df.select(F.lower(F.hex(changes.content_hash(parts))).alias(id), "*")
     if id and id not in kept:
         kept = [id, *kept]
@@ -125,7 +125,7 @@ def read(spark: SparkSession, config: JobConfig) -> DataFrame:
     """
     df = _source(spark, config.input)
     if config.input.keep:
-        wanted = [*config.input.keep, *filter(None, [config.input.id]), *_columns(config.embed)]
+        wanted = [*config.input.keep, *filter(None, [config.input.id]), *read_columns(config.embed)]
         names = dict.fromkeys(resolve_column(df, name).name for name in wanted)
         df = df.select(*(F.col(quoted(name)) for name in names))
     return df
@@ -168,7 +168,8 @@ def _content(df: DataFrame, texts: Texts) -> list[Column]:
     return [*columns, *(each.cast("string") for each in given)]
 
 
-def _columns(config: EmbedConfig) -> list[str]:
+def read_columns(config: EmbedConfig) -> list[str]:
+    """Returns the columns that decide what is embedded: texts, roles and instructions."""
     texts = [config.text] if isinstance(config.text, str) else list(config.text)
     return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -21,6 +22,7 @@ from e5spark.spark.embed import plan_model
 from e5spark.spec import ModelOptions, model_spec
 from e5spark.tables import sink
 from e5spark.tables.commit import Commits
+from e5spark.tables.delta_columns import DeltaColumns
 from e5spark.tables.delta_target import DeltaTarget
 from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
 from e5spark.tables.lock import acquire
@@ -42,7 +44,10 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         ModelError: If the checkpoint is unknown, absent or incomplete.
         InputError: If the input cannot be read, or its columns or ids break the contract.
     """
-    target = _target(spark, config)
+    if config.output.write == "columns":
+        target, config = _columns(spark, config)
+    else:
+        target = _target(spark, config)
     # A job does not leave finding the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
     rows = intake.open_input(spark, config)
@@ -62,6 +67,10 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
     manifest = read_manifest(files) if files is not None else None
     if files is None or manifest is None:
         raise ConflictError(f"{target.name} is no table that e5spark has written; embed first.")
+    if manifest.table != target.kind:
+        raise ConflictError(
+            f"{target.name} is a {manifest.table} table; it is compacted by Delta's OPTIMIZE."
+        )
     schema = StructType.fromJson(dict(manifest.schema))
     with acquire(files) as held:
         ledger = Ledger(files, held)
@@ -123,6 +132,22 @@ def _target(spark: SparkSession, config: JobConfig) -> Target:
     _check_apart(config)
     options = {"compression": "zstd", **output.options}
     return DeltaTarget(spark, path=output.path, table=output.table, options=options)
+
+
+def _columns(spark: SparkSession, config: JobConfig) -> tuple[Target, JobConfig]:
+    """The input table as the target, and the job that reads what it was when the run began."""
+    given = config.input
+    kept = (given.id, *intake.read_columns(config.embed))
+    target = DeltaColumns(spark, path=given.path, table=given.table, kept=kept)
+    pinned = replace(
+        given,
+        path=target.location,
+        table="",
+        format="delta",
+        keep=kept,
+        options={"versionAsOf": str(target.version)},
+    )
+    return target, replace(config, input=pinned)
 
 
 def _check_apart(config: JobConfig) -> None:

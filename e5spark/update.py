@@ -1,7 +1,7 @@
 """One update of a table: new rows come, changed ones are replaced, and those that left may go."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -61,6 +61,8 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
     commits, intake = given.commits, given.intake
     recovered = commits.recover(spark)
     todo = _find(spark, given, recovered)
+    if commits.target.holds:
+        todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("hold")))
     parts: list[chunks.Chunk] = []
     records: list[Record] = []
     if todo.rows != 0:

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from e5spark.cli import main
 from e5spark.spark import udf
 from tests import checkpoints
+from tests.delta_driver import Driver, start_classic
 from tests.texts import mixed_texts
 from tests.trace import Trace
 
@@ -80,6 +81,14 @@ def spark(
         session = builder.config(map=settings).getOrCreate()
         yield session
         session.stop()
+
+
+@pytest.fixture(scope="session")
+def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """A process that has Delta; it starts with its first call."""
+    driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")))
+    yield driver
+    driver.close()
 
 
 @pytest.fixture(params=["arrow", "pandas"])

@@ -75,9 +75,9 @@ class Driver:
             self._pool = None
             raise
 
-    def job(self, file: str, *overrides: str, crash: str = "") -> Ended:
-        """Run `e5spark embed`."""
-        return self(run_job, file, overrides, crash)
+    def job(self, file: str, *overrides: str, crash: str = "", command: str = "embed") -> Ended:
+        """Run `e5spark embed`, or another command of a job file."""
+        return self(run_job, [command, file, *(f"--set={each}" for each in overrides)], crash)
 
     def killed(self, file: str, *overrides: str, at: str) -> None:
         """Run it, until it kills itself at an instant."""
@@ -114,14 +114,14 @@ def session() -> SparkSession:
     return SparkSession.builder.getOrCreate()
 
 
-def run_job(file: str, overrides: tuple[str, ...], crash: str) -> Ended:
+def run_job(arguments: list[str], crash: str) -> Ended:
     os.environ["E5SPARK_CRASH"] = crash
     out, lines = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(lines)
     logging.getLogger("e5spark").addHandler(handler)
     try:
         with contextlib.redirect_stdout(out):
-            code = main(["embed", file, *(f"--set={each}" for each in overrides)])
+            code = main(arguments)
     finally:
         logging.getLogger("e5spark").removeHandler(handler)
     return Ended(code, json.loads(out.getvalue().splitlines()[-1]), lines.getvalue())

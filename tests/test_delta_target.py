@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from tests.delta_driver import (
     actions,
     delta_rs,
     session,
-    start_classic,
     start_connect,
 )
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
@@ -31,13 +30,6 @@ pytestmark = pytest.mark.delta
 
 Job = Mapping[str, Mapping[str, Any]]
 SCALARS = {"id", "body", "n_tokens", "status", "error", "embedding_fp"}
-
-
-@pytest.fixture(scope="module")
-def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")))
-    yield driver
-    driver.close()
 
 
 @pytest.fixture
@@ -307,7 +299,7 @@ def test_other_vectors_and_a_lost_ledger_are_refused(
     trace.mark()
     ended = driver.job(job(), "model.max_tokens=64")
     assert (ended.code, trace.rows()) == (5, 0)
-    assert "max_tokens is 128, this run's is 64" in ended.document["message"]
+    assert "max_tokens is 512, this run's is 64" in ended.document["message"]
     shutil.rmtree(tmp_path / "out" / "_e5spark")
     ended = driver.job(job())
     assert (ended.code, trace.rows()) == (5, 0)
@@ -357,6 +349,18 @@ def test_a_side_table_has_the_id_and_what_was_added(
     found = read(driver, tmp_path / "out")
     assert found.column_names == ["id", *added, "content_hash", "embedding_fp"]
     assert found["id"].to_pylist() == [1, 2]
+
+
+def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
+    driver: Driver, job: Callable[..., str], tmp_path: Path
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    file = job()
+    assert driver.job(file).code == 0
+    before = sorted((tmp_path / "out").rglob("*"))
+    ended = driver.job(file, command="compact")
+    assert (ended.code, sorted((tmp_path / "out").rglob("*"))) == (5, before)
+    assert "OPTIMIZE" in ended.document["message"]
 
 
 def test_rows_without_ids_appear_all_at_once(

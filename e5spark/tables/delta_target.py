@@ -45,6 +45,7 @@ class DeltaTarget:
     """
 
     kind = "delta"
+    holds = False
 
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
@@ -104,7 +105,8 @@ class DeltaTarget:
         """Appends the rows, or replaces others by them in one MERGE: never a second time."""
         manifest = manifest_of(ledger)
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
-        rows = self._staged(StructType.fromJson(dict(manifest.schema)), absorbed or [record])
+        schema = StructType.fromJson(dict(manifest.schema))
+        rows = staged(self._spark, self.location, schema, absorbed or [record])
         if record.kind == "append" or manifest.id is None:
             append(rows, self._table, commit, options=self.options)
         else:
@@ -115,7 +117,7 @@ class DeltaTarget:
 
     def _replace(self, rows: DataFrame, record: Record, commit: Commit, manifest: Manifest) -> None:
         id, columns = str(manifest.id), rows.columns
-        ids = self._staged(StructType([rows.schema[id]]), [record])
+        ids = staged(self._spark, self.location, StructType([rows.schema[id]]), [record])
         if manifest.parts["recipe"]["long_text"] == "split":
             # Several rows of an id: none of them matches, so all come new and the old ones go.
             key = F.lit(None).cast(rows.schema[id].dataType)
@@ -136,12 +138,6 @@ class DeltaTarget:
         source = new.unionByName(gone, allowMissingColumns=True)
         codec = self.options.get("compression", "zstd")
         merge(source, self._table, commit, clauses=" ".join(clauses), codec=codec)
-
-    def _staged(self, schema: StructType, records: Sequence[Record]) -> DataFrame:
-        paths = [f"{self.location}/{file}" for record in records for file in record.files]
-        if not paths:
-            return self._spark.createDataFrame([], schema)
-        return self._spark.read.schema(schema).parquet(*paths)
 
     def _look(self) -> None:
         """Takes the location of a table that is ours; raises if something else is there."""
@@ -169,6 +165,16 @@ def manifest_of(ledger: Ledger) -> Manifest:
     if manifest is None:
         raise E5SparkError("The manifest vanished while its lock was held.")
     return manifest
+
+
+def staged(
+    spark: SparkSession, location: str, schema: StructType, records: Sequence[Record]
+) -> DataFrame:
+    """Returns the rows that were staged for some records of the table in a directory."""
+    paths = [f"{location}/{file}" for record in records for file in record.files]
+    if not paths:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).parquet(*paths)
 
 
 def _stats(schema: StructType) -> dict[str, str]:

@@ -28,6 +28,7 @@ class ParquetTarget:
     """
 
     kind = "parquet"
+    holds = False
 
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]

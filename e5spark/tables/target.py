@@ -24,6 +24,8 @@ class Target(Protocol):
     """Its directory, as Spark takes it; the ledger is in it. Empty before ``create``."""
     kind: str
     """``parquet``, ``delta``, ...: what the manifest says that the table is."""
+    holds: bool
+    """Whether rows of new ids wait too, so that one commit makes all rows of a run visible."""
     options: Mapping[str, str]
     """Spark's writer options of staged files."""
 
