@@ -215,6 +215,33 @@ def test_a_count_is_not_too_small(load, key, least):
     assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")
 
 
+COLUMNS = [
+    "input.path=/t",
+    "input.format=delta",
+    "input.id=id",
+    "output.path=/t",
+    "output.format=delta",
+    "output.write=columns",
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("output.path=/other", "give the same path or table in [input] and [output]"),
+        ("input.format=parquet", 'is for tables of format "delta"'),
+        ("output.format=parquet", 'is for tables of format "delta"'),
+        ("input.id=", "needs input.id"),
+        ('input.keep=["a"]', 'input.keep is for output.write = "rows"'),
+        ("run.delete_missing=true", 'run.delete_missing is for output.write = "rows"'),
+        ("model.long_text=split", "model.long_text = split is for"),
+    ],
+)
+def test_columns_of_the_input_table_keep_its_rows(load, override, expected):
+    assert load(*COLUMNS).output.write == "columns"
+    assert expected in refusal(load, *COLUMNS, override)
+
+
 @pytest.mark.parametrize("section", ["input", "output"])
 def test_a_table_is_given_by_path_or_name_and_not_both(load, section):
     by_name = load(f"{section}.path=", f"{section}.table=db.docs")
