@@ -384,7 +384,11 @@ def test_a_table_follows_its_source_over_connect(
     trace: Trace,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    settings = {**SETTINGS, "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    settings = {
+        **SETTINGS,
+        "spark.log.level": "INFO",  # the line that says where the server listens
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+    }
     confs = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
     texts = {number: f"Text number {number}." for number in range(50)}
     write_docs(tmp_path, texts)
