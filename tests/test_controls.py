@@ -38,7 +38,7 @@ def sound(models: dict[str, str]) -> Callable[..., Make]:
         spec = model_spec(models[shape], options)
         files = locate(spec)
         if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=2)
+            loaded[shape] = load(files, engine="torch", precision="fp32", device="cpu", threads=2)
         return Encoder(loaded[shape], describe(spec, files.model), spec)
 
     return make

@@ -9,12 +9,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import Encoder
 from e5spark.encoder.encoder import normalized
 from e5spark.errors import ModelError, OptionError, TextError
-from e5spark.recipe import describe
-from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference
 from tests.texts import all_texts, mixed_texts
 
@@ -22,21 +19,6 @@ SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram"]
 MIXED = tuple([*all_texts(), *mixed_texts(60)])
 COMPANY = tuple(mixed_texts(16, seed=3, longest=700))
 POISON = "a [MASK] that no engine takes"
-
-
-@pytest.fixture(scope="session")
-def encoders(models):
-    """Makes encoders that share a loaded checkpoint and differ in how it is run."""
-    loaded = {}
-
-    def make(shape, **options):
-        spec = model_spec(models[shape], options)
-        files = locate(spec)
-        if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=None)
-        return Encoder(loaded[shape], describe(spec, files.model), spec)
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from transformers import AutoTokenizer
 
-from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import Encoder
 from e5spark.encoder.tokenizer import EXACT_CHARS, Tokenizer
 from e5spark.errors import OptionError
-from e5spark.recipe import describe
 from e5spark.spark import embed, embedding_udf
 from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
@@ -32,21 +30,6 @@ CHINESE = "".join(SENTENCES["chinese"])
 EMOJI = " ".join(SENTENCES["emoji"])
 NEIGHBOURS = ("A short text.", ENGLISH * 2, CHINESE * 3, f"{EMOJI} {ENGLISH}", "x")
 LIMIT, OVERLAP = 64, 8
-
-
-@pytest.fixture(scope="session")
-def encoders(models):
-    """Makes encoders that share a loaded checkpoint."""
-    loaded = {}
-
-    def make(shape, **options):
-        spec = model_spec(models[shape], options)
-        files = locate(spec)
-        if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=1)
-        return Encoder(loaded[shape], describe(spec, files.model), spec)
-
-    return make
 
 
 # The mean of windows

@@ -424,7 +424,7 @@ def test_a_broken_engine_ends_with_4(
     verify: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     monkeypatch.setattr(torch_engine, "_pool", fault)
-    code, document = verify(model)
+    code, document = verify(model, "--set=model.engine=torch")
     assert code == 4
     assert document["error"] == "GateError"
     assert "against transformers: the largest difference is" in document["message"]
@@ -435,7 +435,7 @@ def test_an_engine_that_returns_no_numbers_ends_with_4(
     verify: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_engine, "_pool", not_a_number)
-    code, document = verify(model)
+    code, document = verify(model, "--set=model.engine=torch")
     assert code == 4
     assert "not finite" in document["message"]
 

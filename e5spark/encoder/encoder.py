@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from e5spark import prompts
 from e5spark.batching import Indices, Ints, micro_batches
-from e5spark.checkpoint import check_published, locate
+from e5spark.checkpoint import check_published, decide_precision, locate
 from e5spark.encoder.engine import Loaded, Vectors, load
 from e5spark.encoder.tokenized import Tokenized, tokenize_window
 from e5spark.encoder.tokenizer import Tokens
@@ -87,7 +87,7 @@ class Encoder:
 
         Args:
             model: A checkpoint's name on the hub, or a directory; see ``ModelSpec``.
-            threads: CPU threads of the forward pass; by default torch's own choice.
+            threads: CPU threads of the forward pass; by default the engine's own choice.
             **options: ``device``, ``precision``, ``prompts`` and more; see ``ModelSpec``.
 
         Raises:
@@ -103,7 +103,10 @@ class Encoder:
         files = locate(spec)
         check_published(spec, files)
         recipe = describe(spec, files.model)
-        loaded = load(files, precision=spec.decided_precision, device=spec.device, threads=threads)
+        precision = decide_precision(spec, files)
+        loaded = load(
+            files, engine=spec.engine, precision=precision, device=spec.device, threads=threads
+        )
         return cls(loaded, recipe, spec)
 
     @property

@@ -118,6 +118,11 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
         return cls(backend, pad_id=int(pad), eos_id=eos)
 
+    @classmethod
+    def read(cls, path: Path, *, pad_id: int) -> "Tokenizer":
+        """Returns the tokenizer of a prepared model, which is read without transformers."""
+        return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
+
     @property
     def special_tokens(self) -> int:
         """Returns how many special tokens every text gets."""

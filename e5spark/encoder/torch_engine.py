@@ -27,9 +27,13 @@ class TorchEngine:
     # On CPUs 512 to 2,048 tokens are fastest: the activations of more no longer fit the caches.
     token_budget = 2048
     packed = False
+    name = "torch"
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, *, pad_id: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, device: torch.device, *, precision: str, pad_id: int
+    ) -> None:
         """Takes a model in evaluation mode that lies on the device."""
+        self.precision = precision
         self._model = model
         self._device = device
         self._pad_id = pad_id
@@ -56,27 +60,8 @@ class TorchEngine:
         where = _device(device)
         if precision == "bf16" and where.type == "cpu" and not _has_native_bf16():
             log.warning("This CPU has no bf16 instructions; bf16 is emulated and slower than fp32.")
-        try:
-            # A progress bar for each worker would drown an executor's log.
-            transformers.utils.logging.disable_progress_bar()
-            model, found = AutoModel.from_pretrained(
-                directory,
-                dtype=_DTYPES[precision],
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{directory} could not be loaded: {error}") from error
-        # E5's pooler is never used, and some checkpoints ship without it.
-        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
-        if missing:
-            raise ModelError(
-                f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
-                "among them; transformers would fill them with random numbers. Fetch it again."
-            )
-        return cls(model.eval().to(where), where, pad_id=pad_id)
+        model = load_model(directory, dtype=_DTYPES[precision])
+        return cls(model.to(where), where, precision=precision, pad_id=pad_id)
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
         """Yields for each batch, in order, one vector a row, or what its content made it raise.
@@ -104,6 +89,35 @@ class TorchEngine:
         ).last_hidden_state.float()  # (rows, longest, hidden)
         pooled: Vectors = _pool(hidden, mask, counts, pooling).cpu().numpy()
         return pooled
+
+
+def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    """Returns a checkpoint's transformer on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: If the weights do not fill the architecture.
+    """
+    try:
+        # A progress bar for each worker would drown an executor's log.
+        transformers.utils.logging.disable_progress_bar()
+        model, found = AutoModel.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{directory} could not be loaded: {error}") from error
+    # E5's pooler is never used, and some checkpoints ship without it.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
+            "among them; transformers would fill them with random numbers. Fetch it again."
+        )
+    return model.eval()
 
 
 def _pool(
