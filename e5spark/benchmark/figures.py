@@ -62,6 +62,7 @@ def summarize(
         "seconds": spread(seconds),
         "texts_per_second": spread([rows.rows / each for each in seconds]),
         "tokens_per_second": spread([rows.tokens / each for each in seconds]) if model else None,
+        "computed_tokens": round(median(run["tokens"] for run in runs)) if model else None,
         "padding_efficiency": sum(run["tokens"] for run in runs) / padded if padded else None,
         "share_of_peak": share,
         "cpu_seconds": spread([run["cpu_seconds"] for run in runs]),

@@ -91,6 +91,8 @@ def run(settings: Settings) -> dict[str, Any]:
         prepared = prepare(settings, work)
         peaks = [_peaks(settings, prepared)]
         _show(report.machine_text(host, peaks[0]))
+        if settings.device != "cpu" and "gpu" not in peaks[0]:
+            raise OptionError(f"--device is {settings.device!r}, but torch sees no GPU here.")
         able = {each.name: each for each in chosen if each.missing is None}
         tasks = {name: _task(each, settings, prepared, work) for name, each in able.items()}
         children = Children(tasks, work=work, fresh=settings.fresh)
