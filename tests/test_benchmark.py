@@ -5,6 +5,7 @@ No test here looks at a speed.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from e5spark.benchmark import corpus, synthetic
-from e5spark.benchmark.contenders import Contender, contenders, selected
+from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
 from e5spark.benchmark.rounds import Failure, run_rounds
 from e5spark.benchmark.shapes import SHAPES, flops
@@ -43,7 +44,6 @@ def tokenizer_directory(request: pytest.FixtureRequest, directory: Path, minilm:
 
 @pytest.fixture(scope="module")
 def chart(directory: Path) -> Path:
-    pytest.importorskip("matplotlib")
     return directory / "chart.png"
 
 
@@ -327,6 +327,7 @@ def test_the_chart_is_a_picture(chart: Path) -> None:
         (["--rows", "0"], "--rows is 0"),
         (["--threads", "100000"], "may use"),
         (["--only", "nobody"], "No contender is left"),
+        (["--python", "st-onnx=/no/such/python"], "an interpreter that exists"),
         (["--prepared", "int8"], "such as openvino-int8=DIR"),
         (["--plot", "chart.txt"], "must end in one of"),
     ],
@@ -334,20 +335,27 @@ def test_the_chart_is_a_picture(chart: Path) -> None:
 def test_wrong_arguments_fail_before_anything_runs(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     assert main(["benchmark", "--shape", "tiny", *arguments]) == 2
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert message in found["message"]
 
 
-def test_a_broken_model_is_named_as_the_reason(
+def test_a_contender_that_fails_says_why(
     tmp_path: Path, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A prepared model of its own, in its own process, that has no weights."""
     made = synthetic.checkpoint(SHAPES["tiny"], directory, name="tiny")
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in made.glob("*.json"):
-        (broken / path.name).write_bytes(path.read_bytes())
-    assert main(["benchmark", "--model", str(broken), "--only", "e5spark-torch-fp32"]) == 2
+    shutil.copytree(made, broken, ignore=shutil.ignore_patterns("*.safetensors"))
+    arguments = ["benchmark", "--shape", "tiny", "--rows", "4", "--rounds", "1"]
+    arguments += ["--only", "e5spark-torch-fp32", "--prepared", f"torch-fp32={broken}"]
+    assert main([*arguments, "--work", str(directory)]) == 1
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "e5spark-torch-fp32: ModelError" in found["message"]
     assert "no model.safetensors" in found["message"]
+
+
+def test_another_interpreter_runs_whom_its_pattern_names() -> None:
+    one, other = (Contender(name=name, kind="encoder", missing="x") for name in ("st-a", "b"))
+    found = with_pythons([one, other], {"st-*": "/other/python"})
+    assert [(each.python, each.missing) for each in found] == [("/other/python", None), (None, "x")]

@@ -12,7 +12,7 @@ import time
 from typing import Any, TextIO
 
 from e5spark.benchmark import ledger, processes
-from e5spark.benchmark.machine import pin
+from e5spark.benchmark.machine import pin, versions
 from e5spark.benchmark.task import Started, Task, ledger_directory
 
 
@@ -51,7 +51,11 @@ def _start(task: Task) -> Started:
 
 def _first(started: Started) -> dict[str, Any]:
     vectors = None if started.vectors is None else started.vectors.tolist()
-    return {"vectors": vectors, "first_vector_seconds": started.first_vector_seconds}
+    return {
+        "vectors": vectors,
+        "first_vector_seconds": started.first_vector_seconds,
+        "versions": versions(),
+    }
 
 
 def _run(started: Started, *, in_process: bool) -> dict[str, Any]:

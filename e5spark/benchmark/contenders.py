@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ class Contender:
         precision: Whose GEMM peak is its limit.
         options: ``embed``'s and ``Encoder.load``'s, or what sentence-transformers' own takes.
         model: A directory to load in place of the common one, such as a prepared model.
+        python: Its interpreter, if not this one.
         missing: Why it cannot run here.
     """
 
@@ -35,6 +36,7 @@ class Contender:
     precision: str = "fp32"
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
+    python: str | None = None
     missing: str | None = None
 
     @property
@@ -89,6 +91,18 @@ def selected(
         if (not only or any(fnmatch(each.name, pattern) for pattern in only))
         and not any(fnmatch(each.name, pattern) for pattern in skip)
     ]
+
+
+def with_pythons(everyone: Sequence[Contender], pythons: Mapping[str, str]) -> list[Contender]:
+    """Returns the contenders, each with the interpreter of the first pattern that it matches.
+
+    What an interpreter of another environment lacks is found out when it runs.
+    """
+    found = []
+    for each in everyone:
+        python = next((path for name, path in pythons.items() if fnmatch(each.name, name)), None)
+        found.append(each if python is None else replace(each, python=python, missing=None))
+    return found
 
 
 def _sentence_transformers(native: bool, device: str) -> Iterator[Contender]:

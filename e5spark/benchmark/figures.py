@@ -68,6 +68,8 @@ def summarize(
         "cpu_seconds": spread([run["cpu_seconds"] for run in runs]),
         "worker_cpu_seconds": _spread_of(runs, "worker_cpu_seconds"),
         "first_vector_seconds": spread(waited) if waited else None,
+        # Of another environment; the machine has this one's.
+        "versions": firsts[0]["versions"] if contender.python else None,
         "worker_pss_mb": _megabytes(runs[-1]["workers"], "pss"),
         "worker_peak_rss_mb": _megabytes(runs[-1]["workers"], "peak_rss"),
     }

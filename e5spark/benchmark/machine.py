@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
         "memory_gb": round(int(memory[0]) / 1e6, 1) if memory else None,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"e5spark": __version__, **_versions()},
+        "versions": versions(),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
@@ -76,7 +76,7 @@ def peaks(*, threads: int, hidden: int, ffn: int) -> dict[str, Any]:
     return found
 
 
-def environment(threads: int | None) -> dict[str, str]:
+def environment(threads: int | None, *, python: str = sys.executable) -> dict[str, str]:
     """Returns the environment of a child: this e5spark, and so many OpenMP threads, if given."""
     # Under spark-submit the gateway is that of this process' own JVM; a child starts another.
     left = ("OMP_NUM_THREADS", "PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")
@@ -86,7 +86,7 @@ def environment(threads: int | None) -> dict[str, str]:
     here = str(Path(__file__).parents[2])
     found["PYTHONPATH"] = os.pathsep.join(filter(None, (here, found.get("PYTHONPATH"))))
     # Spark's workers run the interpreter that this names.
-    found["PYSPARK_PYTHON"] = found["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    found["PYSPARK_PYTHON"] = found["PYSPARK_DRIVER_PYTHON"] = python
     found.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     return found
 
@@ -97,8 +97,9 @@ def pin(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that matter, those of this interpreter."""
+    found = {"e5spark": __version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import subprocess
-import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,9 +28,9 @@ class Child:
         """
         self._log = log_file
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "e5spark.benchmark.child"],
+            [task.python, "-m", "e5spark.benchmark.child"],
             # Spark sets the threads of its workers itself, if nobody else has.
-            env=environment(task.threads if task.workers == 0 else None),
+            env=environment(task.threads if task.workers == 0 else None, python=task.python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 
 from e5spark import prompts
 from e5spark.benchmark import corpus, machine, report, synthetic
-from e5spark.benchmark.contenders import Contender, contenders, selected
+from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
 from e5spark.benchmark.rounds import Children, run_rounds
 from e5spark.benchmark.settings import Settings
 from e5spark.benchmark.shapes import SHAPES, flops
 from e5spark.benchmark.task import Task
 from e5spark.checkpoint import locate, read_json
-from e5spark.errors import OptionError
+from e5spark.errors import E5SparkError, OptionError
 from e5spark.recipe import describe
 from e5spark.spec import model_spec
 
@@ -73,18 +73,14 @@ def run(settings: Settings) -> dict[str, Any]:
         OptionError: If no contender is left.
     """
     host = machine.describe()
+    everyone = contenders(
+        host, threads=settings.threads, device=settings.device, prepared=settings.prepared
+    )
     chosen = selected(
-        contenders(
-            host,
-            threads=settings.threads,
-            device=settings.device,
-            prepared=settings.prepared,
-        ),
-        only=settings.only,
-        skip=settings.skip,
+        with_pythons(everyone, settings.pythons), only=settings.only, skip=settings.skip
     )
     if not any(each.missing is None for each in chosen):
-        raise OptionError(_nobody(chosen))
+        raise OptionError(_nobody({each.name: str(each.missing) for each in chosen}))
     with ExitStack() as stack:
         work = settings.work or Path(stack.enter_context(TemporaryDirectory(prefix="e5spark-")))
         work = work.absolute()
@@ -98,6 +94,8 @@ def run(settings: Settings) -> dict[str, Any]:
         children = Children(tasks, work=work, fresh=settings.fresh)
         with closing(children):
             figures, failed = run_rounds(children, list(able), settings.rounds)
+        if not any(figures.values()):
+            raise E5SparkError(_nobody(failed))
         # Once more: a machine that has become slower or faster meanwhile shows here.
         peaks.append(_peaks(settings, prepared))
     missing = {each.name: each.missing for each in chosen if each.missing is not None}
@@ -177,6 +175,7 @@ def _task(contender: Contender, settings: Settings, prepared: Prepared, work: Pa
     return Task(
         name=contender.name,
         kind=contender.kind,
+        python=contender.python or sys.executable,
         model=contender.model or str(prepared.directory),
         checkpoint=settings.checkpoint,
         options=dict(contender.options),
@@ -222,11 +221,11 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def _nobody(chosen: list[Contender]) -> str:
-    if not chosen:
+def _nobody(reasons: dict[str, str]) -> str:
+    if not reasons:
         return "No contender is left; look at --only and --skip."
-    reasons = "; ".join(f"{each.name}: {each.missing}" for each in chosen)
-    return f"None of the contenders can run here: {reasons}."
+    named = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f"None of the contenders can run here: {named}."
 
 
 def _show(text: str) -> None:

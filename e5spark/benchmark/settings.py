@@ -11,6 +11,7 @@ from e5spark.benchmark.shapes import SHAPES
 from e5spark.errors import OptionError
 
 _PREPARED = re.compile(r"(\w+-\w+)=(.+)")
+_PYTHON = re.compile(r"([^=]+)=(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Settings:
         model: Directory of a real checkpoint, in place of one with random weights.
         checkpoint: The known checkpoint that ``model`` holds, if it does not say so itself.
         prepared: Engine and precision to the directory of a model prepared for it.
+        pythons: Pattern of contenders' names to the interpreter that runs them.
         mix: Lengths of the texts.
         rows: How many texts.
         transport_rows: How many the contenders without a model get.
@@ -40,6 +42,7 @@ class Settings:
     model: str | None = None
     checkpoint: str | None = None
     prepared: dict[str, str] = field(default_factory=dict)
+    pythons: dict[str, str] = field(default_factory=dict)
     mix: str = "passages"
     rows: int = 1500
     transport_rows: int = 300_000
@@ -65,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ENGINE-PRECISION=DIR",
         help="a prepared model for one engine and precision; may be repeated",
+    )
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PATTERN=PYTHON",
+        help="the interpreter of some contenders, for packages that need others; may be repeated",
     )
     parser.add_argument("--mix", choices=MIXES, default="passages", help="lengths (passages)")
     parser.add_argument("--rows", type=int, default=1500, help="texts (1500)")
@@ -117,6 +127,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
         model=given.model,
         checkpoint=given.checkpoint,
         prepared=dict(map(_prepared, given.prepared)),
+        pythons=dict(map(_python, given.python)),
         mix=given.mix,
         rows=given.rows,
         transport_rows=given.transport_rows,
@@ -139,4 +150,15 @@ def _prepared(given: str) -> tuple[str, str]:
             f"--prepared is {given!r}; give engine, precision and directory, such as "
             "openvino-int8=DIR."
         )
+    return found[1], str(Path(found[2]).absolute())
+
+
+def _python(given: str) -> tuple[str, str]:
+    found = _PYTHON.fullmatch(given)
+    if found is None or not Path(found[2]).is_file():
+        raise OptionError(
+            f"--python is {given!r}; give a pattern of names and an interpreter that exists, such "
+            "as 'st-onnx=other/bin/python'."
+        )
+    # Not resolved: a virtual environment is known by the link that its interpreter is.
     return found[1], str(Path(found[2]).absolute())

@@ -20,6 +20,7 @@ class Task:
     Attributes:
         name: Of the contender.
         kind: Which code runs it.
+        python: Interpreter of its process.
         model: Directory of its checkpoint.
         checkpoint: The known checkpoint that the directory holds, if any.
         options: Of the contender.
@@ -35,6 +36,7 @@ class Task:
 
     name: str
     kind: str
+    python: str
     model: str
     checkpoint: str | None
     options: dict[str, Any]
