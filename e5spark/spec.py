@@ -36,7 +36,7 @@ class ModelOptions(TypedDict, total=False):
     calibration: str | None
     precision: Precision
     device: str
-    token_budget: int
+    token_budget: int | None
     window: int
 
 
@@ -78,7 +78,8 @@ class ModelSpec:
             executor is known to have (today ``fp32``).
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
-        token_budget: Most tokens in one forward pass, padding included.
+        token_budget: Most tokens in one forward pass, padding included; by default what suits the
+            engine best.
         window: Rows that are tokenised and sorted by length together.
 
     Raises:
@@ -103,8 +104,7 @@ class ModelSpec:
     calibration: str | None = None
     precision: Precision = "auto"
     device: str = "auto"
-    # On CPUs 512 to 2,048 tokens are fastest: the activations of more no longer fit the caches.
-    token_budget: int = 2048
+    token_budget: int | None = None
     window: int = 4096
 
     def __post_init__(self) -> None:

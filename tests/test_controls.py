@@ -119,8 +119,8 @@ def numbered(encoder: Encoder, patch: pytest.MonkeyPatch, first: int) -> Encoder
 
 def cut_without_renormalising(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     encoder = make(dim=DIM, force_dim=True, normalize=False)
-    engine, pool = encoder._loaded.engine, encoder._loaded.engine.pool
-    patch.setattr(engine, "pool", lambda *batch: normalized(pool(*batch)))
+    engine, pool = encoder._loaded.engine, encoder._loaded.engine._forward
+    patch.setattr(engine, "_forward", lambda *batch: normalized(pool(*batch)))
     return encoder
 
 

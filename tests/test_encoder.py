@@ -200,16 +200,16 @@ def poisoned(encoders, monkeypatch):
         encoder = encoders("bert_wordpiece", **options)
         engine, tokenizer = encoder._loaded.engine, encoder._loaded.tokenizer
         pool, (poison,) = (
-            engine.pool,
+            engine._forward,
             tokenizer._backend.encode("[MASK]", add_special_tokens=False).ids,
         )
 
-        def fail(ids, lengths, pooling):
-            if (ids == poison).any():
+        def fail(batch, pooling):
+            if (batch.ids == poison).any():
                 raise RuntimeError("the engine cannot take this")
-            return pool(ids, lengths, pooling)
+            return pool(batch, pooling)
 
-        monkeypatch.setattr(engine, "pool", fail)
+        monkeypatch.setattr(engine, "_forward", fail)
         return encoder
 
     return make
@@ -236,6 +236,44 @@ def test_texts_that_the_engine_cannot_take_cost_the_others_nothing(poisoned, alo
     assert not found.vectors[poison].any()
     others = np.delete(found.vectors, poison, axis=0)
     assert_close(others, alone["bert_wordpiece"], INVARIANCE_TOLERANCE)
+
+
+# Texts that come more than once
+
+
+@pytest.fixture
+def encoded(encoder, monkeypatch):
+    """The token counts of every row that goes through the engine."""
+    lengths, forward = [], encoder._loaded.engine._forward
+
+    def count(batch, pooling):
+        lengths.extend(batch.lengths.tolist())
+        return forward(batch, pooling)
+
+    monkeypatch.setattr(encoder._loaded.engine, "_forward", count)
+    return lengths
+
+
+def test_the_same_text_is_encoded_once_in_a_window(encoder, encoded):
+    texts = [COMPANY[0], COMPANY[1], COMPANY[0], COMPANY[0], COMPANY[1]]
+    found = encoder.encode_rows(texts, ["query: "] * 5)
+    assert len(encoded) == 2
+    assert np.array_equal(found.vectors, found.vectors[[0, 1, 0, 0, 1]])
+    assert found.n_tokens.tolist() == found.n_tokens[[0, 1, 0, 0, 1]].tolist()
+
+
+def test_the_same_text_in_two_roles_is_two_texts(encoder, encoded):
+    found = encoder.encode_rows([COMPANY[0]] * 4, ["query: ", "passage: "] * 2)
+    assert len(encoded) == 2
+    assert not np.array_equal(found.vectors[0], found.vectors[1])
+    assert np.array_equal(found.vectors[:2], found.vectors[2:])
+
+
+@settings(deadline=None, max_examples=20)
+@given(picked=st.lists(st.integers(0, len(COMPANY) - 1), min_size=1, max_size=40))
+def test_texts_that_repeat_get_the_vectors_they_have_alone(encoder, alone, picked):
+    found = encoder.encode_rows([COMPANY[row] for row in picked], ["passage: "] * len(picked))
+    assert_close(found.vectors, alone["bert_wordpiece"][picked], INVARIANCE_TOLERANCE)
 
 
 # Rows with their own prefixes

@@ -119,16 +119,16 @@ def test_a_mean_differs_from_the_cut_text(encoders):
 def test_a_window_that_breaks_the_engine_breaks_its_text_only(encoders, monkeypatch):
     encoder = encoders("bert_wordpiece", long_text="mean", max_tokens=LIMIT, overlap=OVERLAP)
     engine, mask = encoder._loaded.engine, encoder._loaded.tokenizer._backend.token_to_id("[MASK]")
-    pool = engine.pool
+    pool = engine._forward
 
-    def fail(ids, lengths, pooling):
-        if (ids == mask).any():
+    def fail(batch, pooling):
+        if (batch.ids == mask).any():
             raise RuntimeError("poison")
-        return pool(ids, lengths, pooling)
+        return pool(batch, pooling)
 
     texts = ["short", f"{ENGLISH} [MASK] {ENGLISH}", ENGLISH]
     expected = encoder.encode(texts, role="query")
-    monkeypatch.setattr(engine, "pool", fail)
+    monkeypatch.setattr(engine, "_forward", fail)
     found = encoder.encode_rows(texts, ["query: "] * 3)
     assert found.errors == {1: "RuntimeError: poison"}
     assert_close(found.vectors[[0, 2]], expected[[0, 2]], INVARIANCE_TOLERANCE)

@@ -1,11 +1,13 @@
 """What is expensive about a checkpoint: its tokenizer and the engine that runs it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from e5spark.batching import Batch
 from e5spark.checkpoint import Files
 from e5spark.encoder.tokenizer import Tokenizer, appends_eos
 from e5spark.models import Pooling
@@ -14,12 +16,25 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """What runs a checkpoint: padded token ids in, one pooled vector a row out."""
+    """What runs a checkpoint: token ids in, one pooled vector a row out.
 
-    def pool(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> Vectors:
-        """Returns one float32 vector for each row, not normalised.  # (rows, hidden)."""
+    Attributes:
+        token_budget: The tokens of a forward pass, padding included, that suit it best.
+        packed: Whether rows of different lengths cost it no padding.
+    """
+
+    token_budget: int
+    packed: bool
+
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch, in order, one vector a row, or what its content made it raise.
+
+        It may take batches ahead of those it has yielded. The vectors are float32 and not
+        normalised.  # (rows, hidden)
+
+        Raises:
+            E5SparkError: If the engine itself is broken, so that no text is to blame.
+        """
         ...
 
 
@@ -36,6 +51,12 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
     # Importing the door must load no engine; loading a model loads the one it needs.
     from e5spark.encoder.torch_engine import TorchEngine
 
-    engine = TorchEngine.load(files.model, precision=precision, device=device, threads=threads)
     tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
+    engine = TorchEngine.load(
+        files.model,
+        precision=precision,
+        device=device,
+        threads=threads,
+        pad_id=tokenizer.pad_id,
+    )
     return Loaded(tokenizer=tokenizer, engine=engine)

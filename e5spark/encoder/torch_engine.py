@@ -1,15 +1,16 @@
 """The torch engine: padded forward passes through transformers, pooling in fp32."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoModel
 
+from e5spark.batching import Batch
+from e5spark.encoder.engine import Vectors
 from e5spark.errors import ModelError, OptionError, TransientError
 from e5spark.models import Pooling
 
@@ -23,14 +24,19 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class TorchEngine:
     """A loaded checkpoint that turns token ids into pooled token vectors."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+    # On CPUs 512 to 2,048 tokens are fastest: the activations of more no longer fit the caches.
+    token_budget = 2048
+    packed = False
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, *, pad_id: int) -> None:
         """Takes a model in evaluation mode that lies on the device."""
         self._model = model
         self._device = device
+        self._pad_id = pad_id
 
     @classmethod
     def load(
-        cls, directory: Path, *, precision: str, device: str, threads: int | None
+        cls, directory: Path, *, precision: str, device: str, threads: int | None, pad_id: int
     ) -> "TorchEngine":
         """Returns the engine of a checkpoint.
 
@@ -39,6 +45,7 @@ class TorchEngine:
             precision: ``fp32`` or ``bf16``.
             device: A torch device.
             threads: CPU threads of this process's forward passes; None leaves torch's own choice.
+            pad_id: What fills up short rows.
 
         Raises:
             ModelError: If the weights do not fill the architecture.
@@ -69,41 +76,33 @@ class TorchEngine:
                 f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
                 "among them; transformers would fill them with random numbers. Fetch it again."
             )
-        return cls(model.eval().to(where), where)
+        return cls(model.eval().to(where), where, pad_id=pad_id)
 
-    def pool(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> npt.NDArray[np.float32]:
-        """Returns one vector for each row, not normalised.
-
-        Args:
-            ids: Token ids, padded on the right.  # (rows, longest)
-            lengths: Tokens of each row.  # (rows,)
-            pooling: How token vectors become one.
-
-        Returns:
-            float32.  # (rows, hidden)
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch, in order, one vector a row, or what its content made it raise.
 
         Raises:
             TransientError: If the device failed.
         """
-        try:
-            return self._forward(ids, lengths, pooling)
-        except _DeviceError as error:
-            # A device that failed once fails every later call: no text is to blame.
-            raise TransientError(f"The device failed: {error}") from error
+        for batch in batches:
+            try:
+                found: Vectors | Exception = self._forward(batch, pooling)
+            except _DeviceError as error:
+                # A device that failed once fails every later call: no text is to blame.
+                raise TransientError(f"The device failed: {error}") from error
+            except Exception as error:  # whatever a text makes it raise
+                found = error
+            yield found
 
     @torch.inference_mode()
-    def _forward(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> npt.NDArray[np.float32]:
-        counts = torch.from_numpy(lengths).to(self._device)
+    def _forward(self, batch: Batch, pooling: Pooling) -> Vectors:
+        ids = torch.from_numpy(batch.padded(self._pad_id)).to(self._device)
+        counts = torch.from_numpy(batch.lengths).to(self._device)
         mask = torch.arange(ids.shape[1], device=self._device) < counts[:, None]  # (rows, longest)
         hidden = self._model(
-            input_ids=torch.from_numpy(ids).to(self._device),
-            attention_mask=mask.long(),
+            input_ids=ids, attention_mask=mask.long()
         ).last_hidden_state.float()  # (rows, longest, hidden)
-        pooled: npt.NDArray[np.float32] = _pool(hidden, mask, counts, pooling).cpu().numpy()
+        pooled: Vectors = _pool(hidden, mask, counts, pooling).cpu().numpy()
         return pooled
 
 
