@@ -5,12 +5,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from e5spark.batching import Batch
 from e5spark.benchmark.counted import run_with
 from e5spark.checkpoint import Files, read_json
 from e5spark.encoder import Loaded
+from e5spark.encoder.engine import Vectors
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
 from e5spark.models import Pooling
 from e5spark.spark.worker import Request
@@ -21,15 +22,19 @@ _TOKENS = 8  # of every text, so that micro-batches have a few hundred rows
 class ConstantEngine:
     """Returns the same vector for every text."""
 
+    name = "torch"
+    precision = "fp32"
+    token_budget = 2048
+    packed = False
+
     def __init__(self, hidden: int) -> None:
         self._vector = np.ones(hidden, dtype=np.float32)
 
-    def pool(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> npt.NDArray[np.float32]:
-        """Returns one vector a row.  # (rows, hidden)."""
-        del ids, pooling
-        return np.tile(self._vector, (len(lengths), 1))
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch one vector a row.  # (rows, hidden)."""
+        del pooling
+        for batch in batches:
+            yield np.tile(self._vector, (len(batch.lengths), 1))
 
 
 class ConstantTokenizer(Tokenizer):

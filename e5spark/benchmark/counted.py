@@ -4,17 +4,18 @@ The seam is the engine: whatever ``e5spark.encoder.load`` returns is wrapped in 
 runs it. e5spark itself knows nothing of it, and has no option for it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from e5spark import encoder
+from e5spark.batching import Batch
 from e5spark.benchmark import ledger
 from e5spark.encoder import Encoder, Loaded
+from e5spark.encoder.engine import Engine, Vectors
 from e5spark.models import Pooling
 from e5spark.spark import udf, worker
 from e5spark.spark.worker import Request
@@ -26,25 +27,34 @@ _load = encoder.load  # e5spark's own, whatever stands in its place later
 class CountedEngine:
     """An engine that notes down the tokens of each forward pass."""
 
-    def __init__(self, engine: Any) -> None:  # noqa: ANN401  # an Engine, maybe with more to it
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Returns what else the engine has."""
         return getattr(self._engine, name)
 
-    def pool(
-        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], pooling: Pooling
-    ) -> npt.NDArray[np.float32]:
-        """Returns the engine's vectors."""
-        vectors: npt.NDArray[np.float32] = self._engine.pool(ids, lengths, pooling)
-        ledger.note(int(lengths.sum()), ids.size)
-        return vectors
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields what the engine yields."""
+        taken: deque[Batch] = deque()  # an engine may be ahead of what it has yielded
+
+        def seen() -> Iterator[Batch]:
+            for batch in batches:
+                taken.append(batch)
+                yield batch
+
+        for vectors in self._engine.run(seen(), pooling):
+            lengths = taken.popleft().lengths
+            tokens = int(lengths.sum())
+            padded = tokens if self._engine.packed else len(lengths) * int(lengths.max(initial=0))
+            ledger.note(tokens, padded)
+            yield vectors
 
 
 def counted(loaded: Loaded) -> Loaded:
     """Returns a loaded checkpoint whose engine counts."""
-    return replace(loaded, engine=CountedEngine(loaded.engine))
+    engine: Any = CountedEngine(loaded.engine)  # an Engine: it has all that its own has
+    return replace(loaded, engine=engine)
 
 
 def counted_encoder(made: Encoder) -> Encoder:
