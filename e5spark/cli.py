@@ -14,7 +14,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from e5spark import __version__, config, errors, job
+from e5spark import __version__, benchmark, config, errors, job
 from e5spark.config import JobConfig
 from e5spark.errors import ConflictError, E5SparkError, GateError
 from e5spark.spec import model_spec
@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--known-answers", help="a JSON file of texts and published scores")
     verify.set_defaults(command=_verify)
 
+    measure = commands.add_parser(
+        "benchmark", help="measure this machine, e5spark on it, and what others would use"
+    )
+    benchmark.add_arguments(measure)
+    measure.set_defaults(command=_benchmark)
+
     for command in (embed, calibrate, verify):
         command.add_argument(
             "--set",
@@ -111,6 +117,18 @@ def _verify(given: argparse.Namespace) -> dict[str, Any]:
 
     model = config.load_model(given.model, given.set)
     return verify(model_spec(model.name, model.options), given.known_answers)
+
+
+def _benchmark(given: argparse.Namespace) -> dict[str, Any]:
+    settings = benchmark.settings_of(given)
+    if given.plot is not None:
+        benchmark.check_plot(given.plot)
+    document = benchmark.run(settings)
+    if given.json is not None:
+        given.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    if given.plot is not None:
+        benchmark.plot(document, given.plot)
+    return document
 
 
 @contextmanager
