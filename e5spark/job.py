@@ -25,7 +25,8 @@ from e5spark.spark.embed import (
     resolve_column,
     result_names,
 )
-from e5spark.spec import ModelOptions, model_spec
+from e5spark.spark.sampling import sample_texts
+from e5spark.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.tables import sink, source
 
 _STATUSES = ("ok", "null_text", "empty_text", "error")
@@ -93,6 +94,24 @@ def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibra
     plan = plan_model(model_spec(config.model.name, options), required=True)
     df = read(spark, config)
     return ranges.calibrate(df, plan, texts_of(df, config.embed), sample=sample)
+
+
+def sample(
+    spark: SparkSession, config: JobConfig, spec: ModelSpec, *, rows: int
+) -> tuple[list[str], list[str]]:
+    """Returns texts of a sample of the job's input, and the prefix of each.
+
+    Args:
+        spark: The session.
+        config: The job.
+        spec: The model whose prompts they get.
+        rows: To look at.
+
+    Raises:
+        InputError: If the input cannot be read, has no text, or its columns break the contract.
+    """
+    df = read(spark, config)
+    return sample_texts(df, plan_model(spec), texts_of(df, config.embed), rows=rows)
 
 
 def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,7 @@ class Manifest:
         pad_id: What fills up short rows.
         files: Name to sha256 of each file.
         needs_vnni: Whether its int8 sums may overflow on a CPU without VNNI.
+        settings: What the engine needs to be told besides.
         quality: What was measured against fp32 when it was made; empty for ``float``.
         format: Version of this manifest; a later release reads every earlier one.
     """
@@ -43,9 +44,10 @@ class Manifest:
     kind: Kind
     source: Weights
     pad_id: int
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
     needs_vnni: bool = False
-    quality: Mapping[str, float] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    quality: Mapping[str, float | str] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -78,7 +80,7 @@ def read(directory: Path) -> Manifest | None:
                 f"{path} has format {data['format']}; this e5spark reads up to {FORMAT}. Install "
                 "the release that prepared it, or prepare it again."
             )
-        known = {field.name for field in fields(Manifest)}
+        known = {each.name for each in fields(Manifest)}
         data = {name: value for name, value in data.items() if name in known}
         return Manifest(**{**data, "source": Weights(**data["source"])})
     except (ValueError, KeyError, TypeError) as error:
@@ -104,26 +106,11 @@ def check(directory: Path, manifest: Manifest) -> None:
             )
 
 
-def write(
-    directory: Path,
-    *,
-    kind: Kind,
-    source: Weights,
-    pad_id: int,
-    needs_vnni: bool = False,
-    quality: Mapping[str, float] | None = None,
-) -> None:
+def write(directory: Path, manifest: Manifest) -> None:
     """Writes the manifest, with the hash of every file there is: what makes it a prepared model."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    manifest = Manifest(
-        kind=kind,
-        source=source,
-        pad_id=pad_id,
-        files={str(path.relative_to(directory)): sha256(path) for path in files},
-        needs_vnni=needs_vnni,
-        quality=quality,
-    )
-    data = json.dumps(asdict(manifest), indent=2, sort_keys=True)
+    hashes = {str(path.relative_to(directory)): sha256(path) for path in files}
+    data = json.dumps(asdict(replace(manifest, files=hashes)), indent=2, sort_keys=True)
     (directory / MANIFEST).write_text(data + "\n", "utf-8")
 
 

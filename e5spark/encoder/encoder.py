@@ -10,7 +10,7 @@ import numpy.typing as npt
 from e5spark import prompts
 from e5spark.batching import Indices, Ints, micro_batches
 from e5spark.checkpoint import check_published, decide_precision, locate
-from e5spark.encoder.engine import Loaded, Vectors, load
+from e5spark.encoder.engine import Engine, Loaded, Vectors, load
 from e5spark.encoder.tokenized import Tokenized, tokenize_window
 from e5spark.encoder.tokenizer import Tokens
 from e5spark.encoder.windows import Window
@@ -108,6 +108,11 @@ class Encoder:
             files, engine=spec.engine, precision=precision, device=spec.device, threads=threads
         )
         return cls(loaded, recipe, spec)
+
+    @property
+    def engine(self) -> Engine:
+        """Returns what runs the checkpoint."""
+        return self._loaded.engine
 
     @property
     def dim(self) -> int:

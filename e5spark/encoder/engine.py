@@ -22,6 +22,9 @@ from e5spark.models import Pooling
 
 Vectors = npt.NDArray[np.float32]
 
+# OpenVINO reports its use to its makers where this package is found; no executor calls home.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
+
 
 class Engine(Protocol):
     """What runs a checkpoint: token ids in, one pooled vector a row out.

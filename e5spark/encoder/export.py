@@ -19,6 +19,7 @@ from e5spark import prepared
 from e5spark.checkpoint import Files, hash_files
 from e5spark.encoder.torch_engine import load_model
 from e5spark.errors import ModelError
+from e5spark.prepared import Manifest
 
 # What of a checkpoint's directory says how its vectors are made.
 _SMALL_FILES = (
@@ -57,7 +58,7 @@ def _fill(directory: Path, files: Files) -> None:
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(files.model / name, directory / name)
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
-    prepared.write(directory, kind="float", source=hash_files(files), pad_id=int(pad))
+    prepared.write(directory, Manifest(kind="float", source=hash_files(files), pad_id=int(pad)))
 
 
 class _Encoder(torch.nn.Module):

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _Floats = npt.NDArray[np.float32]
-_Flying = tuple[openvino.InferRequest, Batch, tuple[openvino.Tensor, ...]]
+# The arrays too, until the pass has ended: OpenVINO reads them where they are.
+_Flying = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
 
 
 class OpenVINOEngine:
@@ -79,6 +81,7 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": str(streams),
             # Two workers on a machine would pin themselves to the same cores.
             "ENABLE_CPU_PINNING": "NO",
+            **manifest.settings,
         }
         try:
             model = openvino.Core().compile_model(directory / prepared.MODEL, "CPU", settings)
@@ -103,20 +106,26 @@ class OpenVINOEngine:
         while flying:
             yield self._finished(flying, free, pooling)
 
-    def _started(self, batch: Batch, free: deque[openvino.InferRequest]) -> _Flying | Exception:
+    def inputs(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        """Returns what the graph is given for a batch.
+
+        Raises:
+            IndexError: If the table has no embedding of a token.
+        """
         ids = batch.padded(self._pad_id)
+        mask = np.arange(ids.shape[1]) < batch.lengths[:, None]
+        return {"embeddings": self._embeddings[ids], "mask": mask.astype(np.int64)}
+
+    def _started(self, batch: Batch, free: deque[openvino.InferRequest]) -> _Flying | Exception:
         try:
-            embedded = self._embeddings[ids]  # (rows, longest, hidden)
+            given = self.inputs(batch)
         except IndexError as error:
             return error
-        mask = (np.arange(ids.shape[1]) < batch.lengths[:, None]).astype(np.int64)
-        # Kept until the pass has ended: OpenVINO reads them where they are.
-        tensors = tuple(openvino.Tensor(each, shared_memory=True) for each in (embedded, mask))
         request = free.popleft()
-        for name, tensor in zip(("embeddings", "mask"), tensors, strict=True):
-            request.set_tensor(name, tensor)
+        for name, array in given.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         request.start_async()
-        return request, batch, tensors
+        return request, batch, given
 
     def _finished(
         self,

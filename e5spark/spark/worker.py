@@ -77,6 +77,27 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
         yield _embedded(request, encoder, texts)
 
 
+def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
+    """Returns the prefix of each row, and why for each row whose role or instruction is wrong."""
+    table = request.plan.recipe.prompts
+    rows = len(columns[0])
+    extra = iter(columns[request.texts :])
+    if request.role is not None and not request.has_instructions:
+        return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
+    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
+    instructions = (
+        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
+    )
+    found, refused = [], {}
+    for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
+        try:
+            found.append(prompts.prefix(table, role or "", instruction))
+        except OptionError as error:
+            found.append("")
+            refused[row] = str(error)
+    return found, refused
+
+
 def localized(spec: ModelSpec) -> ModelSpec:
     """Returns the spec with each ``archive:name`` replaced by where Spark unpacked it here.
 
@@ -154,7 +175,7 @@ def _tokenized(
 ) -> _Texts:
     started = time.perf_counter()
     columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
-    prefixes, refused = _prefixes(request, columns)
+    before, refused = prefixes(request, columns)
     rows = len(columns[0])
     texts = [each for column in columns[: request.texts] for each in text.decode(column)]
     status = text.statuses(texts)
@@ -162,7 +183,7 @@ def _tokenized(
         status[row::rows] = ["error"] * request.texts
     wanted = [row for row, each in enumerate(status) if each == "ok"]
     tokens = encoder.tokenize(
-        [texts[row] or "" for row in wanted], [prefixes[row % rows] for row in wanted]
+        [texts[row] or "" for row in wanted], [before[row % rows] for row in wanted]
     )
     return _Texts(
         rows=rows,
@@ -193,27 +214,6 @@ def _embedded(request: Request, encoder: "Encoder", texts: _Texts) -> list[pa.Ar
         seconds=time.perf_counter() - started,
     )
     return [whole.slice(rows * c, rows) for c in columns]
-
-
-def _prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
-    """The prefix of each row, and why for each row whose role or instruction is wrong."""
-    table = request.plan.recipe.prompts
-    rows = len(columns[0])
-    extra = iter(columns[request.texts :])
-    if request.role is not None and not request.has_instructions:
-        return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
-    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
-    instructions = (
-        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
-    )
-    found, refused = [], {}
-    for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
-        try:
-            found.append(prompts.prefix(table, role or "", instruction))
-        except OptionError as error:
-            found.append("")
-            refused[row] = str(error)
-    return found, refused
 
 
 _loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
