@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("config", type=Path, help="a job file, such as conf/embed.toml")
     embed.set_defaults(command=_embed)
 
+    compact = commands.add_parser(
+        "compact", help="merge the small files of the table that a job file writes; no row changes"
+    )
+    compact.add_argument("config", type=Path, help="the job file")
+    compact.add_argument("--megabytes", type=int, default=512, help="size of a file (512)")
+    compact.set_defaults(command=_compact)
+
     calibrate = commands.add_parser(
         "calibrate", help="compute the ranges that int8 and uint8 vectors need, over a sample"
     )
@@ -99,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_arguments(measure)
     measure.set_defaults(command=_benchmark)
 
-    for command in (embed, calibrate, prepare, verify):
+    for command in (embed, compact, calibrate, prepare, verify):
         command.add_argument(
             "--set",
             action="append",
@@ -120,6 +127,14 @@ def _embed(given: argparse.Namespace) -> dict[str, Any]:
     except GateError as error:  # the account of what was written is wanted all the same
         return {**account, **_failed(error)}
     return account
+
+
+def _compact(given: argparse.Namespace) -> dict[str, Any]:
+    job_config = config.load(given.config, given.set)
+    with _session(job_config) as spark:
+        done = job.compact(spark, job_config, target_bytes=given.megabytes << 20)
+    log.info("%(files_before)d files of %(output)s became %(files_after)d.", done)
+    return done
 
 
 def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
@@ -192,8 +207,12 @@ def _session(job_config: JobConfig) -> Iterator[SparkSession]:
 
 def _summarize(account: dict[str, Any]) -> None:
     log.info(
-        "%d rows: %d embedded, %d null, %d empty, %d errors; %d truncated (%.2f %% of all tokens "
-        "lost), %d with a prompt of their own.",
+        "%d rows: %d to do, %d unchanged, %d removed, %d finished for an earlier run.",
+        *(account[name] for name in ("rows_in", "embedded", "skipped", "deleted", "recovered")),
+    )
+    log.info(
+        "%d rows written: %d embedded, %d null, %d empty, %d errors; %d truncated (%.2f %% of all "
+        "tokens lost), %d with a prompt of their own.",
         *(account[name] for name in ("rows", "ok", "null_text", "empty_text", "error")),
         account["truncated"],
         100 * account["lost_token_share"],

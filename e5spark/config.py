@@ -13,6 +13,7 @@ from e5spark.spec import ModelOptions
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 OutputFormat = Literal["parquet", "delta"]
+OnDuplicate = Literal["refuse", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,9 @@ class InputConfig:
     table: str = ""
     format: InputFormat = "parquet"
     keep: tuple[str, ...] = ()
+    id: str = ""
+    hash_id: bool = False
+    on_duplicate: OnDuplicate = "refuse"
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,6 +67,9 @@ class RunConfig:
 
     partitions: int = 0
     max_error_rate: float = 0.0
+    delete_missing: bool = False
+    chunk_rows: int = 0
+    in_flight: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +191,18 @@ def _check(job: JobConfig, path: str) -> None:
         )
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError(f"{path}: [embed] has instruction and instruction_column; give one.")
-    if not 0 <= job.run.max_error_rate <= 1 or job.run.partitions < 0:
-        raise ConfigError(
-            f"{path}: run.max_error_rate is a share from 0 to 1, run.partitions >= 0."
-        )
+    _check_run(job, path)
+
+
+def _check_run(job: JobConfig, path: str) -> None:
+    run = job.run
+    if not 0 <= run.max_error_rate <= 1:
+        raise ConfigError(f"{path}: run.max_error_rate is a share from 0 to 1.")
+    for name, least in (("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)):
+        if getattr(run, name) < least:
+            raise ConfigError(
+                f"{path}: run.{name} is {getattr(run, name)}; it must be {least} or more."
+            )
 
 
 def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # any annotation

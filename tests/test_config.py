@@ -210,8 +210,9 @@ def test_an_error_rate_is_a_share(load, value):
     assert "a share from 0 to 1" in refusal(load, f"run.max_error_rate={value}")
 
 
-def test_partitions_are_not_negative(load):
-    assert "run.partitions >= 0" in refusal(load, "run.partitions=-1")
+@pytest.mark.parametrize(("key", "least"), [("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)])
+def test_a_count_is_not_too_small(load, key, least):
+    assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")
 
 
 @pytest.mark.parametrize("section", ["input", "output"])

@@ -29,6 +29,7 @@ DOCS: list[dict[str, Any]] = [
 ]
 OK = [doc for doc in DOCS if doc["body"] and doc["body"].strip()]
 ADDED = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+ADDED += ["content_hash", "embedding_fp"]
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_a_catalog_table_becomes_a_catalog_table(
         before = spark.table("docs_out").collect()
         again = run_job(**base)
         assert again.code == 5
-        assert "The output table docs_out exists already" in again.document["message"]
+        assert "The output docs_out exists already" in again.document["message"]
         assert spark.table("docs_out").collect() == before
     finally:
         spark.sql("DROP TABLE IF EXISTS docs_in")

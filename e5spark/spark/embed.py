@@ -11,6 +11,7 @@ from pyspark.sql.types import StringType, StructField
 
 from e5spark import prompts
 from e5spark.errors import ColumnError, OptionError
+from e5spark.names import quoted
 from e5spark.plan import Plan, make_plan
 from e5spark.spark.results import result_type
 from e5spark.spark.udf import Udf, result_udf, vector_udf
@@ -168,12 +169,15 @@ def request(df: DataFrame, plan: Plan, texts: Texts) -> tuple[Request, list[Colu
 
 def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:
     """Returns field to column name of what is added, for each text that is embedded."""
-    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
-        prefixes = [texts.prefix]
-    else:
-        prefixes = [f"{texts.prefix}{name}_" for name in texts.text]
     fields = result_type(plan).names
-    return [{field: prefix + field for field in fields} for prefix in prefixes]
+    return [{field: prefix + field for field in fields} for prefix in column_prefixes(texts)]
+
+
+def column_prefixes(texts: Texts) -> list[str]:
+    """Returns what is put before the names of the added columns, for each text."""
+    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
+        return [texts.prefix]
+    return [f"{texts.prefix}{name}_" for name in texts.text]
 
 
 def _joined(columns: Sequence[str], separator: str) -> Column:
@@ -229,11 +233,6 @@ def check_free(df: DataFrame, names: list[str]) -> None:
                 f"The table has a column {taken[name.lower()]!r} already, and embed adds "
                 f"{name!r}; drop or rename it, or give prefix='...' for the added columns."
             )
-
-
-def quoted(name: str) -> str:
-    """Returns a column name that Spark does not take apart at its dots."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _same(df: DataFrame, one: str, other: str) -> bool:

@@ -8,9 +8,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from e5spark.errors import InputError, OptionError
+from e5spark.names import quoted
 from e5spark.plan import Plan
 from e5spark.quantize import Calibration
-from e5spark.spark.embed import Texts, embed_plan, quoted, result_names
+from e5spark.spark.embed import Texts, embed_plan, result_names
 
 _RANGES = pa.schema(
     [

@@ -14,7 +14,7 @@ from e5spark.errors import ConflictError, E5SparkError, InputError
 from e5spark.tables.source import condition, read_failure, reason
 
 _WILDCARD = re.compile(r"[*?\[{]")
-_EXISTS = {
+EXISTS = {
     "PATH_ALREADY_EXISTS",
     "TABLE_OR_VIEW_ALREADY_EXISTS",
     "DELTA_PATH_EXISTS",
@@ -36,7 +36,7 @@ def check_path_free(spark: SparkSession, path: str) -> None:
         if condition(error) == "PATH_NOT_FOUND":
             return
         raise InputError(f"The output {path} cannot be checked: {reason(error)}") from error
-    raise _exists(f"The output {path}")
+    raise exists(f"The output {path}")
 
 
 def check_table_free(spark: SparkSession, name: str) -> None:
@@ -46,7 +46,7 @@ def check_table_free(spark: SparkSession, name: str) -> None:
         ConflictError: If it has.
     """
     if spark.catalog.tableExists(name):
-        raise _exists(f"The output table {name}")
+        raise exists(f"The output table {name}")
 
 
 def check_apart(source: str, output: str) -> None:
@@ -64,21 +64,24 @@ def check_apart(source: str, output: str) -> None:
         )
 
 
-def write_path(df: DataFrame, path: str, *, format: str, options: Mapping[str, str]) -> None:
-    """Writes a new table of files.
+def write_path(
+    df: DataFrame, path: str, *, format: str, options: Mapping[str, str], partition: str = ""
+) -> None:
+    """Writes a new table of files, with a directory for each value of a column, if one is named.
 
     Raises:
         ConflictError: If something appeared at the path meanwhile.
         InputError: If the input turns out unreadable, the format cannot hold this table, or the
             session does not have the format.
     """
-    with _as_ours(f"The output {path}"):
-        df.write.format(format).mode("error").options(**options).save(path)
+    with as_ours(f"The output {path}"):
+        writer = df.write.format(format).mode("error").options(**options)
+        (writer.partitionBy(partition) if partition else writer).save(path)
 
 
 def write_table(df: DataFrame, name: str, *, format: str, options: Mapping[str, str]) -> None:
     """Writes a new catalog table; raises what ``write_path`` does."""
-    with _as_ours(f"The output table {name}"):
+    with as_ours(f"The output table {name}"):
         df.write.format(format).mode("error").options(**options).saveAsTable(name)
 
 
@@ -92,22 +95,23 @@ def parquet_options(vectors: Sequence[str]) -> dict[str, str]:
     return {"compression": "zstd", **plain}
 
 
-def _exists(what: str) -> ConflictError:
+def exists(what: str) -> ConflictError:
+    """Returns what to raise where something exists that e5spark did not write."""
     return ConflictError(
-        f"{what} exists already, and e5spark never overwrites. Give a new output, or remove this "
-        "one first if it may go (a directory without a _SUCCESS file is an unfinished run's)."
+        f"{what} exists already and is not e5spark's, which never overwrites. Give a new output, "
+        "or remove this one first if it may go."
     )
 
 
 @contextmanager
-def _as_ours(what: str) -> Iterator[None]:
+def as_ours(what: str) -> Iterator[None]:
     """Raises an error that is the table's or the session's as one of ours, any other as it is."""
     try:
         yield
     except Exception as error:  # py4j has errors that PySpark does not wrap
         failure: E5SparkError | None = read_failure(error)
-        if condition(error) in _EXISTS:
-            failure = _exists(what)
+        if condition(error) in EXISTS:
+            failure = exists(what)
         elif isinstance(error, AnalysisException) or condition(error) == "DATA_SOURCE_NOT_FOUND":
             failure = InputError(f"{what} cannot be written: {reason(error)}")
         if failure is None:

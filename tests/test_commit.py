@@ -1,0 +1,136 @@
+"""A commit by a run that has been overtaken, and what a manifest protects: no Spark is needed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql.types import StructType
+
+from e5spark.errors import ConflictError
+from e5spark.tables.commit import Commits
+from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
+from e5spark.tables.storage import LocalStorage
+
+PARTS = {"weights": "a" * 64, "recipe": {"dim": 32, "max_tokens": 512}, "precision": "fp32"}
+MANIFEST = Manifest(
+    fingerprint="one",
+    parts=PARTS,
+    schema={"fields": [{"name": "id", "type": "long", "nullable": True, "metadata": {}}]},
+    dim=32,
+    id="id",
+    table="parquet",
+    versions={},
+)
+
+
+class FakeLock:
+    """A lock that is lost at a given check."""
+
+    def __init__(self, epoch: int, before: Callable[[int], None] = lambda number: None) -> None:
+        self.epoch = epoch
+        self._before = before
+        self._checks = 0
+
+    def check(self) -> None:
+        self._checks += 1
+        self._before(self._checks)
+
+
+class FakeTarget:
+    """A table whose published records are in a list."""
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+
+    def publish(self, ledger: Ledger, record: Record, absorbed: Any) -> None:
+        self.published.append(record.name)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(str(tmp_path), tmp_path)
+
+
+def commits(ledger: Ledger, target: FakeTarget) -> Commits:
+    return Commits(ledger, target, schema=StructType([]), id="id")
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_run_that_was_overtaken_commits_nothing(files: LocalStorage, at: int) -> None:
+    target = FakeTarget()
+
+    def overtake(number: int) -> None:
+        # The next run recovers, which sweeps, while this one stands before its check.
+        if number == at:
+            commits(Ledger(files, FakeLock(2)), target).recover(None)
+            raise ConflictError("Another run has taken over.")
+
+    record = Record(name="00001-00001", kind="append", rows=5)
+    files.put(f"_e5spark/staging/{record.name}/part-0.parquet", b"rows")
+    with pytest.raises(ConflictError):
+        commits(Ledger(files, FakeLock(1, overtake)), target).record(record)
+    # Put before the other run looked, the record is finished by it; put later, it is lost.
+    assert target.published == ([] if at == 1 else [record.name])
+    assert commits(Ledger(files, FakeLock(3)), target).recover(None) == 0
+    assert target.published == ([] if at == 1 else [record.name])
+
+
+def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) -> None:
+    class Late(LocalStorage):
+        """The other run takes over between this one's check and its put."""
+
+        def put(self, name: str, data: bytes) -> None:
+            if name.startswith("_e5spark/commits/"):
+                commits(Ledger(files, FakeLock(2)), FakeTarget()).recover(None)
+            super().put(name, data)
+
+    def lost(number: int) -> None:
+        if number == 2:
+            raise ConflictError("Another run has taken over.")
+
+    record = Record(name="00001-00001", kind="append", rows=5)
+    files.put(f"_e5spark/staging/{record.name}/part-0.parquet", b"rows")
+    late = Late(files.root, Path(files.root))
+    with pytest.raises(ConflictError):
+        Ledger(late, FakeLock(1, lost)).commit(record)
+    target = FakeTarget()
+    assert commits(Ledger(files, FakeLock(3)), target).recover(None) == 0
+    assert target.published == []
+    assert files.list("_e5spark/commits") == []
+
+
+def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) -> None:
+    ledger = Ledger(files, FakeLock(1))
+    ledger.begin(MANIFEST)
+    other = replace(MANIFEST, fingerprint="two", parts={**PARTS, "weights": "b" * 64})
+    ledger.begin(other)
+    assert read_manifest(files) == other
+    ledger.commit(Record(name="00001-00001", kind="append"))
+    ledger.begin(other)
+    with pytest.raises(ConflictError, match=r"model weights is bbbbbbbbbbbb\.\.\., this run's is"):
+        ledger.begin(MANIFEST)
+    assert read_manifest(files) == other
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"id": "key"}, "input.id = 'id', this run has 'key'"),
+        ({"table": "delta"}, "is a parquet table and not delta"),
+        (
+            {"schema": {"fields": [{"name": "id", "type": "string"}]}},
+            'it has id "long"; this run has id "string"',
+        ),
+        ({"format": 2}, "manifest.json has format 2; this e5spark knows up to 1"),
+    ],
+)
+def test_a_table_of_another_shape_is_refused(
+    files: LocalStorage, change: dict[str, Any], sentence: str
+) -> None:
+    stored = {"format": 2} if "format" in change else {}
+    Ledger(files, FakeLock(1)).begin(replace(MANIFEST, **stored))
+    Ledger(files, FakeLock(1)).commit(Record(name="00001-00001", kind="append"))
+    with pytest.raises(ConflictError, match=sentence):
+        Ledger(files, FakeLock(2)).begin(replace(MANIFEST, **change))

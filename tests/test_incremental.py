@@ -1,0 +1,380 @@
+"""A table that is brought up to its source again and again: what is embedded, and what is not."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from e5spark.cli import main
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.trace import Trace
+
+Rows = Mapping[Any, str | None]
+WORDS = ("rain", "hill", "library", "tide", "bread", "stone", "river")
+FIRST = {number: f"{WORDS[number % 7]} and {WORDS[number % 5]} {number}" for number in range(60)}
+
+
+@pytest.fixture
+def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
+    """A whole job, in chunks of 25 rows."""
+    return {
+        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+        "run": {"chunk_rows": 25},
+    }
+
+
+@pytest.fixture
+def embed(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+) -> Callable[..., dict[str, Any]]:
+    """Runs the job over some rows; returns the account, with the rows that the model has seen."""
+
+    def run(rows: Rows, *overrides: str) -> dict[str, Any]:
+        table = pa.table({"id": list(rows), "body": pa.array(rows.values(), pa.string())})
+        pq.write_table(table, tmp_path / "docs.parquet")
+        trace.mark()
+        outcome = run_job(*overrides, **base)
+        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows()}
+
+    return run
+
+
+def test_second_run_embeds_nothing(embed: Callable[..., Any], tmp_path: Path, model: str) -> None:
+    first = embed(FIRST)
+    assert (first["code"], first["embedded"], first["chunks"]) == (0, 60, 3)
+    before = files(tmp_path / "out")
+    second = embed(FIRST)
+    assert second["code"] == 0
+    counts = ("model_rows", "embedded", "skipped", "deleted", "chunks", "rows")
+    assert [second[name] for name in counts] == [0, 0, 60, 0, 0, 0]
+    assert second["epoch"] > first["epoch"]
+    assert files(tmp_path / "out") == before
+    check(tmp_path / "out", FIRST, model)
+
+
+def test_only_new_and_changed_rows_are_embedded(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    changed = {number: f"changed {number}" for number in range(0, 37)}
+    new = {number: f"new {number}" for number in range(100, 130)}
+    wanted = {**FIRST, **changed, **new}
+    done = embed(wanted)
+    assert (done["model_rows"], done["embedded"], done["skipped"]) == (67, 67, 23)
+    check(tmp_path / "out", wanted, model)
+
+
+def test_changed_rows_alone_are_replaced(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    wanted = {**FIRST, **{number: f"changed {number}" for number in range(37)}}
+    assert embed(wanted)["model_rows"] == 37
+    check(tmp_path / "out", wanted, model)
+    assert embed(wanted)["model_rows"] == 0
+
+
+def test_rows_that_left_stay_unless_they_shall_go(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    fewer = {number: text for number, text in FIRST.items() if number >= 10}
+    assert embed(fewer)["deleted"] == 0
+    check(tmp_path / "out", FIRST, model)
+    done = embed(fewer, "run.delete_missing=true")
+    assert (done["deleted"], done["model_rows"]) == (10, 0)
+    check(tmp_path / "out", fewer, model)
+
+
+def test_a_row_can_change_while_others_leave_and_come(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    wanted = {number: text for number, text in FIRST.items() if number >= 10}
+    wanted |= {10: "changed", 200: "new", 11: None}
+    done = embed(wanted, "run.delete_missing=true")
+    assert (done["deleted"], done["embedded"], done["model_rows"]) == (10, 3, 2)
+    check(tmp_path / "out", wanted, model)
+
+
+def test_error_rows_are_tried_again_by_each_run(
+    embed: Callable[..., Any], tmp_path: Path, poisoned_model: str, poison: str
+) -> None:
+    rows = {1: f"a {poison} b", 2: "fine"}
+    for expected in ((2, 0), (1, 1), (1, 1)):
+        done = embed(rows, f"model.name={poisoned_model}")
+        assert (done["code"], done["error"]) == (4, "GateError")
+        assert (done["embedded"], done["skipped"]) == expected
+        assert sorted(row["id"] for row in rows_of(tmp_path / "out")) == [1, 2]
+
+
+def test_error_rows_are_embedded_once_the_cause_is_gone(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    # As if the engine had failed on some rows: same content, same fingerprint.
+    failed = {3, 17, 40}
+    for path in (tmp_path / "out").glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in rows:
+            if row["id"] in failed:
+                row |= {"status": "error", "error": "out of memory", "embedding": None}
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    for sidecar in (tmp_path / "out").glob(".*.crc"):
+        sidecar.unlink()
+    done = embed(FIRST)
+    assert (done["code"], done["model_rows"], done["skipped"]) == (0, 3, 57)
+    check(tmp_path / "out", FIRST, model)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([1, 2, 2, 3, 3, 3], r"2 ids in id stand in several rows: 2 \(2 rows\), 3 \(3 rows\)"),
+        ([1, None, 3, 4, None, 6], "2 rows have no id"),
+    ],
+)
+def test_ids_that_name_no_single_row_stop_the_job_before_it_embeds(
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    trace: Trace,
+    ids: list[int | None],
+    sentence: str,
+) -> None:
+    table = pa.table({"id": pa.array(ids, pa.int64()), "body": list("abcdef")})
+    pq.write_table(table, tmp_path / "docs.parquet")
+    outcome = run_job(**base)
+    assert outcome.code == 3
+    assert re.search(sentence, outcome.document["message"])
+    assert trace.rows() == 0
+    assert list((tmp_path / "out").glob("*.parquet")) == []
+
+
+def test_of_duplicates_the_first_by_content_hash_is_kept(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+) -> None:
+    kept = []
+    for ids, bodies in (([1, 2, 2, 3], "abcd"), ([3, 2, 2, 1], "dcba")):
+        pq.write_table(pa.table({"id": ids, "body": list(bodies)}), tmp_path / "docs.parquet")
+        out = tmp_path / f"out{len(kept)}"
+        outcome = run_job('input.on_duplicate="first"', f"output.path={out}", **base)
+        assert (outcome.code, outcome.document["embedded"]) == (0, 3)
+        kept.append(sorted((row["id"], row["body"]) for row in rows_of(out)))
+    assert kept[0] == kept[1]
+    assert trace.rows() == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("model.max_tokens=64", "max_tokens is 512, this run's is 64"),
+        ("model.dim=8", "dim is 32, this run's is 8"),
+        ('model.prompts={{query="Q: ", passage="P: "}}', 'prompts is {{"query": "query: "'),
+        ('model.name="{other}"', "model weights is [0-9a-f]{{12}}"),
+        ('model.output_type="binary"', 'output_type is "float32", this run\'s is "binary"'),
+    ],
+)
+def test_other_vectors_are_refused_by_the_part_that_differs(
+    embed: Callable[..., Any], tmp_path: Path, new_model: str, override: str, part: str
+) -> None:
+    embed({1: "one"})
+    before = files(tmp_path / "out")
+    refused = embed({1: "one", 2: "two"}, override.format(other=new_model), "model.force_dim=true")
+    assert (refused["code"], refused["model_rows"]) == (5, 0)
+    assert re.search(part.format(), refused["message"])
+    assert files(tmp_path / "out") == before
+
+
+def test_other_columns_are_refused_by_name(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "docs.parquet")
+    assert run_job(**base).code == 0
+    more = pa.table({"id": [1, 2], "body": ["a", "b"], "url": ["u", "v"]})
+    pq.write_table(more, tmp_path / "docs.parquet")
+    refused = run_job(**base)
+    assert refused.code == 5
+    assert 'url "string"' in refused.document["message"]
+    assert run_job('input.keep=["id", "body"]', **base).document["embedded"] == 1
+
+
+def test_windows_of_a_changed_text_are_all_replaced(
+    embed: Callable[..., Any], tmp_path: Path
+) -> None:
+    long = " ".join(f"word{number}" for number in range(200))
+    split = ('model.long_text="split"', "model.max_tokens=32", "model.overlap=4")
+    embed({1: long, 2: "short", 3: None}, *split)
+    windows = [row for row in rows_of(tmp_path / "out") if row["id"] == 1]
+    assert len(windows) > 5
+    assert embed({1: long, 2: "short", 3: None}, *split)["embedded"] == 0
+    done = embed({1: "now short", 2: "short", 3: None}, *split)
+    assert (done["embedded"], done["skipped"]) == (1, 2)
+    found = sorted((row["id"], row["body"]) for row in rows_of(tmp_path / "out"))
+    assert found == [(1, "now short"), (2, "short"), (3, None)]
+
+
+def test_a_change_in_any_text_column_or_role_counts(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+) -> None:
+    base["embed"] = {"text": ["title", "body"], "role_column": "role"}
+    rows = [
+        {"id": "a", "title": "ab", "body": "c", "role": "query"},
+        {"id": "b", "title": "t", "body": "b", "role": "passage"},
+        {"id": "c", "title": "t", "body": None, "role": "passage"},
+    ]
+
+    def run() -> int:
+        trace.mark()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "docs.parquet")
+        assert run_job(**base).code == 0
+        return trace.rows()
+
+    assert run() == 5
+    assert run() == 0
+    rows[0] |= {"title": "a", "body": "bc"}  # the same characters, cut elsewhere
+    assert run() == 2
+    rows[1]["role"] = "query"
+    assert run() == 2
+    rows[2]["body"] = ""
+    assert run() == 1  # an empty text is not null, and is not embedded
+
+
+def test_without_an_id_a_complete_output_is_told_what_to_do(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, model: str
+) -> None:
+    base["input"].pop("id")
+    assert embed(FIRST)["embedded"] == 60
+    check(tmp_path / "out", FIRST, model)
+    refused = embed(FIRST)
+    assert (refused["code"], refused["model_rows"]) == (5, 0)
+    assert "Give input.id" in refused["message"]
+
+
+def test_a_hash_of_the_texts_can_be_the_id(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+) -> None:
+    base["input"] = {"path": str(tmp_path / "docs.parquet"), "hash_id": True}
+    pq.write_table(pa.table({"body": ["a", "b", "a", "c"]}), tmp_path / "docs.parquet")
+    assert run_job(**base).document["embedded"] == 3
+    pq.write_table(pa.table({"body": ["c", "a", "d"]}), tmp_path / "docs.parquet")
+    assert run_job(**base).document["embedded"] == 1
+    assert trace.rows() == 4
+    rows = rows_of(tmp_path / "out")
+    assert sorted(row["body"] for row in rows) == ["a", "b", "c", "d"]
+    assert all(len(row["id"]) == 64 for row in rows)
+
+
+def test_plain_readers_see_the_rows_and_no_column_more(
+    embed: Callable[..., Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    embed(FIRST)
+    out = str(tmp_path / "out")
+    wanted = {**FIRST, 1: "changed", 70: "new"}
+    embed(wanted)
+    names = ["id", "body", "embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+    names += ["content_hash", "embedding_fp"]
+    by_arrow = pq.read_table(out).sort_by("id")
+    assert by_arrow.column_names == names
+    assert {row["id"]: row["body"] for row in by_arrow.to_pylist()} == wanted
+    by_spark = spark.read.parquet(out).orderBy("id").toArrow()
+    assert by_spark.to_pylist() == by_arrow.to_pylist()
+    by_pandas = pd.read_parquet(out).sort_values("id")
+    assert list(by_pandas.columns) == names
+    by_duckdb = duckdb.sql(f"FROM '{out}/**/*.parquet' ORDER BY id").fetchall()
+    for number, vector in enumerate(by_arrow["embedding"].to_pylist()):
+        assert list(by_duckdb[number][2]) == vector
+        np.testing.assert_array_equal(by_pandas["embedding"].iloc[number], vector)
+
+
+def test_a_vector_column_says_where_it_comes_from(
+    embed: Callable[..., Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    document = embed(FIRST)
+    embed({**FIRST, 1: "changed"})  # what is rewritten keeps it
+    out = tmp_path / "out"
+    metadata = spark.read.parquet(str(out)).schema["embedding"].metadata
+    assert metadata["e5spark.fingerprint"] == document["fingerprint"]
+    assert {row["embedding_fp"] for row in rows_of(out)} == {document["fingerprint"][:16]}
+    manifest = json.loads((out / "_e5spark" / "manifest.json").read_text())
+    assert manifest["fingerprint"] == document["fingerprint"]
+    assert (manifest["format"], manifest["dim"], manifest["id"]) == (1, 32, "id")
+
+
+def test_compact_merges_files_and_keeps_rows(
+    embed: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    job_file: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+) -> None:
+    embed(FIRST, "run.partitions=2")
+    assert len(files(tmp_path / "out")) >= 6
+    before = sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"])
+    assert main(["compact", job_file(**base)]) == 0
+    assert len(files(tmp_path / "out")) == 1
+    assert sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"]) == before
+    assert embed({**FIRST, 1: "changed"})["model_rows"] == 1
+    check(tmp_path / "out", {**FIRST, 1: "changed"}, model)
+
+
+def test_a_catalog_table_is_updated_by_name(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], spark: SparkSession
+) -> None:
+    base["output"] = {"table": "updated_docs"}
+    try:
+        assert embed(FIRST)["embedded"] == 60
+        wanted = {**FIRST, 1: "changed", 70: "new"}
+        assert embed(wanted)["model_rows"] == 2
+        rows = spark.table("updated_docs").select("id", "body").collect()
+        assert dict(map(tuple, rows)) == wanted
+        assert len(rows) == len(wanted)
+        properties = dict(map(tuple, spark.sql("SHOW TBLPROPERTIES updated_docs").collect()))
+        assert len(properties["e5spark.fingerprint"]) == 64
+    finally:
+        spark.sql("DROP TABLE IF EXISTS updated_docs")
+
+
+def test_an_empty_input_gives_an_empty_table_that_can_be_updated(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    empty = pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())})
+    pq.write_table(empty, tmp_path / "docs.parquet")
+    assert run_job(**base).document["embedded"] == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 0
+    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "docs.parquet")
+    assert run_job(**base).document["embedded"] == 1
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == [1]
+
+
+def files(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return pq.read_table(out).to_pylist()
+
+
+def check(out: Path, wanted: Rows, model: str) -> None:
+    """The table has each row once, with the right vector."""
+    found = rows_of(out)
+    assert sorted((row["id"], row["body"] or "") for row in found) == sorted(
+        (number, text or "") for number, text in wanted.items()
+    )
+    good = [row for row in found if row["body"]]
+    vectors = np.array([row["embedding"] for row in good], np.float32)
+    texts: Sequence[str] = tuple(row["body"] for row in good)
+    assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)

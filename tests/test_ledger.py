@@ -1,0 +1,176 @@
+"""Runs that are killed at each instant of a commit, and runs that meet: real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cluster import REPOSITORY
+from tests.test_incremental import check
+from tests.trace import Trace
+
+ROWS = {number: f"text number {number}" for number in range(60)}
+CHUNK = 20
+IN_FLIGHT = 2
+NEXT = {
+    **{number: text for number, text in ROWS.items() if number >= 5},
+    **{number: f"changed {number}" for number in (*range(10, 15), *range(30, 35))},
+    **{number: f"new {number}" for number in range(100, 130)},
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
+    """A whole job in a process of its own, in chunks of CHUNK rows."""
+    return {
+        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+        "run": {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "delete_missing": True},
+        "spark": {
+            "spark.master": "local[2]",
+            "spark.ui.enabled": "false",
+            "spark.sql.shuffle.partitions": "2",
+        },
+    }
+
+
+@pytest.fixture
+def start(
+    base: dict[str, dict[str, Any]], job_file: Callable[..., str]
+) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the job in a process, which E5SPARK_CRASH may end."""
+
+    def run(crash: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base)],
+            cwd=REPOSITORY,
+            env={**os.environ, "E5SPARK_CRASH": crash},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def write(rows: dict[int, str], tmp_path: Path) -> None:
+    table = pa.table({"id": list(rows), "body": list(rows.values())})
+    pq.write_table(table, tmp_path / "docs.parquet", row_group_size=10)
+
+
+@pytest.mark.parametrize("crash", ["written:2", "recorded:2", "publishing:2"])
+def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
+    start: Callable[..., Any],
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    trace: Trace,
+    model: str,
+    crash: str,
+) -> None:
+    write(ROWS, tmp_path)
+    assert start(crash).wait(200) == -signal.SIGKILL
+    base.pop("spark")
+    done = run_job(**base)
+    assert done.code == 0, done.document
+    check(tmp_path / "out", ROWS, model)
+    # Nothing that was recorded is embedded again.
+    assert trace.rows() <= len(ROWS) + CHUNK * IN_FLIGHT
+    assert done.document["embedded"] <= len(ROWS) - CHUNK
+    check_clean(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "crash",
+    ["written:2", "recorded:2", "recorded:3", "rewritten", "replacing", "removing", "removing:2"],
+)
+def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
+    start: Callable[..., Any],
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    trace: Trace,
+    model: str,
+    crash: str,
+) -> None:
+    process_settings = base.pop("spark")
+    write(ROWS, tmp_path)
+    assert run_job(**base).code == 0
+    write(NEXT, tmp_path)
+    trace.mark()
+    base["spark"] = process_settings
+    assert start(crash).wait(200) == -signal.SIGKILL
+    base.pop("spark")
+    done = run_job(**base)
+    assert done.code == 0, done.document
+    check(tmp_path / "out", NEXT, model)
+    assert trace.rows() <= 40 + CHUNK * IN_FLIGHT
+    if crash in ("rewritten", "replacing", "removing", "removing:2"):
+        assert done.document["embedded"] == 0
+        assert trace.rows() == 40
+    check_clean(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("crash", "again"), [("recorded:2", 60), ("replacing", 0)])
+def test_a_run_without_ids_is_begun_again_or_finished(
+    start: Callable[..., Any],
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    model: str,
+    crash: str,
+    again: int,
+) -> None:
+    base["input"].pop("id")
+    base["run"].pop("delete_missing")
+    write(ROWS, tmp_path)
+    assert start(crash).wait(200) == -signal.SIGKILL
+    assert list((tmp_path / "out").glob("*.parquet")) == []
+    base.pop("spark")
+    done = run_job(**base)
+    assert (done.code, done.document["embedded"]) == (0, again)
+    check(tmp_path / "out", ROWS, model)
+
+
+def test_of_two_runs_at_once_one_stops_before_it_embeds(
+    start: Callable[..., Any],
+    run_job: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    trace: Trace,
+    model: str,
+) -> None:
+    write(ROWS, tmp_path)
+    first = start()
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "_e5spark" / "manifest.json").exists():
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    base.pop("spark")
+    second = run_job(**base)
+    assert second.code == 5, second.document
+    assert "Another run writes to" in second.document["message"]
+    output, _ = first.communicate(timeout=200)
+    assert json.loads(output.splitlines()[-1])["embedded"] == len(ROWS)
+    assert trace.rows() == len(ROWS)
+    check(tmp_path / "out", ROWS, model)
+    assert run_job(**base).document["embedded"] == 0
+
+
+def check_clean(out: Path) -> None:
+    """Nothing is left over: no staged row, no work list, no record that waits."""
+    left = [name for name in ("staging", "work") if (out / "_e5spark" / name).exists()]
+    assert left == []
+    assert list((out / "_e5spark" / "commits").glob("*.json")) == []

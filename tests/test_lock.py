@@ -1,0 +1,285 @@
+"""The lock on an output: of real processes that race, die, stand still and come back."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e5spark.errors import ConflictError, E5SparkError, TransientError
+from e5spark.tables import lock
+from e5spark.tables.lock import Lock, acquire
+from e5spark.tables.storage import LocalStorage
+
+RACERS = 4
+SHORT = 0.4
+SPAWN = multiprocessing.get_context("spawn")
+
+Start = Callable[..., BaseProcess]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(str(tmp_path), tmp_path)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a process that takes the lock; gives it once it has written `ready`."""
+    started: list[BaseProcess] = []
+
+    def begin(output: LocalStorage, *arguments: Any) -> BaseProcess:
+        process = SPAWN.Process(target=holder, args=(Path(output.root), *arguments))
+        process.start()
+        started.append(process)
+        while output.read("ready") is None:
+            assert process.is_alive()
+            time.sleep(0.01)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def test_the_first_run_gets_the_first_epoch_and_the_next_the_second(output: LocalStorage) -> None:
+    with acquire(output) as first:
+        assert first.epoch == 1
+        first.check()
+    with acquire(output) as second:
+        assert second.epoch == 2
+        second.check()
+
+
+def test_a_run_that_fails_releases(output: LocalStorage) -> None:
+    with pytest.raises(ZeroDivisionError), acquire(output):
+        _ = 1 / 0
+    acquire(output).release()
+
+
+def test_the_holder_keeps_the_files_of_its_epoch_alone(output: LocalStorage) -> None:
+    for _ in range(3):
+        acquire(output).release()
+    with acquire(output):
+        names = output.list(lock.DIRECTORY)
+    assert set(names) <= {"0000004.json", "0000004.beat"}
+    assert output.list(lock.DIRECTORY)[-1] == "0000004.released"
+
+
+def test_a_second_run_names_the_first(output: LocalStorage, start: Start) -> None:
+    process = start(output)
+    with pytest.raises(ConflictError) as caught:
+        acquire(output)
+    message = str(caught.value)
+    assert f"process {process.pid} on {socket.gethostname()}, since 20" in message
+    assert caught.value.exit_code == 5
+
+
+def test_a_second_run_in_the_same_process_is_refused(output: LocalStorage) -> None:
+    with acquire(output) as first:
+        with pytest.raises(ConflictError):
+            acquire(output)
+        first.check()
+
+
+def test_exactly_one_of_several_processes_gets_the_lock(output: LocalStorage) -> None:
+    assert race(output) == [0, 5, 5, 5]
+
+
+def test_exactly_one_of_several_processes_takes_over(output: LocalStorage, start: Start) -> None:
+    kill(start(output))
+    assert race(output) == [0, 5, 5, 5]
+    assert "0000002.json" in output.list(lock.DIRECTORY)
+
+
+def test_a_killed_run_is_taken_over_without_a_wait(
+    output: LocalStorage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(start(output))
+    monkeypatch.setattr(lock.time, "sleep", forbidden)
+    with acquire(output) as taken:
+        assert taken.epoch == 2
+
+
+def test_a_killed_run_that_nobody_has_waited_for_is_dead(
+    output: LocalStorage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(output)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+    monkeypatch.setattr(lock.time, "sleep", forbidden)
+    acquire(output).release()
+
+
+def test_a_pid_that_another_process_has_now_is_no_live_run(
+    output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire(output)._stop.set()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        rewrite(output, 1, pid=other.pid, process_started=1)
+        monkeypatch.setattr(lock.time, "sleep", forbidden)
+        acquire(output).release()
+        other.kill()
+
+
+@pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"machine": "another boot"}])
+def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
+    output: LocalStorage, change: dict[str, str]
+) -> None:
+    first = acquire(output, ttl=SHORT)
+    first._stop.set()
+    rewrite(output, 1, **change, pid=1)
+    with acquire(output) as second:
+        assert second.epoch == 2
+        with pytest.raises((ConflictError, TransientError)):
+            first.check()
+
+
+def test_a_run_elsewhere_that_beats_is_never_taken_over(output: LocalStorage) -> None:
+    with acquire(output, ttl=SHORT) as first:
+        rewrite(output, 1, host="elsewhere")
+        with pytest.raises(ConflictError, match="on elsewhere"):
+            acquire(output, ttl=0.001)
+        first.check()
+
+
+def test_a_run_elsewhere_that_ends_while_it_is_watched_leaves_the_lock(
+    output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = acquire(output, ttl=3600)
+    rewrite(output, 1, host="elsewhere")
+    monkeypatch.setattr(lock.time, "sleep", lambda _: first.release())
+    assert acquire(output).epoch == 2
+
+
+def test_a_run_that_stood_still_cannot_commit(output: LocalStorage, start: Start) -> None:
+    process = start(output, SHORT, "commit")
+    assert process.pid
+    os.kill(process.pid, signal.SIGSTOP)
+    rewrite(output, 1, host="elsewhere")
+    with acquire(output, ttl=SHORT) as second:
+        os.kill(process.pid, signal.SIGCONT)
+        output.put("go", b"")
+        process.join()
+        assert process.exitcode in (ConflictError.exit_code, TransientError.exit_code)
+        assert output.read("committed") is None
+        second.check()
+
+
+def test_a_run_that_lost_its_epoch_learns_whose_it_is(output: LocalStorage) -> None:
+    with acquire(output) as first:
+        claim = output.read("_e5spark/lock/0000001.json")
+        assert claim
+        output.create("_e5spark/lock/0000002.json", claim)
+        with pytest.raises(ConflictError, match=f"process {os.getpid()} on "):
+            first.check()
+
+
+def test_a_slow_claim_of_an_epoch_that_is_over_is_refused(output: LocalStorage) -> None:
+    """Epoch 2 came, went and was cleaned up between a look at epoch 1 and the claim of 2."""
+
+    class Late(LocalStorage):
+        def list(self, directory: str) -> list[str]:
+            names = super().list(directory)
+            if "0000001.released" in names:
+                for _ in range(2):
+                    acquire(output).release()
+            return names
+
+    acquire(output).release()
+    late = Late(output.root, Path(output.root))
+    with pytest.raises(ConflictError):
+        acquire(late)
+    assert acquire(output).epoch == 4
+
+
+def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> None:
+    class Broken(LocalStorage):
+        def put(self, name: str, data: bytes) -> None:
+            raise TransientError("The disk is full.")
+
+    broken = Broken(output.root, Path(output.root))
+    held = acquire(broken, ttl=SHORT)
+    with pytest.raises(TransientError, match=r"commits no more to .*: The disk is full\."):
+        until_refused(held)
+    with pytest.raises(TransientError):
+        held.release()
+    # It could not say so, but this process knows that it no longer holds the lock.
+    assert acquire(output).epoch == 2
+
+
+def test_a_lock_of_another_format_is_left_alone(output: LocalStorage) -> None:
+    output.create("_e5spark/lock/0000001.json", b'{"version": 2}')
+    with pytest.raises(ConflictError, match="lock format 2"):
+        acquire(output)
+
+
+def holder(directory: Path, ttl: float = 60.0, then: str = "hold") -> None:
+    output = LocalStorage(str(directory), directory)
+    try:
+        with acquire(output, ttl=ttl) as held:
+            output.put("ready", b"")
+            while then == "hold" or output.read("go") is None:
+                time.sleep(0.01)
+            held.check()
+            output.put("committed", b"")
+    except E5SparkError as error:
+        raise SystemExit(error.exit_code) from None
+
+
+def race(output: LocalStorage) -> list[int | None]:
+    """Exit codes of processes that want the lock at one moment and keep it until all have tried."""
+    processes = [SPAWN.Process(target=racer, args=(Path(output.root),)) for _ in range(RACERS)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join()
+    return sorted(each.exitcode for each in processes)
+
+
+def racer(directory: Path) -> None:
+    output = LocalStorage(str(directory), directory)
+    meet(output, "racers")
+    try:
+        with acquire(output):
+            meet(output, "tried")
+    except ConflictError as error:
+        meet(output, "tried")
+        raise SystemExit(error.exit_code) from None
+
+
+def meet(output: LocalStorage, name: str) -> None:
+    output.put(f"{name}/{os.getpid()}", b"")
+    while len(output.list(name)) < RACERS:
+        time.sleep(0.001)
+
+
+def kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
+
+
+def rewrite(output: LocalStorage, epoch: int, **changes: object) -> None:
+    """Changes what a claim says of its owner."""
+    name = f"{lock.DIRECTORY}/{epoch:07d}.json"
+    output.put(name, json.dumps(json.loads(output.read(name) or b"") | changes).encode())
+
+
+def until_refused(held: Lock) -> None:
+    while True:
+        held.check()
+        time.sleep(SHORT / 10)
+
+
+def forbidden(seconds: float) -> None:
+    raise AssertionError("it waits")
