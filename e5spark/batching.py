@@ -1,14 +1,40 @@
 """Token counts to micro-batches: pure numpy, no texts and no tensors."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from e5spark.errors import OptionError
 
 Indices = npt.NDArray[np.intp]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
 
 
-def micro_batches(lengths: npt.ArrayLike, token_budget: int) -> list[Indices]:
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The tokens of one forward pass: its rows end to end, none of them padded.
+
+    Attributes:
+        ids: Token ids, special tokens included.  # (sum of lengths,)
+        lengths: Tokens of each row.  # (rows,)
+    """
+
+    ids: Ints
+    lengths: Longs
+
+    def padded(self, pad_id: int) -> Longs:
+        """Returns the ids with each row filled up on the right.  # (rows, longest)."""
+        inside = np.arange(int(self.lengths.max(initial=0))) < self.lengths[:, None]
+        ids = np.full(inside.shape, pad_id, dtype=np.int64)
+        ids[inside] = self.ids
+        return ids
+
+
+def micro_batches(
+    lengths: npt.ArrayLike, token_budget: int, *, packed: bool = False
+) -> list[Indices]:
     """Returns the rows of each forward pass: every row once, longest rows first.
 
     Rows are sorted by token count (equal counts keep their order), then cut greedily so that rows
@@ -19,6 +45,7 @@ def micro_batches(lengths: npt.ArrayLike, token_budget: int) -> list[Indices]:
     Args:
         lengths: Tokens per row, special tokens and prompt included; each at least 1.
         token_budget: Most tokens in one forward pass, padding included.
+        packed: Whether the engine needs no padding, so that only the rows' own tokens count.
 
     Raises:
         OptionError: If the budget is not positive.
@@ -27,11 +54,15 @@ def micro_batches(lengths: npt.ArrayLike, token_budget: int) -> list[Indices]:
         raise OptionError(f"token_budget is {token_budget}; it must be at least 1.")
     counts = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-counts, kind="stable")
+    ends = np.cumsum(counts[order])
     batches = []
     start = 0
     while start < len(order):
-        longest = int(counts[order[start]])
-        rows = max(1, token_budget // max(longest, 1))
-        batches.append(order[start : start + rows])
-        start += rows
+        before = int(ends[start] - counts[order[start]])
+        if packed:
+            rows = int(np.searchsorted(ends, before + token_budget, "right")) - start
+        else:
+            rows = token_budget // max(int(counts[order[start]]), 1)
+        batches.append(order[start : start + max(1, rows)])
+        start += max(1, rows)
     return batches

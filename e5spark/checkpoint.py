@@ -3,7 +3,6 @@
 Nothing here loads an engine: a driver that plans a run needs only this.
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -12,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from e5spark import hub, models
+from e5spark import hub, models, prepared
+from e5spark.digest import sha256
 from e5spark.errors import ModelError
 from e5spark.fingerprint import Weights
 from e5spark.models import Checkpoint
-from e5spark.spec import ModelSpec
+from e5spark.spec import ModelSpec, Precision
 
 ARCHIVE = "archive:"
 _TOKENIZER_FILES = (
@@ -77,6 +77,33 @@ def pin(spec: ModelSpec, files: Files) -> ModelSpec:
     return replace(spec, revision=files.model.name)
 
 
+def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
+    """Returns the precision that the spec means by now: never ``auto``.
+
+    Args:
+        spec: What the user asked for.
+        files: The checkpoint's; None where this machine has none.
+
+    Raises:
+        ModelError: If the files were not prepared for it.
+    """
+    manifest = None if files is None else prepared.read(files.model)
+    kind = "float" if manifest is None else manifest.kind
+    if spec.precision == "auto":
+        return "int8" if kind == "int8" else "fp32"
+    if (spec.precision == "int8") != (kind == "int8"):
+        raise ModelError(
+            f"precision is {spec.precision!r}, but {spec.model} "
+            + (
+                "was prepared for int8; use the checkpoint itself."
+                if kind == "int8"
+                else "is not quantised. Make it ready once: e5spark prepare MODEL --to DIR "
+                "--precision int8 --calibrate JOB.toml, and give DIR as the model."
+            )
+        )
+    return spec.precision
+
+
 def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
     """Returns what e5spark's table knows of the spec's checkpoint; None for one of the user's own.
 
@@ -106,9 +133,13 @@ def has_tokenizer(directory: Path) -> bool:
 def weight_files(directory: Path) -> list[str]:
     """Returns the names of the weight files: model.safetensors, or its shards.
 
+    A prepared model's are in its manifest.
+
     Raises:
         ModelError: If there are weights, but only in a format that can run code when loaded.
     """
+    if prepared.read(directory) is not None:
+        return []
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         return sorted(set(read_json(index)["weight_map"].values()))
@@ -124,7 +155,13 @@ def weight_files(directory: Path) -> list[str]:
 
 
 def hash_files(files: Files) -> Weights:
-    """Returns the content hashes of a checkpoint; about 3 s per GB the first time in a process."""
+    """Returns the content hashes of a checkpoint; about 3 s per GB the first time on a machine.
+
+    Those of a prepared model are the checkpoint's that it was made of, unless it is quantised.
+    """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        return manifest.weights
     names = ["config.json", *weight_files(files.model)]
     present = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
     return Weights(
@@ -134,7 +171,7 @@ def hash_files(files: Files) -> Weights:
 
 
 def check_published(spec: ModelSpec, files: Files) -> None:
-    """Raises unless the weights are the published ones, where their hash is known.
+    """Raises unless the weights are the published, or the prepared, ones where that is known.
 
     A hub cache names each weight file after the sha256 that the hub sent with it; e5spark's table
     has the hash of checkpoints that come from elsewhere.
@@ -142,6 +179,9 @@ def check_published(spec: ModelSpec, files: Files) -> None:
     Raises:
         ModelError: If a file was altered or is incomplete.
     """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        prepared.check(files.model, manifest)
     known = known_checkpoint(spec)
     for name in weight_files(files.model):
         path = files.model / name
@@ -149,29 +189,16 @@ def check_published(spec: ModelSpec, files: Files) -> None:
         expected = known.weights_sha256 if known else None
         if not is_directory(spec.model) and re.fullmatch(r"[0-9a-f]{64}", blob):
             expected = blob
-        if expected is not None and _sha256(path) != expected:
+        if expected is not None and sha256(path) != expected:
             raise ModelError(
-                f"{path} has sha256 {_sha256(path)}, but {spec.checkpoint or spec.model} was "
+                f"{path} has sha256 {sha256(path)}, but {spec.checkpoint or spec.model} was "
                 f"published with {expected}; delete it and fetch it again."
             )
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    lines = [f"{path.name} {_sha256(path)}" for path in sorted(paths)]
+    lines = [f"{path.name} {sha256(path)}" for path in sorted(paths)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    return _sha256_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
-    """Keyed by size and time as well, so that a changed file is read again."""
-    del size, mtime_ns
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatever JSON holds

@@ -14,9 +14,9 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from e5spark import __version__, config, errors, job
+from e5spark import __version__, benchmark, config, errors, job
 from e5spark.config import JobConfig
-from e5spark.errors import ConflictError, E5SparkError, GateError
+from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
 from e5spark.spec import model_spec
 from e5spark.tables import delta, source
 
@@ -71,6 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--sample", type=int, default=10_000, help="rows to look at (10000)")
     calibrate.set_defaults(command=_calibrate)
 
+    prepare = commands.add_parser(
+        "prepare", help="make a checkpoint ready once, for machines with or without torch"
+    )
+    prepare.add_argument("model", help="a name on the hub, or a directory")
+    prepare.add_argument("--to", type=Path, required=True, help="the directory to make")
+    prepare.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "int8"],
+        default="fp32",
+        help="fp32 and bf16 share one prepared model; int8 needs --calibrate",
+    )
+    prepare.add_argument(
+        "--calibrate", type=Path, help="the job file of the corpus that int8 is calibrated on"
+    )
+    prepare.add_argument("--sample", type=int, default=600, help="rows to look at (600)")
+    prepare.add_argument(
+        "--overflow-safe",
+        action=argparse.BooleanOptionalAction,
+        help="whether int8 is right on CPUs without VNNI too (by default if this one has none)",
+    )
+    prepare.set_defaults(command=_prepare)
+
     verify = commands.add_parser(
         "verify", help="compare a checkpoint's vectors with transformers' own"
     )
@@ -78,7 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--known-answers", help="a JSON file of texts and published scores")
     verify.set_defaults(command=_verify)
 
-    for command in (embed, compact, calibrate, verify):
+    measure = commands.add_parser(
+        "benchmark", help="measure this machine, e5spark on it, and what others would use"
+    )
+    benchmark.add_arguments(measure)
+    measure.set_defaults(command=_benchmark)
+
+    for command in (embed, compact, calibrate, prepare, verify):
         command.add_argument(
             "--set",
             action="append",
@@ -120,12 +148,39 @@ def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
     return {"rows": calibration.rows, "fingerprint": calibration.fingerprint, "to": str(given.to)}
 
 
+def _prepare(given: argparse.Namespace) -> dict[str, Any]:
+    from e5spark.prepare import prepare, prepare_int8
+
+    if (given.precision == "int8") != (given.calibrate is not None):
+        raise OptionError("--precision int8 and --calibrate JOB.toml belong together; give both.")
+    model = config.load_model(given.model, given.set)
+    spec = model_spec(model.name, model.options)
+    if given.calibrate is None:
+        return prepare(spec, given.to)
+    job_config = config.load(given.calibrate)
+    with _session(job_config) as spark:
+        sample = job.sample(spark, job_config, spec, rows=given.sample)
+    return prepare_int8(spec, given.to, *sample, overflow_safe=given.overflow_safe)
+
+
 def _verify(given: argparse.Namespace) -> dict[str, Any]:
     # Here and not at the top: the other commands run on drivers that have no engine.
     from e5spark.encoder.verify import verify
 
     model = config.load_model(given.model, given.set)
     return verify(model_spec(model.name, model.options), given.known_answers)
+
+
+def _benchmark(given: argparse.Namespace) -> dict[str, Any]:
+    settings = benchmark.settings_of(given)
+    if given.plot is not None:
+        benchmark.check_plot(given.plot)
+    document = benchmark.run(settings)
+    if given.json is not None:
+        given.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    if given.plot is not None:
+        benchmark.plot(document, given.plot)
+    return document
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def provenance(plan: Plan) -> dict[str, str]:
         "model": plan.spec.checkpoint or plan.spec.model,
         "revision": plan.spec.revision or "",
         "dim": str(plan.recipe.dim),
-        "precision": plan.spec.decided_precision,
+        "precision": plan.spec.precision,
         "output_type": plan.spec.output_type,
     }
 

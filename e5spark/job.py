@@ -19,7 +19,8 @@ from e5spark.plan import Plan
 from e5spark.quantize import Calibration
 from e5spark.spark import ranges
 from e5spark.spark.embed import plan_model
-from e5spark.spec import ModelOptions, model_spec
+from e5spark.spark.sampling import sample_texts
+from e5spark.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.tables import sink
 from e5spark.tables.commit import Commits
 from e5spark.tables.delta_columns import DeltaColumns
@@ -108,6 +109,25 @@ def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibra
     plan = plan_model(model_spec(config.model.name, options), required=True)
     df = intake.read(spark, config)
     return ranges.calibrate(df, plan, intake.texts_of(df, config.embed), sample=sample)
+
+
+def sample(
+    spark: SparkSession, config: JobConfig, spec: ModelSpec, *, rows: int
+) -> tuple[list[str], list[str]]:
+    """Returns texts of a sample of the job's input, and the prefix of each.
+
+    Args:
+        spark: The session.
+        config: The job.
+        spec: The model whose prompts they get.
+        rows: To look at.
+
+    Raises:
+        InputError: If the input cannot be read, has no text, or its columns break the contract.
+    """
+    df = intake.read(spark, config)
+    texts = intake.texts_of(df, config.embed)
+    return sample_texts(df, plan_model(spec), texts, rows=rows)
 
 
 def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:

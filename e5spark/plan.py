@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
-from e5spark.checkpoint import check_published, hash_files, locate, pin
+from e5spark.checkpoint import check_published, decide_precision, hash_files, locate, pin
 from e5spark.errors import ConflictError, ModelError
 from e5spark.fingerprint import Fingerprint, Weights
 from e5spark.models import CHECKPOINTS, Recipe
@@ -18,7 +18,8 @@ class Plan:
     """A model as the driver resolved it; a worker needs it, and must not decide it again.
 
     Attributes:
-        spec: What the user asked for, with the commit that a hub name was resolved to.
+        spec: What the user asked for, with the commit that a hub name was resolved to and the
+            precision that ``auto`` was.
         recipe: How vectors are made.
         weights: The content of the driver's copy, which the worker's must equal; None if the
             driver has none.
@@ -46,7 +47,7 @@ class Plan:
             weights=self.weights.weights,
             tokenizer=self.weights.tokenizer,
             recipe=self.recipe,
-            precision=self.spec.decided_precision,
+            precision=self.spec.precision,
             output_type=self.spec.output_type,
             calibration=None if ranges is None else _digest(ranges),
         )
@@ -72,10 +73,13 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
     except ModelError:
         if required or not elsewhere:
             raise
-        return Plan(spec=spec, recipe=describe(spec), weights=None)
+        decided = replace(spec, precision=decide_precision(spec))
+        return Plan(spec=decided, recipe=describe(spec), weights=None)
     check_published(local, files)
     plan = Plan(
-        spec=pin(spec, files), recipe=describe(local, files.model), weights=hash_files(files)
+        spec=replace(pin(spec, files), precision=decide_precision(local, files)),
+        recipe=describe(local, files.model),
+        weights=hash_files(files),
     )
     return plan if spec.calibration is None else _calibrated(plan, spec.calibration)
 

@@ -10,7 +10,9 @@ from e5spark.errors import OptionError
 from e5spark.models import LONG_TEXTS, POOLINGS, PROMPTED, LongText, Pooling, Prompted
 from e5spark.prompts import ROLES
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+EngineName = Literal["auto", "torch", "openvino"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OutputType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
@@ -34,9 +36,10 @@ class ModelOptions(TypedDict, total=False):
     prompted: Prompted
     output_type: OutputType
     calibration: str | None
+    engine: EngineName
     precision: Precision
     device: str
-    token_budget: int
+    token_budget: int | None
     window: int
 
 
@@ -74,11 +77,14 @@ class ModelSpec:
         output_type: How a vector is stored: ``float32``, ``float16``, ``int8``, ``uint8``,
             ``binary`` or ``ubinary``; see ``e5spark.quantize``.
         calibration: File of the ranges that int8 and uint8 need, made by ``e5spark calibrate``.
-        precision: How the engine computes: ``fp32``, ``bf16`` or ``auto``, the fastest that every
-            executor is known to have (today ``fp32``).
+        engine: ``torch``, ``openvino`` (CPUs only) or ``auto``, which is decided where the model
+            runs: OpenVINO on a CPU that has it, else torch. Their vectors agree within 1e-5.
+        precision: How the engine computes: ``fp32``, ``bf16``, ``int8`` (a model that was prepared
+            for it) or ``auto``: that of a prepared model, else ``fp32``, which every CPU has.
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
-        token_budget: Most tokens in one forward pass, padding included.
+        token_budget: Most tokens in one forward pass, padding included; by default what suits the
+            engine best.
         window: Rows that are tokenised and sorted by length together.
 
     Raises:
@@ -101,10 +107,10 @@ class ModelSpec:
     prompted: Prompted = "report"
     output_type: OutputType = "float32"
     calibration: str | None = None
+    engine: EngineName = "auto"
     precision: Precision = "auto"
     device: str = "auto"
-    # On CPUs 512 to 2,048 tokens are fastest: the activations of more no longer fit the caches.
-    token_budget: int = 2048
+    token_budget: int | None = None
     window: int = 4096
 
     def __post_init__(self) -> None:
@@ -127,7 +133,10 @@ class ModelSpec:
 
     def _check_values(self) -> None:
         _one_of("pooling", self.pooling, POOLINGS)
+        _one_of("engine", self.engine, ENGINES)
         _one_of("precision", self.precision, PRECISIONS)
+        if self.precision == "int8" and self.engine == "torch":
+            raise OptionError("precision int8 is for the openvino engine; engine is 'torch'.")
         _one_of("long_text", self.long_text, LONG_TEXTS)
         _one_of("prompted", self.prompted, PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
@@ -151,11 +160,6 @@ class ModelSpec:
             raise OptionError(
                 f"calibration is for int8 and uint8; output_type is {self.output_type!r}."
             )
-
-    @property
-    def decided_precision(self) -> str:
-        """Returns the precision vectors are computed in; ``auto`` is what every CPU has."""
-        return "fp32" if self.precision == "auto" else self.precision
 
 
 def model_spec(model: str, options: Mapping[str, object]) -> ModelSpec:

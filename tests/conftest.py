@@ -16,8 +16,12 @@ import pytest
 import transformers
 from pyspark.sql import DataFrame, SparkSession
 
+from e5spark.checkpoint import locate
 from e5spark.cli import main
+from e5spark.encoder import Encoder, Loaded, load
+from e5spark.recipe import describe
 from e5spark.spark import udf
+from e5spark.spec import model_spec
 from tests import checkpoints
 from tests.delta_driver import Driver, start_classic
 from tests.texts import mixed_texts
@@ -47,6 +51,15 @@ def trace_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("trace")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E5SPARK_TRACE", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where this run, and every process it starts, keeps what is made once for a machine."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E5SPARK_CACHE", str(directory))
         yield directory
 
 
@@ -114,6 +127,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             checkpoints.bert_unigram,
         )
     }
+
+
+@pytest.fixture(scope="session")
+def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
+    """Makes encoders that share a loaded checkpoint and differ in how it is run."""
+    loaded: dict[tuple[str, str], Loaded] = {}
+
+    def make(shape: str = "bert_wordpiece", *, engine: str = "torch", **options: Any) -> Encoder:
+        spec = model_spec(models[shape], options)
+        files = locate(spec)
+        if (shape, engine) not in loaded:
+            loaded[shape, engine] = load(
+                files, engine=engine, precision="fp32", device="cpu", threads=2
+            )
+        return Encoder(loaded[shape, engine], describe(spec, files.model), spec)
+
+    return make
 
 
 @pytest.fixture(scope="session")

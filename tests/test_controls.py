@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from e5spark.checkpoint import locate
 from e5spark.encoder import Encoder, load, torch_engine
-from e5spark.encoder.encoder import normalized
+from e5spark.encoder.packed import Rows
 from e5spark.recipe import describe
 from e5spark.spec import ModelOptions, model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
@@ -34,12 +35,17 @@ def sound(models: dict[str, str]) -> Callable[..., Make]:
     """Makes encoders of a shape that share a loaded checkpoint."""
     loaded = {}
 
-    def make(shape: str, **options: ModelOptions) -> Encoder:
+    def make(shape: str, *, padded: bool = False, **options: ModelOptions) -> Encoder:
         spec = model_spec(models[shape], options)
         files = locate(spec)
-        if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=2)
-        return Encoder(loaded[shape], describe(spec, files.model), spec)
+        if (shape, padded) not in loaded:
+            with pytest.MonkeyPatch.context() as patch:
+                if padded:  # as on devices without a kernel for packed rows
+                    patch.setattr(torch_engine, "kernel_for", lambda *_: None)
+                loaded[shape, padded] = load(
+                    files, engine="torch", precision="fp32", device="cpu", threads=2
+                )
+        return Encoder(loaded[shape, padded], describe(spec, files.model), spec)
 
     return make
 
@@ -63,12 +69,12 @@ def last_token_pooling(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
 
 def mean_over_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     patch.setattr(torch_engine, "_pool", lambda hidden, *_: hidden.mean(dim=1))
-    return make(token_budget=1 << 20)
+    return make(padded=True, token_budget=1 << 20)
 
 
 def attention_to_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     return run(
-        make(token_budget=1 << 20),
+        make(padded=True, token_budget=1 << 20),
         patch,
         lambda given: {**given, "attention_mask": torch.ones_like(given["attention_mask"])},
     )
@@ -77,10 +83,26 @@ def attention_to_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
 def mask_by_comparing_ids(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     """With the pad id of config.json, 0, where the tokenizer pads with 1 and begins with 0."""
     return run(
-        make(token_budget=1 << 20),
+        make(padded=True, token_budget=1 << 20),
         patch,
         lambda given: {**given, "attention_mask": (given["input_ids"] != 0).long()},
     )
+
+
+def texts_that_see_each_other(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
+    encoder = make()
+    packed, kernel = (
+        encoder._loaded.engine._packed_model,
+        encoder._loaded.engine._packed_model._kernel,
+    )
+
+    def blind(*states: torch.Tensor, scale: float, window: tuple[int, int]) -> torch.Tensor:
+        *states, rows = states
+        one = Rows(offsets=rows.offsets[[0, -1]], longest=int(rows.offsets[-1]))
+        return kernel(*states, one, scale=scale, window=window)
+
+    patch.setattr(packed, "_kernel", blind)
+    return encoder
 
 
 def no_prompt(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
@@ -109,18 +131,17 @@ def positions_from_2(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
 
 def numbered(encoder: Encoder, patch: pytest.MonkeyPatch, first: int) -> Encoder:
     def number(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows, columns = given["input_ids"].shape
+        ids = given["position_ids"] - given["position_ids"].min() + first
         # The oracle's longest text has 512 tokens, so BERT's last position serves twice.
-        ids = torch.arange(first, first + columns).clamp(max=511).expand(rows, -1)
-        return {**given, "position_ids": ids}
+        return {**given, "position_ids": ids.clamp(max=511)}
 
     return run(encoder, patch, number)
 
 
 def cut_without_renormalising(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     encoder = make(dim=DIM, force_dim=True, normalize=False)
-    engine, pool = encoder._loaded.engine, encoder._loaded.engine.pool
-    patch.setattr(engine, "pool", lambda *batch: normalized(pool(*batch)))
+    engine, pool = encoder._loaded.engine, encoder._loaded.engine._forward
+    patch.setattr(engine, "_forward", lambda *batch: normalize(pool(*batch)))
     return encoder
 
 
@@ -151,8 +172,10 @@ def run(
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
 ) -> Encoder:
     """The encoder with its model's arguments changed on the way in."""
-    engine, model = encoder._loaded.engine, encoder._loaded.engine._model
-    patch.setattr(engine, "_model", lambda **given: model(**change(given)))
+    engine = encoder._loaded.engine
+    owner = engine._packed_model or engine
+    model = owner._model
+    patch.setattr(owner, "_model", lambda **given: model(**change(given)))
     return encoder
 
 
@@ -162,6 +185,7 @@ FAULTS: dict[Fault, list[str]] = {
     mean_over_pads: SHAPES,
     attention_to_pads: SHAPES,
     mask_by_comparing_ids: ["bert_unigram"],
+    texts_that_see_each_other: SHAPES,
     no_prompt: SHAPES,
     prompt_of_the_other_role: SHAPES,
     prompt_twice: SHAPES,

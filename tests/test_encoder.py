@@ -9,12 +9,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import Encoder
 from e5spark.encoder.encoder import normalized
 from e5spark.errors import ModelError, OptionError, TextError
-from e5spark.recipe import describe
-from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference
 from tests.texts import all_texts, mixed_texts
 
@@ -22,21 +19,6 @@ SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram"]
 MIXED = tuple([*all_texts(), *mixed_texts(60)])
 COMPANY = tuple(mixed_texts(16, seed=3, longest=700))
 POISON = "a [MASK] that no engine takes"
-
-
-@pytest.fixture(scope="session")
-def encoders(models):
-    """Makes encoders that share a loaded checkpoint and differ in how it is run."""
-    loaded = {}
-
-    def make(shape, **options):
-        spec = model_spec(models[shape], options)
-        files = locate(spec)
-        if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=None)
-        return Encoder(loaded[shape], describe(spec, files.model), spec)
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -200,16 +182,16 @@ def poisoned(encoders, monkeypatch):
         encoder = encoders("bert_wordpiece", **options)
         engine, tokenizer = encoder._loaded.engine, encoder._loaded.tokenizer
         pool, (poison,) = (
-            engine.pool,
+            engine._forward,
             tokenizer._backend.encode("[MASK]", add_special_tokens=False).ids,
         )
 
-        def fail(ids, lengths, pooling):
-            if (ids == poison).any():
+        def fail(batch, pooling):
+            if (batch.ids == poison).any():
                 raise RuntimeError("the engine cannot take this")
-            return pool(ids, lengths, pooling)
+            return pool(batch, pooling)
 
-        monkeypatch.setattr(engine, "pool", fail)
+        monkeypatch.setattr(engine, "_forward", fail)
         return encoder
 
     return make
@@ -236,6 +218,44 @@ def test_texts_that_the_engine_cannot_take_cost_the_others_nothing(poisoned, alo
     assert not found.vectors[poison].any()
     others = np.delete(found.vectors, poison, axis=0)
     assert_close(others, alone["bert_wordpiece"], INVARIANCE_TOLERANCE)
+
+
+# Texts that come more than once
+
+
+@pytest.fixture
+def encoded(encoder, monkeypatch):
+    """The token counts of every row that goes through the engine."""
+    lengths, forward = [], encoder._loaded.engine._forward
+
+    def count(batch, pooling):
+        lengths.extend(batch.lengths.tolist())
+        return forward(batch, pooling)
+
+    monkeypatch.setattr(encoder._loaded.engine, "_forward", count)
+    return lengths
+
+
+def test_the_same_text_is_encoded_once_in_a_window(encoder, encoded):
+    texts = [COMPANY[0], COMPANY[1], COMPANY[0], COMPANY[0], COMPANY[1]]
+    found = encoder.encode_rows(texts, ["query: "] * 5)
+    assert len(encoded) == 2
+    assert np.array_equal(found.vectors, found.vectors[[0, 1, 0, 0, 1]])
+    assert found.n_tokens.tolist() == found.n_tokens[[0, 1, 0, 0, 1]].tolist()
+
+
+def test_the_same_text_in_two_roles_is_two_texts(encoder, encoded):
+    found = encoder.encode_rows([COMPANY[0]] * 4, ["query: ", "passage: "] * 2)
+    assert len(encoded) == 2
+    assert not np.array_equal(found.vectors[0], found.vectors[1])
+    assert np.array_equal(found.vectors[:2], found.vectors[2:])
+
+
+@settings(deadline=None, max_examples=20)
+@given(picked=st.lists(st.integers(0, len(COMPANY) - 1), min_size=1, max_size=40))
+def test_texts_that_repeat_get_the_vectors_they_have_alone(encoder, alone, picked):
+    found = encoder.encode_rows([COMPANY[row] for row in picked], ["passage: "] * len(picked))
+    assert_close(found.vectors, alone["bert_wordpiece"][picked], INVARIANCE_TOLERANCE)
 
 
 # Rows with their own prefixes

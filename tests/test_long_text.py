@@ -14,11 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from transformers import AutoTokenizer
 
-from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import Encoder
 from e5spark.encoder.tokenizer import EXACT_CHARS, Tokenizer
 from e5spark.errors import OptionError
-from e5spark.recipe import describe
 from e5spark.spark import embed, embedding_udf
 from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
@@ -32,21 +30,6 @@ CHINESE = "".join(SENTENCES["chinese"])
 EMOJI = " ".join(SENTENCES["emoji"])
 NEIGHBOURS = ("A short text.", ENGLISH * 2, CHINESE * 3, f"{EMOJI} {ENGLISH}", "x")
 LIMIT, OVERLAP = 64, 8
-
-
-@pytest.fixture(scope="session")
-def encoders(models):
-    """Makes encoders that share a loaded checkpoint."""
-    loaded = {}
-
-    def make(shape, **options):
-        spec = model_spec(models[shape], options)
-        files = locate(spec)
-        if shape not in loaded:
-            loaded[shape] = load(files, precision="fp32", device="cpu", threads=1)
-        return Encoder(loaded[shape], describe(spec, files.model), spec)
-
-    return make
 
 
 # The mean of windows
@@ -119,16 +102,16 @@ def test_a_mean_differs_from_the_cut_text(encoders):
 def test_a_window_that_breaks_the_engine_breaks_its_text_only(encoders, monkeypatch):
     encoder = encoders("bert_wordpiece", long_text="mean", max_tokens=LIMIT, overlap=OVERLAP)
     engine, mask = encoder._loaded.engine, encoder._loaded.tokenizer._backend.token_to_id("[MASK]")
-    pool = engine.pool
+    pool = engine._forward
 
-    def fail(ids, lengths, pooling):
-        if (ids == mask).any():
+    def fail(batch, pooling):
+        if (batch.ids == mask).any():
             raise RuntimeError("poison")
-        return pool(ids, lengths, pooling)
+        return pool(batch, pooling)
 
     texts = ["short", f"{ENGLISH} [MASK] {ENGLISH}", ENGLISH]
     expected = encoder.encode(texts, role="query")
-    monkeypatch.setattr(engine, "pool", fail)
+    monkeypatch.setattr(engine, "_forward", fail)
     found = encoder.encode_rows(texts, ["query: "] * 3)
     assert found.errors == {1: "RuntimeError: poison"}
     assert_close(found.vectors[[0, 2]], expected[[0, 2]], INVARIANCE_TOLERANCE)

@@ -105,7 +105,7 @@ def test_padded_rows_are_filled_up_on_the_right_with_the_pad_id(both, kind):
     ours, theirs = both[kind]
     tokens = ours.tokenize(TEXTS[:20], 64)
     order = np.array([7, 0, 19, 3])
-    padded = tokens.padded(order, ours.pad_id)
+    padded = tokens.batch(order).padded(ours.pad_id)
     encoded = theirs([TEXTS[row] for row in order], truncation=True, max_length=64)
     assert padded.tolist() == theirs.pad(encoded, padding="longest")["input_ids"]
     assert padded.dtype == np.int64

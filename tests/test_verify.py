@@ -16,7 +16,8 @@ from transformers import MistralConfig, MistralModel, PreTrainedTokenizerFast
 
 from e5spark import prompts
 from e5spark.cli import main
-from e5spark.encoder import Encoder, torch_engine
+from e5spark.encoder import Encoder, packed
+from e5spark.encoder.packed import Rows
 from e5spark.encoder.tokenizer import Tokenizer as OurTokenizer
 from e5spark.encoder.verify import TEXTS
 from e5spark.spark import embed
@@ -405,26 +406,26 @@ def test_known_answers_that_are_not_there_end_with_2(
 # What is caught
 
 
-def mean_over_pads(hidden: torch.Tensor, *_: object) -> torch.Tensor:
-    return hidden.mean(dim=1)
+def last_token(hidden: torch.Tensor, rows: Rows, *_: object) -> torch.Tensor:
+    return hidden[rows.offsets[1:].long() - 1]
 
 
-def noise(hidden: torch.Tensor, mask: torch.Tensor, *_: object) -> torch.Tensor:
-    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+def noise(hidden: torch.Tensor, rows: Rows, *_: object) -> torch.Tensor:
+    mean = torch.segment_reduce(hidden, "mean", lengths=rows.offsets.long().diff(), axis=0)
     mean[:, 0] += 1e-3
     return mean
 
 
-def not_a_number(hidden: torch.Tensor, *_: object) -> torch.Tensor:
-    return hidden.mean(dim=1) * float("nan")
+def not_a_number(hidden: torch.Tensor, rows: Rows, *_: object) -> torch.Tensor:
+    return last_token(hidden, rows) * float("nan")
 
 
-@pytest.mark.parametrize("fault", [mean_over_pads, noise])
+@pytest.mark.parametrize("fault", [last_token, noise])
 def test_a_broken_engine_ends_with_4(
     verify: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
-    monkeypatch.setattr(torch_engine, "_pool", fault)
-    code, document = verify(model)
+    monkeypatch.setattr(packed, "pool", fault)
+    code, document = verify(model, "--set=model.engine=torch")
     assert code == 4
     assert document["error"] == "GateError"
     assert "against transformers: the largest difference is" in document["message"]
@@ -434,8 +435,8 @@ def test_a_broken_engine_ends_with_4(
 def test_an_engine_that_returns_no_numbers_ends_with_4(
     verify: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_engine, "_pool", not_a_number)
-    code, document = verify(model)
+    monkeypatch.setattr(packed, "pool", not_a_number)
+    code, document = verify(model, "--set=model.engine=torch")
     assert code == 4
     assert "not finite" in document["message"]
 

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import load
 from e5spark.encoder.windows import windows
-from e5spark.recipe import describe
 from e5spark.spec import model_spec
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 from tests.texts import SENTENCES, all_texts, mixed_texts
@@ -36,7 +35,11 @@ def loaded(models):
     """Each shape, loaded once."""
     return {
         shape: load(
-            locate(model_spec(models[shape], {})), precision="fp32", device="cpu", threads=1
+            locate(model_spec(models[shape], {})),
+            engine="torch",
+            precision="fp32",
+            device="cpu",
+            threads=1,
         )
         for shape in SHAPES
     }
@@ -191,17 +194,6 @@ def test_neighbours_share_as_many_whole_words_as_fit_in_overlap(loaded):
     _, found = split(loaded, "bert_wordpiece", text, capacity=20, overlap=5)
     for one, following in pairwise(found):
         assert text[following.start : one.end].split() == text[: one.end].split()[-5:]
-
-
-@pytest.fixture(scope="session")
-def encoders(models, loaded):
-    """Makes encoders of a loaded shape."""
-
-    def make(shape, **options):
-        spec = model_spec(models[shape], options)
-        return Encoder(loaded[shape], describe(spec, locate(spec).model), spec)
-
-    return make
 
 
 @settings(max_examples=40)

@@ -7,19 +7,19 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
-from e5spark import prompts, text
-from e5spark.batching import micro_batches
-from e5spark.checkpoint import check_published, locate
-from e5spark.encoder.engine import Loaded, Vectors, load
+from e5spark import prompts
+from e5spark.batching import Indices, Ints, micro_batches
+from e5spark.checkpoint import check_published, decide_precision, locate
+from e5spark.encoder.engine import Engine, Loaded, Vectors, load
+from e5spark.encoder.tokenized import Tokenized, tokenize_window
 from e5spark.encoder.tokenizer import Tokens
-from e5spark.encoder.windows import Window, windows
-from e5spark.errors import E5SparkError, OptionError, TextError
+from e5spark.encoder.windows import Window
+from e5spark.errors import OptionError, TextError
 from e5spark.models import Recipe
 from e5spark.recipe import describe
 from e5spark.spec import ModelOptions, ModelSpec, model_spec
 
 Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,26 @@ class Encoding:
     prompted: Bools
     errors: dict[int, str]
 
+    def take(self, texts: Indices) -> "Encoding":
+        """Returns the encoding of these texts of it, in this order; one may come many times."""
+        if np.array_equal(texts, np.arange(len(self.prompted))):
+            return self
+        sizes = np.bincount(self.owner, minlength=len(self.prompted))[texts]
+        first = np.searchsorted(self.owner, texts)
+        begins = np.cumsum(sizes) - sizes
+        rows = np.arange(int(sizes.sum())) + np.repeat(first - begins, sizes)
+        return Encoding(
+            vectors=self.vectors[rows],
+            n_tokens=self.n_tokens[rows],
+            truncated=self.truncated[rows],
+            owner=np.repeat(np.arange(len(texts), dtype=np.int32), sizes),
+            windows=[self.windows[row] for row in rows] if self.windows else [],
+            prompted=self.prompted[texts],
+            errors={
+                row: self.errors[own] for row, own in enumerate(rows.tolist()) if own in self.errors
+            },
+        )
+
 
 class Encoder:
     """E5 vectors without Spark: the same code that runs inside a Spark worker.
@@ -67,7 +87,7 @@ class Encoder:
 
         Args:
             model: A checkpoint's name on the hub, or a directory; see ``ModelSpec``.
-            threads: CPU threads of the forward pass; by default torch's own choice.
+            threads: CPU threads of the forward pass; by default the engine's own choice.
             **options: ``device``, ``precision``, ``prompts`` and more; see ``ModelSpec``.
 
         Raises:
@@ -83,8 +103,16 @@ class Encoder:
         files = locate(spec)
         check_published(spec, files)
         recipe = describe(spec, files.model)
-        loaded = load(files, precision=spec.decided_precision, device=spec.device, threads=threads)
+        precision = decide_precision(spec, files)
+        loaded = load(
+            files, engine=spec.engine, precision=precision, device=spec.device, threads=threads
+        )
         return cls(loaded, recipe, spec)
+
+    @property
+    def engine(self) -> Engine:
+        """Returns what runs the checkpoint."""
+        return self._loaded.engine
 
     @property
     def dim(self) -> int:
@@ -129,128 +157,61 @@ class Encoder:
         A text that makes the engine raise is isolated by halving its micro-batch; the others get
         their vectors. Lone surrogates are replaced by U+FFFD.
         """
-        repaired = [text.repair(each) for each in texts]
-        prompted = prompts.begins_with_prompt(self.recipe.prompts, repaired)
-        if self.recipe.prompted == "keep":
-            prefixes = self._kept(repaired, prefixes)
-        refused = self._refused(prefixes, prompted)
-        if refused:  # an empty text in their place costs next to nothing
-            repaired = ["" if row in refused else each for row, each in enumerate(repaired)]
-            prefixes = ["" if row in refused else each for row, each in enumerate(prefixes)]
-        owner, parts, tokens = self._tokenize(repaired, prefixes)
+        return self.encode_tokens(self.tokenize(texts, prefixes))
+
+    def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> Tokenized:
+        """Returns one window of texts as ``encode_tokens`` takes it.
+
+        The two halves of ``encode_rows``, so that a thread can tokenise the next window while the
+        engine runs this one.
+        """
+        return tokenize_window(self._loaded.tokenizer, self.recipe, texts, prefixes)
+
+    def encode_tokens(self, window: Tokenized) -> Encoding:
+        """Returns what became of a window of texts; see ``encode_rows``."""
+        engine, tokens = self._loaded.engine, window.tokens
+        budget = self._spec.token_budget or engine.token_budget
         errors: dict[int, str] = {}
-        vectors = np.zeros((len(owner), self.dim), dtype=np.float32)
-        for rows in micro_batches(tokens.lengths, self._spec.token_budget):
-            self._encode_batch(tokens, rows, vectors, errors)
+        vectors = np.zeros((len(window.owner), self.dim), dtype=np.float32)
+        self._encode_batches(
+            tokens, micro_batches(tokens.lengths, budget, packed=engine.packed), vectors, errors
+        )
         encoding = Encoding(
             vectors=vectors,
-            n_tokens=tokens.n_tokens,
+            n_tokens=tokens.n_tokens.copy(),
             truncated=tokens.truncated,
-            owner=owner,
-            windows=parts,
-            prompted=np.array(prompted, dtype=bool),
+            owner=window.owner,
+            windows=window.parts,
+            prompted=window.prompted,
             errors=errors,
         )
         if self.recipe.long_text == "mean":
             encoding = _mean(encoding, normalize=self.recipe.normalize)
-        for text_row, message in refused.items():
+        for text_row, message in window.refused.items():
             row = int(np.searchsorted(encoding.owner, text_row))
             encoding.vectors[row], encoding.n_tokens[row] = 0, 0
             encoding.errors[row] = message
-        return encoding
+        return encoding.take(window.inverse)
 
-    def _kept(self, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
-        """No prefix for a text that has a prompt to the letter."""
-        own = prompts.openings(self.recipe.prompts)
-        return [
-            "" if own and each.startswith(own) else prefix
-            for each, prefix in zip(texts, prefixes, strict=True)
-        ]
-
-    def _refused(self, prefixes: Sequence[str], prompted: Sequence[bool]) -> dict[int, str]:
-        """Why a text is not encoded: its prompt leaves it no room, or it has one already."""
-        tokenizer, recipe = self._loaded.tokenizer, self.recipe
-        taken = {each: tokenizer.special_tokens + tokenizer.count(each) for each in set(prefixes)}
-        refused = {}
-        for row, (prefix, has_prompt) in enumerate(zip(prefixes, prompted, strict=True)):
-            if taken[prefix] + 2 * recipe.overlap >= recipe.max_tokens:
-                refused[row] = (
-                    f"The prompt and the special tokens take {taken[prefix]} of max_tokens "
-                    f"{recipe.max_tokens}; too few are left for a text, with overlap "
-                    f"{recipe.overlap}."
-                )
-            elif has_prompt and recipe.prompted == "refuse":
-                refused[row] = "The text begins with a prompt already, and prompted is 'refuse'."
-        return refused
-
-    def _tokenize(
-        self, texts: Sequence[str], prefixes: Sequence[str]
-    ) -> tuple[Ints, list[Window], Tokens]:
-        """One row for each text, or for each window of it: owners, parts and tokens."""
-        if self.recipe.long_text != "truncate":
-            return self._windows(texts, prefixes)
-        whole = [prefix + each for prefix, each in zip(prefixes, texts, strict=True)]
-        tokens = self._loaded.tokenizer.tokenize(whole, self.recipe.max_tokens)
-        return np.arange(len(texts), dtype=np.int32), [], tokens
-
-    def _windows(
-        self, texts: Sequence[str], prefixes: Sequence[str]
-    ) -> tuple[Ints, list[Window], Tokens]:
-        tokenizer = self._loaded.tokenizer
-        room = self.recipe.max_tokens - tokenizer.special_tokens
-        capacities = {each: room - tokenizer.count(each) for each in set(prefixes)}
-        found: list[list[Window]] = [[] for _ in texts]
-        pending: Sequence[int] = range(len(texts))
-        # A word that is cut in two can have more tokens than it had as one. Windows that do not
-        # fit as the texts they are get smaller, so that nothing is lost.
-        for slack in (0, 2, 8, 32):
-            for row in pending:
-                found[row] = windows(
-                    texts[row],
-                    tokenizer.spans(texts[row]),
-                    capacity=max(capacities[prefixes[row]] - slack, 1),
-                    overlap=self.recipe.overlap,
-                )
-            owner = np.repeat(np.arange(len(texts), dtype=np.int32), [len(each) for each in found])
-            parts = [part for each in found for part in each]
-            whole = [
-                prefix + each[part.start : part.end]
-                for prefix, each, own in zip(prefixes, texts, found, strict=True)
-                for part in own
-            ]
-            tokens = tokenizer.tokenize(whole, self.recipe.max_tokens)
-            pending = [int(row) for row in np.unique(owner[tokens.truncated])]
-            if not pending:
-                break
-        return owner, parts, tokens
-
-    def _encode_batch(
-        self,
-        tokens: Tokens,
-        rows: npt.NDArray[np.intp],
-        vectors: Vectors,
-        errors: dict[int, str],
+    def _encode_batches(
+        self, tokens: Tokens, batches: Sequence[Indices], vectors: Vectors, errors: dict[int, str]
     ) -> None:
-        try:
-            pooled = self._loaded.engine.pool(
-                tokens.padded(rows, self._loaded.tokenizer.pad_id),
-                tokens.lengths[rows],
-                self.recipe.pooling,
-            )
-        except E5SparkError:
-            raise  # the engine itself is broken, not a text
-        except Exception as error:  # whatever a text makes it raise, the other rows must not pay
-            if len(rows) == 1:
-                errors[int(rows[0])] = f"{type(error).__name__}: {error}"
-                return
-            for half in np.array_split(rows, 2):
-                self._encode_batch(tokens, half, vectors, errors)
-            return
-        finite = np.asarray(np.isfinite(pooled).all(axis=1))
-        for row in rows[~finite]:
-            errors[int(row)] = "The engine returned a vector that is not finite."
-        cut = np.where(finite[:, None], pooled[:, : self.dim], 0)
-        vectors[rows] = normalized(cut) if self.recipe.normalize else cut
+        """Fills in the vectors of the batches' rows; bisects a batch that cannot be encoded."""
+        halves: list[Indices] = []
+        found = self._loaded.engine.run(map(tokens.batch, batches), self.recipe.pooling)
+        for rows, pooled in zip(batches, found, strict=True):
+            if not isinstance(pooled, Exception):
+                finite = np.asarray(np.isfinite(pooled).all(axis=1))
+                for row in rows[~finite]:
+                    errors[int(row)] = "The engine returned a vector that is not finite."
+                cut = np.where(finite[:, None], pooled[:, : self.dim], 0)
+                vectors[rows] = normalized(cut) if self.recipe.normalize else cut
+            elif len(rows) == 1:
+                errors[int(rows[0])] = f"{type(pooled).__name__}: {pooled}"
+            else:  # the other rows must not pay
+                halves += np.array_split(rows, 2)
+        if halves:
+            self._encode_batches(tokens, halves, vectors, errors)
 
 
 def normalized(vectors: Vectors) -> Vectors:

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from e5spark.batching import Batch, Ints, Longs
 from e5spark.errors import ModelError
-
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
 
 # A text up to this long is tokenised whole. Of a longer one only the beginning is: a tokenizer
 # reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512 tokens.
@@ -50,14 +48,12 @@ class Tokens:
         """Returns which texts lost tokens."""
         return self.lengths < self.n_tokens
 
-    def padded(self, rows: npt.NDArray[np.intp], pad_id: int) -> Longs:
-        """Returns the ids of some texts, each row filled up on the right.  # (rows, longest)."""
+    def batch(self, rows: npt.NDArray[np.intp]) -> Batch:
+        """Returns the tokens of some texts as one forward pass takes them."""
         lengths = self.lengths[rows]
-        columns = np.arange(int(lengths.max(initial=0)))
-        where = self.offsets[rows][:, None] + columns  # (rows, longest)
-        inside = columns < lengths[:, None]
-        ids = self.ids[np.minimum(where, len(self.ids) - 1)]
-        return np.where(inside, ids, pad_id).astype(np.int64)
+        begins = np.cumsum(lengths) - lengths  # of each row in the batch
+        where = np.arange(int(lengths.sum())) + np.repeat(self.offsets[rows] - begins, lengths)
+        return Batch(ids=self.ids[where], lengths=lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +117,11 @@ class Tokenizer:
         # A copy: the object that transformers returned keeps its own truncation state.
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
         return cls(backend, pad_id=int(pad), eos_id=eos)
+
+    @classmethod
+    def read(cls, path: Path, *, pad_id: int) -> "Tokenizer":
+        """Returns the tokenizer of a prepared model, which is read without transformers."""
+        return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
 
     @property
     def special_tokens(self) -> int:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from e5spark import prompts
-from e5spark.checkpoint import Files, locate
+from e5spark import prepared, prompts
+from e5spark.checkpoint import Files, decide_precision, locate
 from e5spark.encoder.encoder import Encoder
 from e5spark.encoder.engine import Vectors, load
 from e5spark.encoder.tokenizer import appends_eos
@@ -93,9 +93,14 @@ def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
     """
     spec = replace(spec, long_text="truncate", output_type="float32", calibration=None)
     files = locate(spec)
+    if prepared.read(files.model) is not None:
+        raise OptionError(
+            f"{spec.model} is a prepared model, which transformers cannot run; verify the "
+            "checkpoint that it was made of (--set model.engine=openvino)."
+        )
     recipe = describe(spec, files.model)
-    precision = spec.decided_precision
-    loaded = load(files, precision=precision, device=spec.device, threads=None)
+    precision = decide_precision(spec, files)
+    loaded = load(files, engine=spec.engine, precision=precision, device=spec.device, threads=None)
     encoder = Encoder(loaded, recipe, spec)
     found: dict[str, Any] = {"model": spec.model, "precision": precision, "texts": len(TEXTS)}
     for role in prompts.ROLES:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from e5spark.encoder.tokenizer import Longs, Spans
+from e5spark.batching import Longs
+from e5spark.encoder.tokenizer import Spans
 
 # White space to Python, but not to tokenizers, which remove these characters.
 _WORD = re.compile(r"[\S\x0b\x1c-\x1f]+")

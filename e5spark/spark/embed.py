@@ -129,31 +129,42 @@ def embed_plan(df: DataFrame, plan: Plan, texts: Texts) -> DataFrame:
         ColumnError: If a text column is missing or no string, or an added name is taken.
         OptionError: If the role, the instruction or their combination is wrong.
     """
-    names = [texts.text] if isinstance(texts.text, str) else list(texts.text)
-    if not names:
-        raise OptionError("text names no column.")
-    columns = [text_column(df, name) for name in names]
+    asked, arguments = request(df, plan, texts)
     added = result_names(plan, texts)
     check_free(df, [name for one in added for name in one.values()])
-    # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
-    arguments = [F.col(quoted(name)).cast("binary") for name in columns]
-    if texts.join is not None:
-        arguments = [_joined(columns, texts.join).cast("binary")]
-    request, extra = _request(plan, len(arguments), texts)
-    if len(arguments) > 1 and plan.recipe.long_text == "split":
+    if asked.texts > 1 and plan.recipe.long_text == "split":
         raise OptionError("long_text='split' takes one text column; give join, or one at a time.")
-    result = df.select("*", result_udf(request)(*arguments, *extra).alias(_STRUCT))
+    result = df.select("*", result_udf(asked)(*arguments).alias(_STRUCT))
     if plan.recipe.long_text == "split":
         result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_WINDOW)).drop(_STRUCT)
         parts = [F.col(_WINDOW)]
     else:
-        parts = [F.col(_STRUCT)[f"t{number}"] for number in range(len(arguments))]
+        parts = [F.col(_STRUCT)[f"t{number}"] for number in range(asked.texts)]
     vectors = [
         part[field].alias(name)
         for part, one in zip(parts, added, strict=True)
         for field, name in one.items()
     ]
     return result.select("*", *vectors).drop(_STRUCT, _WINDOW)
+
+
+def request(df: DataFrame, plan: Plan, texts: Texts) -> tuple[Request, list[Column]]:
+    """Returns what the UDF does, and its arguments: the texts, then role and instruction by row.
+
+    Raises:
+        ColumnError: If a text column is missing or no string.
+        OptionError: If the role, the instruction or their combination is wrong.
+    """
+    names = [texts.text] if isinstance(texts.text, str) else list(texts.text)
+    if not names:
+        raise OptionError("text names no column.")
+    columns = [text_column(df, name) for name in names]
+    # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
+    arguments = [F.col(quoted(name)).cast("binary") for name in columns]
+    if texts.join is not None:
+        arguments = [_joined(columns, texts.join).cast("binary")]
+    asked, extra = _request(plan, len(arguments), texts)
+    return asked, [*arguments, *extra]
 
 
 def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:

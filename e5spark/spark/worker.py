@@ -4,6 +4,7 @@ The driver imports this module for its types and ships its functions by name; th
 imported inside the functions that only a worker calls.
 """
 
+import functools
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark import TaskContext
 
@@ -27,10 +29,12 @@ from e5spark.models import Recipe
 from e5spark.plan import Plan
 from e5spark.recipe import describe
 from e5spark.spark import results
+from e5spark.spark.ahead import ahead
 from e5spark.spec import ModelSpec
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder, Loaded
+    from e5spark.encoder.tokenized import Tokenized
 
 # A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
@@ -64,14 +68,34 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
 
     The window is wider than the transport batch: rows of several Arrow batches are sorted by
     length together, so output batches are longer than input batches. Spark asks only that the
-    rows come out in the order they went in.
+    rows come out in the order they went in. While the engine runs one window, a thread reads and
+    tokenises the next: tokenizers let go of Python's lock, and engines do.
     """
     encoder = _encoder(request.plan)
-    for window in _windows(batches, request.plan.spec.window):
-        columns = [
-            pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)
-        ]
-        yield _embed(request, encoder, columns)
+    windows = _windows(batches, request.plan.spec.window)
+    for texts in ahead(windows, functools.partial(_tokenized, request, encoder)):
+        yield _embedded(request, encoder, texts)
+
+
+def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
+    """Returns the prefix of each row, and why for each row whose role or instruction is wrong."""
+    table = request.plan.recipe.prompts
+    rows = len(columns[0])
+    extra = iter(columns[request.texts :])
+    if request.role is not None and not request.has_instructions:
+        return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
+    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
+    instructions = (
+        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
+    )
+    found, refused = [], {}
+    for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
+        try:
+            found.append(prompts.prefix(table, role or "", instruction))
+        except OptionError as error:
+            found.append("")
+            refused[row] = str(error)
+    return found, refused
 
 
 def localized(spec: ModelSpec) -> ModelSpec:
@@ -125,54 +149,71 @@ def _windows(
         yield window
 
 
-def _embed(request: Request, encoder: "Encoder", columns: Sequence[pa.Array]) -> list[pa.Array]:
+@dataclass(frozen=True, kw_only=True)
+class _Texts:
+    """The texts of a window: row r of text column c is text c * rows + r.
+
+    Attributes:
+        rows: Of the table.
+        status: Of each text, before it is encoded.
+        refused: Row to why its role or instruction is wrong.
+        wanted: Which texts are encoded.
+        tokens: Theirs.
+        seconds: What this took.
+    """
+
+    rows: int
+    status: list[text.Status]
+    refused: dict[int, str]
+    wanted: npt.NDArray[np.int64]
+    tokens: "Tokenized"
+    seconds: float
+
+
+def _tokenized(
+    request: Request, encoder: "Encoder", window: Sequence[tuple[pa.Array, ...]]
+) -> _Texts:
     started = time.perf_counter()
-    prefixes, refused = _prefixes(request, columns)
+    columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
+    before, refused = prefixes(request, columns)
     rows = len(columns[0])
-    # One pass for all text columns: row r of column c is text c * rows + r.
     texts = [each for column in columns[: request.texts] for each in text.decode(column)]
     status = text.statuses(texts)
     for row in refused:
         status[row::rows] = ["error"] * request.texts
     wanted = [row for row, each in enumerate(status) if each == "ok"]
-    found = encoder.encode_rows(
-        [texts[row] or "" for row in wanted], [prefixes[row % rows] for row in wanted]
+    tokens = encoder.tokenize(
+        [texts[row] or "" for row in wanted], [before[row % rows] for row in wanted]
     )
+    return _Texts(
+        rows=rows,
+        status=status,
+        refused=refused,
+        wanted=np.array(wanted, dtype=np.int64),
+        tokens=tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _embedded(request: Request, encoder: "Encoder", texts: _Texts) -> list[pa.Array]:
+    started = time.perf_counter()
+    found = encoder.encode_tokens(texts.tokens)
+    rows, columns = texts.rows, range(request.texts)
     whole = results.table(
         found,
-        wanted=np.array(wanted, dtype=np.int64),
-        status=status,
-        errors={row + rows * c: why for row, why in refused.items() for c in range(request.texts)},
+        wanted=texts.wanted,
+        status=texts.status,
+        errors={row + rows * c: why for row, why in texts.refused.items() for c in columns},
         plan=request.plan,
     )
     _trace(
         "window",
-        rows=len(wanted),
+        rows=len(texts.wanted),
         tokens=int(found.n_tokens.sum()),
+        tokenize_seconds=texts.seconds,
         seconds=time.perf_counter() - started,
     )
-    return [whole.slice(rows * c, rows) for c in range(request.texts)]
-
-
-def _prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
-    """The prefix of each row, and why for each row whose role or instruction is wrong."""
-    table = request.plan.recipe.prompts
-    rows = len(columns[0])
-    extra = iter(columns[request.texts :])
-    if request.role is not None and not request.has_instructions:
-        return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
-    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
-    instructions = (
-        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
-    )
-    found, refused = [], {}
-    for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
-        try:
-            found.append(prompts.prefix(table, role or "", instruction))
-        except OptionError as error:
-            found.append("")
-            refused[row] = str(error)
-    return found, refused
+    return [whole.slice(rows * c, rows) for c in columns]
 
 
 _loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
@@ -193,8 +234,8 @@ def _encoder(plan: Plan) -> "Encoder":
     key = EngineKey(
         weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
         tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
-        engine="torch",
-        precision=spec.decided_precision,
+        engine=spec.engine,
+        precision=spec.precision,
         device=spec.device,
     )
     with _lock:
@@ -206,13 +247,25 @@ def _encoder(plan: Plan) -> "Encoder":
             files = locate(spec)
             check_published(spec, files)
             _check_same(plan, files, describe(spec, files.model))
-            _loaded[key] = load(files, precision=key.precision, device=spec.device, threads=threads)
+            _loaded[key] = loaded = load(
+                files,
+                engine=key.engine,
+                precision=key.precision,
+                device=spec.device,
+                threads=threads,
+            )
             # Spark's daemon collects garbage after each task, 0.35 s with torch's and transformers'
             # objects in sight; frozen ones are not looked at again.
             gc.freeze()
             if len(_loaded) > _MOST_LOADED:
                 _loaded.popitem(last=False)
-            _trace("load", model=spec.model, seconds=time.perf_counter() - started)
+            _trace(
+                "load",
+                model=spec.model,
+                engine=loaded.engine.name,
+                precision=loaded.engine.precision,
+                seconds=time.perf_counter() - started,
+            )
         _loaded.move_to_end(key)
         return Encoder(_loaded[key], plan.recipe, spec)
 

@@ -1,0 +1,65 @@
+"""A checkpoint that costs nothing: what is left is what e5spark does around a model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from e5spark.batching import Batch
+from e5spark.benchmark.counted import run_with
+from e5spark.checkpoint import Files, read_json
+from e5spark.encoder import Loaded
+from e5spark.encoder.engine import Vectors
+from e5spark.encoder.tokenizer import Tokenizer, Tokens
+from e5spark.models import Pooling
+from e5spark.spark.worker import Request
+
+_TOKENS = 8  # of every text, so that micro-batches have a few hundred rows
+
+
+class ConstantEngine:
+    """Returns the same vector for every text."""
+
+    name = "torch"
+    precision = "fp32"
+    token_budget = 2048
+    packed = False
+
+    def __init__(self, hidden: int) -> None:
+        self._vector = np.ones(hidden, dtype=np.float32)
+
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch one vector a row.  # (rows, hidden)."""
+        del pooling
+        for batch in batches:
+            yield np.tile(self._vector, (len(batch.lengths), 1))
+
+
+class ConstantTokenizer(Tokenizer):
+    """Takes every text for the same few tokens, without a look at it."""
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
+        """Returns as many tokens as there are texts, times a constant."""
+        del max_tokens
+        return Tokens(
+            ids=np.ones(len(texts) * _TOKENS, dtype=np.int32),
+            offsets=np.arange(len(texts) + 1, dtype=np.int64) * _TOKENS,
+            n_tokens=np.full(len(texts), _TOKENS, dtype=np.int32),
+        )
+
+
+def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  # noqa: ANN401
+    """Returns a checkpoint without a model; with its own tokenizer, if that is wanted."""
+    del options
+    hidden = int(read_json(files.model / "config.json")["hidden_size"])
+    kind = Tokenizer if tokenizer else ConstantTokenizer
+    return Loaded(tokenizer=kind.load(files.tokenizer), engine=ConstantEngine(hidden))
+
+
+def run_constant(
+    request: Request, batches: Iterable[tuple[pa.Array, ...]], *, tokenizer: bool
+) -> Iterator[list[pa.Array]]:
+    """What e5spark runs in a worker, with constant vectors."""
+    return run_with(partial(load_constant, tokenizer=tokenizer), request, batches)

@@ -1,0 +1,171 @@
+"""Checkpoints of true size with random weights, built offline: speed does not depend on values."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from e5spark.benchmark.shapes import Shape
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+MAX_TOKENS = 512
+PROMPTS = {"query": "query: ", "passage": "passage: "}
+_FORMAT = 1  # of the directories below; part of their names, so that older ones are not taken
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
+
+
+def checkpoint(shape: Shape, directory: Path, *, name: str, seed: int = 0) -> Path:
+    """Returns a sentence-transformers checkpoint of this shape, made only if it is not there.
+
+    Args:
+        shape: How large; the large multilingual one takes 2.2 GB on disk.
+        directory: Where checkpoints are kept.
+        name: Of the shape; its own directory is called after it.
+        seed: Of the weights.
+    """
+    final = directory / f"{name}-{_FORMAT}-{seed}"
+    if not final.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=directory))
+        _save_model(shape, partial, seed)
+        _tokenizer(shape).save_pretrained(partial)
+        _sentence_transformers_layout(partial, shape.hidden)
+        try:
+            os.rename(partial, final)  # complete or not there at all
+        except OSError:  # another run was faster
+            shutil.rmtree(partial)
+    return final
+
+
+def words(count: int) -> list[str]:
+    """Returns this many different made-up words, short ones first."""
+    syllables = [consonant + vowel for consonant in "bcdfghjklmnprstvwxyz" for vowel in "aeiou"]
+    picked = np.random.default_rng(0)
+    found: list[str] = []
+    for length in (2, 3, 4):
+        numbers = picked.permutation(len(syllables) ** min(length, 3))[: count - len(found)]
+        for number in numbers:
+            word = ""
+            for _ in range(min(length, 3)):
+                number, digit = divmod(int(number), len(syllables))
+                word += syllables[digit]
+            found.append(word + "n" * (length - 3))
+    return found[:count]
+
+
+def _save_model(shape: Shape, directory: Path, seed: int) -> None:
+    import torch
+    from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel, utils
+
+    utils.logging.disable_progress_bar()
+    measures: dict[str, Any] = {
+        "vocab_size": shape.embeddings,
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.ffn,
+    }
+    # Made without memory first: transformers' own initialisation would cost as much as ours.
+    with torch.device("meta"):
+        if shape.architecture == "bert":
+            model = BertModel(BertConfig(**measures))
+        else:
+            model = XLMRobertaModel(
+                XLMRobertaConfig(
+                    max_position_embeddings=MAX_TOKENS + 2, type_vocab_size=1, **measures
+                )
+            )
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _fill(name, parameter, generator)
+    model.save_pretrained(directory)
+
+
+def _fill(name: str, parameter: "torch.Tensor", generator: "torch.Generator") -> None:
+    """Values of ordinary size: those that overflow or vanish are computed at other speeds."""
+    if name.endswith("bias"):
+        parameter.normal_(0, 0.1, generator=generator)
+    elif "LayerNorm" in name:
+        parameter.normal_(1, 0.1, generator=generator)
+    elif "embeddings" in name:
+        parameter.normal_(0, 1 if "word" in name else 0.3, generator=generator)
+    else:
+        gain = 0.3 if "output.dense" in name else 1.0
+        parameter.normal_(0, gain / math.sqrt(parameter.shape[1]), generator=generator)
+
+
+def _tokenizer(shape: Shape) -> "PreTrainedTokenizerBase":
+    from transformers import BertTokenizer, XLMRobertaTokenizer
+
+    if shape.tokenizer == "wordpiece":
+        vocabulary = {piece: number for number, piece in enumerate(_wordpieces(shape.pieces))}
+        return BertTokenizer(vocab=vocabulary, model_max_length=MAX_TOKENS)
+    return XLMRobertaTokenizer(vocab=_unigrams(shape.pieces), model_max_length=MAX_TOKENS)
+
+
+def _wordpieces(count: int) -> list[str]:
+    """Special tokens at bert-base-uncased's ids, letters, whole words, ends of words."""
+    pieces = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces += [*_LETTERS, *(f"##{letter}" for letter in _LETTERS), "query", "passage"]
+    left = count - len(pieces)
+    ends = words(left // 4)
+    return pieces + words(left - len(ends)) + [f"##{word}" for word in ends]
+
+
+def _unigrams(count: int) -> list[tuple[str, float]]:
+    """Special tokens at XLM-R's ids, letters, words with and without a space, by frequency."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = ["▁", *_LETTERS]
+    left = count - len(special) - len(letters) - 3  # the two roles, and <mask> at the end
+    inside = words(left // 4)
+    begin = [f"▁{word}" for word in words(left - len(inside))]
+    pieces = ["▁query", "▁passage", *begin, *inside]
+    scored = [(piece, -math.log(rank + 10)) for rank, piece in enumerate(pieces)]
+    return [
+        *((piece, 0.0) for piece in special),
+        *((letter, -20.0) for letter in letters),
+        *scored,
+        ("<mask>", 0.0),
+    ]
+
+
+def _sentence_transformers_layout(directory: Path, hidden: int) -> None:
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": f"{index}_{kind}" if index else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for index, kind in enumerate(kinds)
+    ]
+    files: dict[str, object] = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_lasttoken": False,
+        },
+        "sentence_bert_config.json": {"max_seq_length": MAX_TOKENS, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "__version__": {},
+            "prompts": PROMPTS,
+            "default_prompt_name": None,
+        },
+    }
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2), "utf-8")

@@ -1,0 +1,174 @@
+"""The OpenVINO engine: runs a prepared model on CPUs, without torch or transformers."""
+
+import functools
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+from e5spark import prepared
+from e5spark.batching import Batch
+from e5spark.encoder.engine import Vectors
+from e5spark.errors import ModelError
+from e5spark.models import Pooling
+from e5spark.prepared import Manifest
+
+log = logging.getLogger(__name__)
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_Floats = npt.NDArray[np.float32]
+# The arrays too, until the pass has ended: OpenVINO reads them where they are.
+_Flying = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
+
+
+class OpenVINOEngine:
+    """A compiled prepared model: as many forward passes at once as there are threads.
+
+    One thread for each pass and not all threads for one: no pass waits for its slowest thread
+    (2 cores: 34 against 30 texts/s of e5-small's shape).
+    """
+
+    # Measured on 2 cores: 1,024 tokens are 15 % faster than 2,048.
+    token_budget = 1024
+    packed = False
+    name = "openvino"
+
+    def __init__(
+        self,
+        model: openvino.CompiledModel,
+        embeddings: _Floats,
+        *,
+        precision: str,
+        pad_id: int,
+        streams: int,
+    ) -> None:
+        """Takes a compiled model and the table of its token embeddings; see ``load``."""
+        self._embeddings = embeddings
+        self._pad_id = pad_id
+        self._requests = [model.create_infer_request() for _ in range(streams)]
+        self.precision = precision
+
+    @classmethod
+    def load(
+        cls, directory: Path, manifest: Manifest, *, precision: str, threads: int | None
+    ) -> "OpenVINOEngine":
+        """Returns the engine of a prepared model.
+
+        Args:
+            directory: Of the prepared model; its files are mapped into memory, not read.
+            manifest: What it is.
+            precision: ``fp32``, ``bf16`` or ``int8``.
+            threads: CPU threads; None for all of them.
+
+        Raises:
+            ModelError: If the files do not make a model, or this CPU cannot run it right.
+        """
+        if manifest.needs_vnni and not has_vnni():
+            raise ModelError(
+                f"{directory} was quantised for CPUs with VNNI, which this one lacks: its sums "
+                "would overflow. Prepare it again with --overflow-safe."
+            )
+        streams = threads or os.cpu_count() or 1
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": str(streams),
+            # Two workers on a machine would pin themselves to the same cores.
+            "ENABLE_CPU_PINNING": "NO",
+            **manifest.settings,
+        }
+        try:
+            model = openvino.Core().compile_model(directory / prepared.MODEL, "CPU", settings)
+            embeddings = np.load(directory / prepared.EMBEDDINGS, mmap_mode="r")
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ModelError(f"{directory} could not be loaded: {error}") from error
+        hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if precision == "bf16" and hint != "bf16":
+            # It takes the hint silently where the CPU cannot follow it.
+            log.warning("This CPU has no bf16 instructions; OpenVINO computes in %s instead.", hint)
+            precision = "fp32"
+        return cls(model, embeddings, precision=precision, pad_id=manifest.pad_id, streams=streams)
+
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch, in order, one vector a row, or what its content made it raise."""
+        free = deque(self._requests)
+        flying: deque[_Flying | Exception] = deque()
+        for batch in batches:
+            while not free:
+                yield self._finished(flying, free, pooling)
+            flying.append(self._started(batch, free))
+        while flying:
+            yield self._finished(flying, free, pooling)
+
+    def inputs(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        """Returns what the graph is given for a batch.
+
+        Raises:
+            IndexError: If the table has no embedding of a token.
+        """
+        ids = batch.padded(self._pad_id)
+        mask = np.arange(ids.shape[1]) < batch.lengths[:, None]
+        return {"embeddings": self._embeddings[ids], "mask": mask.astype(np.int64)}
+
+    def _started(self, batch: Batch, free: deque[openvino.InferRequest]) -> _Flying | Exception:
+        try:
+            given = self.inputs(batch)
+        except IndexError as error:
+            return error
+        request = free.popleft()
+        for name, array in given.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.start_async()
+        return request, batch, given
+
+    def _finished(
+        self,
+        flying: deque[_Flying | Exception],
+        free: deque[openvino.InferRequest],
+        pooling: Pooling,
+    ) -> Vectors | Exception:
+        oldest = flying.popleft()
+        if isinstance(oldest, Exception):
+            return oldest
+        request, batch, _ = oldest
+        free.append(request)
+        try:
+            request.wait()
+        except RuntimeError as error:
+            return error
+        return _pool(request.get_output_tensor().data, batch, pooling)
+
+
+def _pool(hidden: _Floats, batch: Batch, pooling: Pooling) -> Vectors:
+    """One vector a row, in fp32 whatever the engine computes in.
+
+    Args:
+        hidden: Of every token, padding included.  # (rows, longest, hidden)
+        batch: For its lengths.
+        pooling: How token vectors become one.
+    """
+    if pooling == "cls":
+        return hidden[:, 0].copy()
+    if pooling == "last":
+        found: Vectors = hidden[np.arange(len(hidden)), batch.lengths - 1]
+        return found
+    inside = np.arange(hidden.shape[1]) < batch.lengths[:, None]
+    weights = (inside / batch.lengths[:, None]).astype(np.float32)
+    means: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0]
+    return means
+
+
+@functools.cache
+def has_vnni() -> bool:
+    """Returns whether this CPU sums int8 products without overflow."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("ascii", "replace")
+    except OSError:
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
