@@ -291,7 +291,7 @@ def _beside_server(spark: SparkSession, path: str) -> LocalStorage:
             "this machine's. Start the job with spark-submit, in a classic session."
         )
     directory = Path(path[len(prefix) :])
-    existing = next(each for each in (directory, *directory.absolute().parents) if each.is_dir())
+    existing = next(each for each in (directory, *directory.parents) if each.is_dir())
     probe = existing / _temporary("probe")
     with _os_errors(path):
         probe.touch(exist_ok=False)
