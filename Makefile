@@ -15,7 +15,7 @@ export SPARK_LOCAL_IP := 127.0.0.1
 # An activated Spark of another version would be taken in place of the installed one.
 unexport SPARK_HOME
 
-.PHONY: demo test check large clean java python
+.PHONY: demo test check large s3 clean java python
 
 demo: .venv/installed java
 	@rm -rf build/demo
@@ -23,11 +23,16 @@ demo: .venv/installed java
 		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
 
 test: .venv/installed java
-	$(BIN)/python -m pytest -m 'not large'
+	$(BIN)/python -m pytest -m 'not large and not s3'
 
 # The checkpoints at their true size, and texts of 200 MB: minutes, and 10 GB of disk and memory.
 large: .venv/installed java
 	$(BIN)/python -m pytest -m large
+
+# Storage and the lock on an S3-like store: 18 MB of jars, a few minutes. The store has an environment
+# of its own, because botocore wants a dateutil below 3.
+s3: .venv/installed .venv/moto/installed java
+	$(BIN)/python -m pytest -m s3 tests/test_s3.py
 
 check: .venv/installed
 	$(BIN)/ruff check .
@@ -43,6 +48,11 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
 		--editable '.[torch,connect,demo,dev]'
+	@touch $@
+
+.venv/moto/installed: conf/constraints-moto.txt .venv/installed
+	$(PYTHON) -m venv .venv/moto
+	.venv/moto/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 python:

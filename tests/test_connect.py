@@ -16,8 +16,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.cli import main
-from e5spark.errors import ColumnError, ModelError
+from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.spark import embed, embedding_udf
+from e5spark.tables.storage import storage
 from tests.cluster import connect_server
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
@@ -146,3 +147,29 @@ def test_what_cannot_work_is_refused_before_any_job(
 
 def planned(docs: str, text: str, model: str) -> None:
     embed(session().read.parquet(docs), text=text, role="query", model=model)
+
+
+@pytest.mark.parametrize("prefix", ["", "file:", "file://"])
+def test_storage_is_the_disk_that_client_and_server_share(
+    client: Client, tmp_path: Path, prefix: str
+) -> None:
+    assert client(put, f"{prefix}{tmp_path}/out", "a.json", b"1") == ["a.json"]
+    assert (tmp_path / "out" / "a.json").read_bytes() == b"1"
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_storage_refuses_a_directory_that_the_server_does_not_see(client: Client) -> None:
+    # The two have different working directories.
+    with pytest.raises(InputError, match="does not see the files that this process writes under"):
+        client(put, "out", "a.json", b"1")
+
+
+def test_storage_of_other_file_systems_wants_a_classic_session(client: Client) -> None:
+    with pytest.raises(InputError, match=r"^hdfs://host/out cannot be reached over Spark Connect"):
+        client(put, "hdfs://host/out", "a.json", b"1")
+
+
+def put(path: str, name: str, data: bytes) -> list[str]:
+    files = storage(session(), path)
+    files.put(name, data)
+    return files.list("")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_killed_run_is_taken_over_without_a_wait(
     output: LocalStorage, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill(start(output))
-    monkeypatch.setattr(lock.time, "sleep", forbidden)
+    monkeypatch.setattr(lock, "time", clock(forbidden))
     with acquire(output) as taken:
         assert taken.epoch == 2
 
@@ -117,7 +118,7 @@ def test_a_killed_run_that_nobody_has_waited_for_is_dead(
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
-    monkeypatch.setattr(lock.time, "sleep", forbidden)
+    monkeypatch.setattr(lock, "time", clock(forbidden))
     acquire(output).release()
 
 
@@ -127,7 +128,7 @@ def test_a_pid_that_another_process_has_now_is_no_live_run(
     acquire(output)._stop.set()
     with subprocess.Popen(["sleep", "60"]) as other:
         rewrite(output, 1, pid=other.pid, process_started=1)
-        monkeypatch.setattr(lock.time, "sleep", forbidden)
+        monkeypatch.setattr(lock, "time", clock(forbidden))
         acquire(output).release()
         other.kill()
 
@@ -158,7 +159,7 @@ def test_a_run_elsewhere_that_ends_while_it_is_watched_leaves_the_lock(
 ) -> None:
     first = acquire(output, ttl=3600)
     rewrite(output, 1, host="elsewhere")
-    monkeypatch.setattr(lock.time, "sleep", lambda _: first.release())
+    monkeypatch.setattr(lock, "time", clock(lambda _: first.release()))
     assert acquire(output).epoch == 2
 
 
@@ -279,6 +280,11 @@ def until_refused(held: Lock) -> None:
     while True:
         held.check()
         time.sleep(SHORT / 10)
+
+
+def clock(sleep: Callable[[float], None]) -> SimpleNamespace:
+    """The lock's clock alone: other threads of this process sleep as well."""
+    return SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 
 
 def forbidden(seconds: float) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JJavaError, Py4JNetworkError
 from pyspark.errors import PySparkAttributeError
 from pyspark.sql import SparkSession
 
@@ -43,6 +43,7 @@ _DENIED = {
     _EXISTS,
     "org.apache.hadoop.security.AccessControlException",
     "org.apache.hadoop.fs.ParentNotDirectoryException",
+    "org.apache.hadoop.fs.s3a.UnknownStoreException",
     "java.nio.file.AccessDeniedException",
 }
 
@@ -227,7 +228,8 @@ class HadoopStorage:
         with _hadoop_errors(self.root):
             try:
                 place = self._path(directory) if directory else self._hadoop.Path(self.root)
-                found = self._files.listStatus(place)
+                # With a filter the array is of FileStatus, not of the file system's own kind of it.
+                found = self._files.listStatus(place, self._hadoop.GlobFilter("*"))
             except Py4JJavaError as error:
                 if _java_class(error) == _MISSING:
                     return []
@@ -289,7 +291,7 @@ def _beside_server(spark: SparkSession, path: str) -> LocalStorage:
             "this machine's. Start the job with spark-submit, in a classic session."
         )
     directory = Path(path[len(prefix) :])
-    existing = next(each for each in (directory, *directory.absolute().parents) if each.is_dir())
+    existing = next(each for each in (directory, *directory.parents) if each.is_dir())
     probe = existing / _temporary("probe")
     with _os_errors(path):
         probe.touch(exist_ok=False)
@@ -374,5 +376,5 @@ def _hadoop_errors(root: str, *, always: type[E5SparkError] | None = None) -> It
         raise TransientError(
             f"{root} failed: {reason(error)} Start the same command again."
         ) from error
-    except Py4JError as error:
+    except Py4JNetworkError as error:
         raise TransientError(f"{root} failed: the session's JVM does not answer.") from error
