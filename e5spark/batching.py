@@ -24,6 +24,18 @@ class Batch:
     ids: Ints
     lengths: Longs
 
+    def check_ids(self, vocabulary: int) -> None:
+        """Raises unless the checkpoint embeds every token: a GPU would be lost to its process.
+
+        Raises:
+            IndexError: If an id is not below the number of tokens that the checkpoint embeds.
+        """
+        highest = int(self.ids.max(initial=0))
+        if highest >= vocabulary:
+            raise IndexError(
+                f"token id {highest} is out of range: the checkpoint embeds {vocabulary} tokens"
+            )
+
     def padded(self, pad_id: int) -> Longs:
         """Returns the ids with each row filled up on the right.  # (rows, longest)."""
         inside = np.arange(int(self.lengths.max(initial=0))) < self.lengths[:, None]

@@ -85,9 +85,11 @@ def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
     done = run_job(**base)
     assert done.code == 0, done.document
     check(tmp_path / "out", ROWS, model)
-    # Nothing that was recorded is embedded again.
+    # Nothing that was recorded is embedded again. Of two chunks in flight that are both written,
+    # none need be recorded yet.
     assert trace.rows() <= len(ROWS) + CHUNK * IN_FLIGHT
-    assert done.document["embedded"] <= len(ROWS) - CHUNK
+    if crash != "written:2":
+        assert done.document["embedded"] <= len(ROWS) - CHUNK
     check_clean(tmp_path / "out")
 
 

@@ -112,6 +112,7 @@ class OpenVINOEngine:
         Raises:
             IndexError: If the table has no embedding of a token.
         """
+        batch.check_ids(len(self._embeddings))
         ids = batch.padded(self._pad_id)
         mask = np.arange(ids.shape[1]) < batch.lengths[:, None]
         return {"embeddings": self._embeddings[ids], "mask": mask.astype(np.int64)}

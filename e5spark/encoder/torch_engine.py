@@ -177,12 +177,7 @@ class TorchEngine:
     @torch.inference_mode()
     def _forward(self, batch: Batch, pooling: Pooling) -> torch.Tensor:
         """One fp32 vector a row, on the device."""
-        highest = int(batch.ids.max(initial=0))
-        if highest >= self._vocabulary:  # a GPU would be lost to the whole process
-            raise IndexError(
-                f"index out of range: token id {highest}, but the checkpoint embeds "
-                f"{self._vocabulary} tokens"
-            )
+        batch.check_ids(self._vocabulary)
         if self._packed_model is None:
             return self._padded(batch, pooling)
         offsets = np.zeros(len(batch.lengths) + 1, dtype=np.int32)
