@@ -43,15 +43,10 @@ def tokenize_window(
     Lone surrogates are replaced by U+FFFD. Texts that are the same, prefix included, are
     tokenised, and later encoded, once.
     """
-    repaired = [text.repair(each) for each in texts]
+    repaired = text.repaired(texts)
     if recipe.prompted == "keep":
         prefixes = _kept(recipe, repaired, prefixes)
-    numbers: dict[tuple[str, str], int] = {}
-    pairs = zip(prefixes, repaired, strict=True)
-    inverse = np.fromiter(
-        (numbers.setdefault(pair, len(numbers)) for pair in pairs), np.intp, count=len(repaired)
-    )
-    prefixes, repaired = [pair[0] for pair in numbers], [pair[1] for pair in numbers]
+    repaired, prefixes, inverse = _distinct(repaired, prefixes)
     prompted = prompts.begins_with_prompt(recipe.prompts, repaired)
     refused = _refused(tokenizer, recipe, prefixes, prompted)
     if refused:  # an empty text in their place costs next to nothing
@@ -69,6 +64,20 @@ def tokenize_window(
     )
 
 
+def _distinct(
+    texts: Sequence[str], prefixes: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str], Indices]:
+    """The distinct texts and their prefixes, and which of them each text is."""
+    if len(set(prefixes)) <= 1 and len(set(texts)) == len(texts):  # most windows of most tables
+        return texts, prefixes, np.arange(len(texts))
+    numbers: dict[tuple[str, str], int] = {}
+    pairs = zip(prefixes, texts, strict=True)
+    inverse = np.fromiter(
+        (numbers.setdefault(pair, len(numbers)) for pair in pairs), np.intp, count=len(texts)
+    )
+    return [pair[1] for pair in numbers], [pair[0] for pair in numbers], inverse
+
+
 def _kept(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     """No prefix for a text that has a prompt to the letter."""
     own = prompts.openings(recipe.prompts)
@@ -83,9 +92,12 @@ def _refused(
 ) -> dict[int, str]:
     """Why a text is not encoded: its prompt leaves it no room, or it has one already."""
     taken = {each: tokenizer.special_tokens + tokenizer.count(each) for each in set(prefixes)}
-    refused = {}
+    refused: dict[int, str] = {}
+    room = recipe.max_tokens - 2 * recipe.overlap
+    if recipe.prompted != "refuse" and all(each < room for each in taken.values()):
+        return refused
     for row, (prefix, has_prompt) in enumerate(zip(prefixes, prompted, strict=True)):
-        if taken[prefix] + 2 * recipe.overlap >= recipe.max_tokens:
+        if taken[prefix] >= room:
             refused[row] = (
                 f"The prompt and the special tokens take {taken[prefix]} of max_tokens "
                 f"{recipe.max_tokens}; too few are left for a text, with overlap "
