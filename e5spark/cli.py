@@ -3,22 +3,19 @@
 import argparse
 import json
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
 
 from e5spark import __version__, benchmark, config, errors, job
-from e5spark.config import JobConfig
 from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
+from e5spark.session import session
 from e5spark.spec import model_spec
-from e5spark.tables import delta, source
+from e5spark.tables import source
 
 log = logging.getLogger("e5spark")
 
@@ -119,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _embed(given: argparse.Namespace) -> dict[str, Any]:
     job_config = config.load(given.config, given.set)
-    with _session(job_config) as spark:
+    with session(job_config) as spark:
         account = job.run(spark, job_config)
     _summarize(account)
     try:
@@ -131,7 +128,7 @@ def _embed(given: argparse.Namespace) -> dict[str, Any]:
 
 def _compact(given: argparse.Namespace) -> dict[str, Any]:
     job_config = config.load(given.config, given.set)
-    with _session(job_config) as spark:
+    with session(job_config) as spark:
         done = job.compact(spark, job_config, target_bytes=given.megabytes << 20)
     log.info("%(files_before)d files of %(output)s became %(files_after)d.", done)
     return done
@@ -141,7 +138,7 @@ def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
     if given.to.exists():
         raise ConflictError(f"{given.to} exists already; give a new file.")
     job_config = config.load(given.config, given.set)
-    with _session(job_config) as spark:
+    with session(job_config) as spark:
         calibration = job.calibrate(spark, job_config, sample=given.sample)
     calibration.save(given.to)
     log.info("The ranges of %d vectors are in %s.", calibration.rows, given.to)
@@ -158,7 +155,7 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
     if given.calibrate is None:
         return prepare(spec, given.to)
     job_config = config.load(given.calibrate)
-    with _session(job_config) as spark:
+    with session(job_config) as spark:
         sample = job.sample(spark, job_config, spec, rows=given.sample)
     return prepare_int8(spec, given.to, *sample, overflow_safe=given.overflow_safe)
 
@@ -181,28 +178,6 @@ def _benchmark(given: argparse.Namespace) -> dict[str, Any]:
     if given.plot is not None:
         benchmark.plot(document, given.plot)
     return document
-
-
-@contextmanager
-def _session(job_config: JobConfig) -> Iterator[SparkSession]:
-    """The running session, which stays, or a new one, which is stopped."""
-    running = SparkSession.getActiveSession()
-    settings = dict(job_config.spark)
-    if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # Without spark-submit the JVM starts here: workers run this interpreter, and Delta can
-        # still be had. (spark-submit resolves packages before any Python runs.)
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        if "delta" in (job_config.input.format, job_config.output.format):
-            settings = {**delta.session_settings(), **settings}
-    builder = SparkSession.builder.appName("e5spark")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
-    spark = builder.getOrCreate()
-    try:
-        yield spark
-    finally:
-        if running is None:
-            spark.stop()
 
 
 def _summarize(account: dict[str, Any]) -> None:

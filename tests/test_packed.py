@@ -105,9 +105,7 @@ def engines(directories: dict[str, str]) -> Callable[..., TorchEngine]:
 
     def make(shape: str, kernel: Kernel | None) -> TorchEngine:
         model = AutoModel.from_pretrained(directories[shape], attn_implementation="sdpa").eval()
-        return TorchEngine(
-            model, CPU, precision="fp32", pad_id=PAD.get(shape, 0), kernel=kernel
-        )
+        return TorchEngine(model, CPU, precision="fp32", pad_id=PAD.get(shape, 0), kernel=kernel)
 
     return make
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from e5spark import __version__
+from e5spark.cpus import available_cpus
 
 _FLAGS = (
     *("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni"),
@@ -21,13 +22,6 @@ _PACKAGES = (
     *("torch", "transformers", "tokenizers", "sentence-transformers", "openvino", "nncf"),
     *("onnxruntime", "optimum-onnx", "optimum-intel", "pyspark", "pyarrow", "pandas", "numpy"),
 )
-
-
-def available_cpus() -> int:
-    """Returns how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe() -> dict[str, Any]:

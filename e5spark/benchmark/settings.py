@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e5spark.benchmark.corpus import MIXES
-from e5spark.benchmark.machine import available_cpus
 from e5spark.benchmark.shapes import SHAPES
+from e5spark.cpus import available_cpus
 from e5spark.errors import OptionError
 
 _PREPARED = re.compile(r"(\w+-\w+)=(.+)")

@@ -31,7 +31,8 @@ def check_path_free(spark: SparkSession, path: str) -> None:
     """
     try:
         # Analysis alone: it lists the path and starts no job. Spark Connect has no file system.
-        spark.read.format("binaryFile").load(path).schema  # noqa: B018
+        # Twice, because Spark logs a trace of 80 lines for a single path that does not exist.
+        spark.read.format("binaryFile").load([path, path]).schema  # noqa: B018
     except Exception as error:  # py4j has errors that PySpark does not wrap
         if condition(error) == "PATH_NOT_FOUND":
             return

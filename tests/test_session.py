@@ -1,0 +1,45 @@
+"""The session of a command: one worker with all cores on one machine, unless told otherwise."""
+
+import pytest
+
+from e5spark import cpus
+from e5spark.session import one_worker
+
+
+@pytest.mark.parametrize("master", ["local[3]", "local[7]"])
+def test_a_local_session_runs_one_worker_with_all_cores(master: str) -> None:
+    cores = master[6:-1]
+    expected = {"spark.master": master, "spark.task.cpus": cores}
+    assert one_worker({"spark.master": master}) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"spark.master": "local[*]"}])
+def test_all_cores_are_those_that_the_process_may_use(settings: dict[str, str]) -> None:
+    cores = str(cpus.available_cpus())
+    assert one_worker(settings) == {"spark.master": f"local[{cores}]", "spark.task.cpus": cores}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"spark.master": "local[4]", "spark.task.cpus": "1"},
+        {"spark.master": "local"},
+        {"spark.master": "local-cluster[2,1,1024]"},
+        {"spark.master": "spark://host:7077"},
+        {"spark.master": "yarn"},
+        {"spark.remote": "sc://host"},
+    ],
+)
+def test_what_was_set_and_clusters_are_left_alone(settings: dict[str, str]) -> None:
+    assert one_worker(settings) == {}
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("", 8)],
+)
+def test_a_containers_quota_counts(tmp_path, monkeypatch, quota: str, expected: int) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(cpus, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert cpus.available_cpus() == expected
