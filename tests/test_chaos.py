@@ -33,11 +33,12 @@ POLL_SECONDS, RUN_SECONDS = 0.01, 400
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Driver]:
-    """A process for a run whose driver is killed."""
-    driver = Driver(start_classic, str(tmp_path / "warehouse"))
-    yield driver
-    driver.kill()
+def victims(tmp_path: Path) -> Iterator[list[Driver]]:
+    """Two processes that a test may kill, or must not outlive it."""
+    drivers = [Driver(start_classic, str(tmp_path / f"warehouse{number}")) for number in range(2)]
+    yield drivers
+    for driver in drivers:
+        driver.kill()
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,7 @@ def begun(
 def test_whatever_is_killed_the_same_command_ends_the_work(
     scenario: Scenario,
     driver: Driver,
-    victim: Driver,
+    victims: list[Driver],
     begun: Callable[[Table, bool], Path | None],
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -106,17 +107,20 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
             if kill.cluster:
                 run = request.getfixturevalue("cluster")
             else:
-                run = driver if kill.what == "worker" else victim
+                run = driver if kill.what == "worker" else victims[0]
             code = strike(kill, run, job, tmp_path / "out", scenario, trace)
+            victims[0].kill()
             if code is not None:
                 kills.append((kill, code))
-            victim.kill()
+            elif not kills:
+                break
         if kills:
             break
     assert kills, "every run was faster than its kill"
 
     ended = driver.job(job)
     assert ended.code == 0, ended
+    assert ended.document["embedded"] == 0 or kills[-1][1] != 0
     embedded = trace.rows()
     difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
     assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
@@ -142,12 +146,12 @@ def test_the_scenarios_are_those_that_were_promised() -> None:
 def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
     table: Table,
     driver: Driver,
+    victims: list[Driver],
     tmp_path: Path,
     model: str,
     trace: Trace,
 ) -> None:
-    others = [Driver(start_classic, str(tmp_path / f"warehouse{number}")) for number in range(2)]
-    drivers = [driver, *others]
+    drivers = [driver, *victims]
     rows = [{100 * run + id: f"run {run} has {id}" for id in range(40)} for run in range(3)]
     job = write_job(tmp_path, table, model, run={})
     for number, each in enumerate(rows):
@@ -181,8 +185,6 @@ def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
         there = {**there, **rows[number]}
         check(rows_of(driver, tmp_path / "out", table), there, model)
     assert trace.rows() == 120
-    for each in others:
-        each.close()
 
 
 def strike(
