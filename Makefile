@@ -15,7 +15,7 @@ export SPARK_LOCAL_IP := 127.0.0.1
 # An activated Spark of another version would be taken in place of the installed one.
 unexport SPARK_HOME
 
-.PHONY: demo test check large s3 clean java python
+.PHONY: demo test chaos chaos-sample check large s3 clean java python
 
 demo: .venv/installed java
 	@rm -rf build/demo
@@ -23,7 +23,15 @@ demo: .venv/installed java
 		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
 
 test: .venv/installed java
-	$(BIN)/python -m pytest -m 'not large and not s3'
+	$(BIN)/python -m pytest -m 'not large and not s3 and not chaos and not chaos_sample'
+
+# 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about an
+# hour on two cores. The sample has nine of them, and kills at each instant of a commit.
+chaos: .venv/installed java
+	$(BIN)/python -m pytest -m 'chaos or chaos_sample'
+
+chaos-sample: .venv/installed java
+	$(BIN)/python -m pytest -m chaos_sample
 
 # The checkpoints at their true size, and texts of 200 MB: minutes, and 10 GB of disk and memory.
 large: .venv/installed java

@@ -22,7 +22,7 @@ from e5spark.encoder import Encoder, Loaded, load
 from e5spark.recipe import describe
 from e5spark.spark import udf
 from e5spark.spec import model_spec
-from tests import checkpoints
+from tests import chaos, checkpoints
 from tests.delta_driver import Driver, start_classic
 from tests.texts import mixed_texts
 from tests.trace import Trace
@@ -43,6 +43,13 @@ class Outcome:
     def document(self) -> dict[str, Any]:
         """The JSON document in the last line of stdout."""
         return json.loads(self.stdout.splitlines()[-1])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what the kills came to, if any test killed."""
+    if lines := chaos.figures():
+        terminalreporter.section("kills")
+        terminalreporter.write("\n".join([*lines, ""]))
 
 
 @pytest.fixture(scope="session")

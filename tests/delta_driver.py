@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +24,12 @@ from pyspark.sql import SparkSession
 from e5spark.cli import main
 from e5spark.tables import delta
 
+# A JVM that lives for a few small jobs gains nothing from the compiler that optimizes.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SETTINGS = {
     **delta.session_settings(),
     "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.driver.extraJavaOptions": SHORT_LIVED,
     "spark.log.level": "ERROR",
     "spark.sql.shuffle.partitions": "2",
     "spark.ui.enabled": "false",
@@ -95,12 +99,18 @@ class Driver:
             self._pool.submit(_stop).result()
             self._pool.shutdown()
 
+    def kill(self) -> None:
+        """End the process, whatever state it is in, and its JVM with it."""
+        if self._pool is not None:
+            with contextlib.suppress(BrokenProcessPool):
+                self(_die)
 
-def start_classic(warehouse: str) -> None:
-    """A session on local[2]; its catalog is in memory."""
+
+def start_classic(warehouse: str, master: str = "local[2]") -> None:
+    """A session of a master, or on local[2]; its catalog is in memory."""
     os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     os.environ.pop("SPARK_HOME", None)
-    builder = SparkSession.builder.master("local[2]").appName("e5spark Delta tests")
+    builder = SparkSession.builder.master(master).appName("e5spark Delta tests")
     builder.config(map={**SETTINGS, "spark.sql.warehouse.dir": warehouse}).getOrCreate()
 
 
@@ -152,6 +162,10 @@ def _call(function: Callable[..., Any], arguments: Any, named: Any) -> Any:
         return function(*arguments, **named)
     except PySparkException as error:  # cannot be unpickled
         raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stop() -> None:

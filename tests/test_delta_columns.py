@@ -96,6 +96,7 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     assert [row["embedding"] for row in theirs] == [row["embedding"] for row in rows]
 
 
+@pytest.mark.chaos_sample
 def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     driver: Driver, job: Callable[..., str], table: str, model: str, trace: Trace
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     check(rows, model)
 
 
+@pytest.mark.chaos_sample
 def test_a_run_killed_after_its_merge_does_nothing_twice(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, model: str, trace: Trace
 ) -> None:

@@ -197,6 +197,7 @@ def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
     return {id: sorted(each) for id, each in found.items()}
 
 
+@pytest.mark.chaos_sample
 @pytest.mark.parametrize("at", ["written:2", "recorded:2", "publishing:2"])
 def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
@@ -214,6 +215,7 @@ def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     check_rows(delta_rs(tmp_path / "out", tmp_path), texts, model)
 
 
+@pytest.mark.chaos_sample
 @pytest.mark.parametrize("at", ["replacing", "publishing"])
 def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
@@ -363,6 +365,7 @@ def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
     assert "OPTIMIZE" in ended.document["message"]
 
 
+@pytest.mark.chaos_sample
 def test_rows_without_ids_appear_all_at_once(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str
 ) -> None:

@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cluster import REPOSITORY
+from tests.delta_driver import SHORT_LIVED
 from tests.test_incremental import check
 from tests.trace import Trace
+
+pytestmark = pytest.mark.chaos_sample
 
 ROWS = {number: f"text number {number}" for number in range(60)}
 CHUNK = 20
@@ -41,6 +44,7 @@ def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
             "spark.master": "local[2]",
             "spark.ui.enabled": "false",
             "spark.sql.shuffle.partitions": "2",
+            "spark.driver.extraJavaOptions": SHORT_LIVED,
         },
     }
 

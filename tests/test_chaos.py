@@ -1,0 +1,349 @@
+"""Real processes killed by SIGKILL: whatever dies, and when, the same command ends the work."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from e5spark.tables.delta_table import delta_name
+from tests import chaos
+from tests.chaos import CHUNK, IN_FLIGHT, NEXT, PLAYED, ROWS, Kill, Played, Scenario, Table
+from tests.cluster import standalone_cluster
+from tests.delta_driver import Driver, actions, session, start_classic
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.trace import Trace
+
+pytestmark = [pytest.mark.chaos, pytest.mark.delta, pytest.mark.cluster]
+
+SCENARIOS = chaos.scenarios()
+SAMPLE = chaos.sample(SCENARIOS)
+POLL_SECONDS, RUN_SECONDS = 0.01, 400
+
+
+@pytest.fixture
+def victims(tmp_path: Path) -> Iterator[list[Driver]]:
+    """Two processes that a test may kill, or must not outlive it."""
+    drivers = [Driver(start_classic, str(tmp_path / f"warehouse{number}")) for number in range(2)]
+    yield drivers
+    for driver in drivers:
+        driver.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """A process whose session has two executors of one core."""
+    with standalone_cluster(tmp_path_factory.mktemp("chaos"), workers=2, cores=1) as url:
+        driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")), url)
+        yield driver
+        driver.close()
+
+
+@pytest.fixture(scope="session")
+def begun(
+    driver: Driver, model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Table, bool], Path | None]:
+    """Makes each table that scenarios begin with once."""
+    made: dict[tuple[Table, bool], Path] = {}
+
+    def make(table: Table, update: bool) -> Path | None:
+        if not update and table != "columns":
+            return None
+        if (table, update) not in made:
+            place = tmp_path_factory.mktemp("begun")
+            out = place / "out"
+            write_docs(place, ROWS)
+            if table == "columns":
+                driver(import_docs, place)
+            if update:
+                job = write_job(place, table, model)
+                assert driver.job(job).code == 0
+            if update and table == "columns":
+                driver(change_docs, place)
+            made[table, update] = out
+        return made[table, update]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param(each, id=str(each), marks=[pytest.mark.chaos_sample] * (each in SAMPLE))
+        for each in SCENARIOS
+    ],
+)
+def test_whatever_is_killed_the_same_command_ends_the_work(
+    scenario: Scenario,
+    driver: Driver,
+    victims: list[Driver],
+    begun: Callable[[Table, bool], Path | None],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    model: str,
+    trace: Trace,
+) -> None:
+    job = write_job(tmp_path, scenario.table, model)
+    write_docs(tmp_path, scenario.rows)
+    begin = begun(scenario.table, scenario.update)
+    kills: list[tuple[Kill, int]] = []
+    for attempt in range(4):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        if begin is not None:
+            shutil.copytree(begin, tmp_path / "out")
+        trace.mark()
+        for kill in (each.earlier(attempt) for each in scenario.kills):
+            if kill.cluster:
+                run = request.getfixturevalue("cluster")
+            else:
+                run = driver if kill.what == "worker" else victims[0]
+            code = strike(kill, run, job, tmp_path / "out", scenario, trace)
+            victims[0].kill()
+            if code is not None:
+                kills.append((kill, code))
+            elif not kills:
+                break
+        if kills:
+            break
+    assert kills, "every run was faster than its kill"
+
+    ended = driver.job(job)
+    assert ended.code == 0, ended
+    assert ended.document["embedded"] == 0 or kills[-1][1] != 0
+    embedded = trace.rows()
+    difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
+    assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
+    left = [name for name in ("staging", "work") if (tmp_path / "out/_e5spark" / name).exists()]
+    assert left == []
+    assert list((tmp_path / "out/_e5spark/commits").glob("*.json")) == []
+    played = Played(scenario=scenario, kills=tuple(kills), embedded=embedded, difference=difference)
+    PLAYED.append(played)
+
+
+@pytest.mark.chaos_sample
+def test_the_scenarios_are_those_that_were_promised() -> None:
+    assert [each.table == "parquet" for each in SCENARIOS] == [True] * 50 + [False] * 25
+    assert len(set(SCENARIOS)) == 75
+    assert [each.table == "parquet" for each in SAMPLE] == [True] * 6 + [False] * 3
+    assert {kill.what for each in SAMPLE for kill in each.kills} == {
+        *("driver", "jvm", "worker", "executor")
+    }
+
+
+@pytest.mark.chaos_sample
+@pytest.mark.parametrize("table", ["parquet", "delta"])
+def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
+    table: Table,
+    driver: Driver,
+    victims: list[Driver],
+    tmp_path: Path,
+    model: str,
+    trace: Trace,
+) -> None:
+    drivers = [driver, *victims]
+    rows = [{100 * run + id: f"run {run} has {id}" for id in range(40)} for run in range(3)]
+    job = write_job(tmp_path, table, model, run={})
+    for number, each in enumerate(rows):
+        write_docs(tmp_path / str(number), each)
+    pids = [each(os.getpid) for each in drivers]
+    with ThreadPoolExecutor(3) as pool:
+        runs = [
+            pool.submit(each.job, job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
+            for number, each in enumerate(drivers)
+        ]
+        lock = tmp_path / "out/_e5spark/lock"
+        await_(lambda: any(lock.glob("*.json")) or all(run.done() for run in runs))
+        # The one that was first waits until the others have come, however slow they are.
+        winner = pids.index(json.loads(min(lock.glob("*.json")).read_text())["pid"])
+        os.kill(pids[winner], signal.SIGSTOP)
+        try:
+            await_(lambda: sum(run.done() for run in runs) == 2)
+        finally:
+            os.kill(pids[winner], signal.SIGCONT)
+        ended = [run.result() for run in runs]
+    losers = [number for number in range(3) if number != winner]
+    assert [each.code for each in ended] == [0 if number == winner else 5 for number in range(3)]
+    for number in losers:
+        assert "Another run writes to" in ended[number].document["message"]
+    assert trace.rows() == 40
+    there = rows[winner]
+    check(rows_of(driver, tmp_path / "out", table), there, model)
+    for number in losers:
+        done = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
+        assert (done.code, done.document["embedded"]) == (0, 40), done
+        there = {**there, **rows[number]}
+        check(rows_of(driver, tmp_path / "out", table), there, model)
+    assert trace.rows() == 120
+
+
+def strike(
+    kill: Kill, driver: Driver, job: str, out: Path, scenario: Scenario, trace: Trace
+) -> int | None:
+    """Starts the job and kills; returns the run's exit code, or None if it ended before."""
+    if kill.at and kill.at != "merging":
+        driver.killed(job, at=kill.at)
+        return -signal.SIGKILL
+    pid = driver(os.getpid)
+    before = trace.rows()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(driver.job, job)
+        if kill.at == "merging":
+            await_(lambda: run.done() or is_merging(out))
+        else:
+            share = kill.share * scenario.todo
+            await_(lambda: run.done() or trace.rows() - before >= share)
+            time.sleep(kill.delay)
+        if kill.what == "worker":
+            await_(lambda: run.done() or any(state(each) == "R" for each in workers(trace)))
+        if run.done():
+            return None
+        os.kill(target(kill, pid, trace), signal.SIGKILL)
+        try:
+            code = run.result(timeout=RUN_SECONDS).code
+        except BrokenProcessPool:
+            return -signal.SIGKILL
+    assert kill.what != "driver"
+    assert code in (0, 1, 75), run.result()
+    return code
+
+
+def target(kill: Kill, driver: int, trace: Trace) -> int:
+    """The process to kill: workers are known by their trace, their parents by them."""
+    if kill.what == "driver":
+        return driver
+    if kill.what == "jvm":
+        return next(pid for pid in processes() if parent(pid) == driver and is_java(pid))
+    alive = workers(trace)
+    worker = next((pid for pid in alive if state(pid) == "R"), alive[0])
+    # A worker is forked by its daemon, which the executor has started.
+    return worker if kill.what == "worker" else parent(parent(worker))
+
+
+def workers(trace: Trace) -> list[int]:
+    """The Python workers that have embedded something and live."""
+    pids = {event["pid"] for event in trace.events("window")}
+    return sorted(pid for pid in pids if parent(pid))
+
+
+def is_merging(out: Path) -> bool:
+    """Whether a MERGE that has been recorded has written files that no commit has yet."""
+    records = (out / "_e5spark/commits").glob("*.json")
+    with suppress(OSError, ValueError):  # moved, or not written to its end
+        if any(json.loads(each.read_text())["kind"] == "replace" for each in records):
+            files = {path.name for path in out.glob("part-*.parquet")}
+            return bool(files - {each["path"] for each in actions(out, "add")})
+    return False
+
+
+def processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def parent(pid: int) -> int:
+    """The parent of a process; 0 if it is gone."""
+    return 0 if state(pid) in "ZX" else int(stat(pid)[1])
+
+
+def state(pid: int) -> str:
+    """R if a process runs now; S if it waits; X if it is gone."""
+    return stat(pid)[0]
+
+
+def stat(pid: int) -> list[str]:
+    """State, parent, ..., as proc(5) numbers them from 3."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return ["X", "0"]
+
+
+def is_java(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "java"
+    return False
+
+
+def await_(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + RUN_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+
+
+def write_docs(directory: Path, rows: Mapping[int, str]) -> None:
+    directory.mkdir(exist_ok=True)
+    table = pa.table({"id": list(rows), "body": list(rows.values())})
+    pq.write_table(table, directory / "docs.parquet", row_group_size=CHUNK)
+
+
+def write_job(
+    directory: Path, table: Table, model: str, *, run: Mapping[str, Any] | None = None
+) -> str:
+    """A job from docs.parquet to out; or, for columns, of out alone."""
+    source, out = directory / "docs.parquet", directory / "out"
+    sections: dict[str, Mapping[str, Any]] = {
+        "input": {"path": str(source), "id": "id"},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(out), "format": "parquet" if table == "parquet" else "delta"},
+        "run": {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "partitions": 1},
+    }
+    if table == "columns":
+        sections["input"] = {"path": str(out), "format": "delta", "id": "id"}
+        sections["output"] = {**sections["output"], "write": "columns"}
+    elif run is None:
+        sections["run"] = {**sections["run"], "delete_missing": True}
+    lines = [
+        line
+        for name, values in sections.items()
+        for line in (f"[{name}]", *(f"{key} = {json.dumps(each)}" for key, each in values.items()))
+    ]
+    path = directory / "job.toml"
+    path.write_text("\n".join(lines), "utf-8")
+    return str(path)
+
+
+def import_docs(directory: Path) -> None:
+    """A Delta table of a user's own, in a few files."""
+    docs = session().read.parquet(str(directory / "docs.parquet"))
+    docs.repartition(3).write.format("delta").save(str(directory / "out"))
+
+
+def change_docs(directory: Path) -> None:
+    """What turns ROWS into NEXT."""
+    table = delta_name(str(directory / "out"))
+    changed = [id for id, text in NEXT.items() if id in ROWS and text != ROWS[id]]
+    new = [f"({id}, '{text}')" for id, text in NEXT.items() if id not in ROWS]
+    ids = ", ".join(map(str, changed))
+    for query in (
+        f"DELETE FROM {table} WHERE id < 5",
+        f"UPDATE {table} SET body = concat('changed ', id) WHERE id IN ({ids})",
+        f"INSERT INTO {table} (id, body) VALUES {', '.join(new)}",
+    ):
+        session().sql(query).collect()
+
+
+def rows_of(driver: Driver, out: Path, table: Table) -> list[dict[str, Any]]:
+    if table == "parquet":
+        return pq.read_table(out).to_pylist()
+    return driver.sql(f"SELECT id, body, embedding FROM {delta_name(str(out))}")
+
+
+def check(found: list[dict[str, Any]], wanted: Mapping[int, str], model: str) -> float:
+    """Each row is there once with its own vector; returns the worst difference of a component."""
+    found = sorted(found, key=lambda row: row["id"])
+    assert [(row["id"], row["body"]) for row in found] == sorted(wanted.items())
+    vectors = np.array([row["embedding"] for row in found], np.float32)
+    expected = reference(model, tuple(row["body"] for row in found), prompt="passage: ")
+    assert_close(vectors, expected, FP32_TOLERANCE)
+    return float(np.abs(vectors.astype(np.float64) - expected).max())
