@@ -58,8 +58,12 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
         InputError: If ids are null or stand in several rows, or the source cannot be read.
         TransientError: If the source changes while it is read.
     """
+    return bring_up(spark, given, recovered=given.commits.recover(spark))
+
+
+def bring_up(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
+    """Does what ``update`` does, once what earlier runs have left is recovered; see there."""
     commits, intake = given.commits, given.intake
-    recovered = commits.recover(spark)
     todo = _find(spark, given, recovered)
     if commits.target.holds:
         todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("hold")))
@@ -77,7 +81,19 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
         records = chunks.embed_chunks(
             parts, plan=given.plan, intake=intake, commits=commits, sizes=sizes
         )
-    _finish(spark, commits, records, todo)
+    return _finish(spark, commits, records, todo, recovered)
+
+
+def settle(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
+    """Does what ``bring_up`` does where nothing has come: an empty table can be read."""
+    todo = _Todo(work=given.intake.rows, rows_in=0, rows=0)
+    return _finish(spark, given.commits, [], todo, recovered)
+
+
+def _finish(
+    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo, recovered: int
+) -> dict[str, Any]:
+    _make_visible(spark, commits, records, todo)
     commits.ledger.sweep()
     counts = total([record.counts for record in records])
     rows_in = counts["embedded"] if todo.rows_in is None else todo.rows_in
@@ -122,7 +138,8 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
         id=id,
         hash=intake.hash,
         statuses=[one["status"] for one in result_names(given.plan, intake.texts)],
-        deleted=given.run.delete_missing,
+        deleted=given.run.delete_missing and not intake.is_feed,
+        gone=intake.gone if given.run.delete_missing else None,
     )
     # Written, because it is looked at twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
@@ -140,7 +157,9 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
     )
 
 
-def _finish(spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo) -> None:
+def _make_visible(
+    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo
+) -> None:
     """Makes the held rows visible; and makes sure that an empty table is one that can be read."""
     name = commits.ledger.name(len(records) + 1)
     held = tuple(record.name for record in records if record.kind == "hold")

@@ -68,6 +68,7 @@ def find(
     hash: str,
     statuses: Sequence[str],
     deleted: bool,
+    gone: DataFrame | None = None,
 ) -> tuple[DataFrame, Observation]:
     """Returns what differs between the source and the table: one row for each id.
 
@@ -80,6 +81,8 @@ def find(
         hash: The column of both that holds the content hash.
         statuses: The columns of the table that say what became of a text.
         deleted: Whether ids that the source has no more are looked for too.
+        gone: One column, the id, each once: those that are known to have left. None of them is in
+            the source.
 
     Returns:
         A table of ``id`` and its kind (``append`` if it is new, ``hold`` if it replaces a row,
@@ -89,6 +92,9 @@ def find(
     ids = ids.groupBy(_ID).agg(
         F.min(_HASH).alias(_HASH), F.count(F.lit(1)).alias(_COUNT), F.lit(True).alias("here")
     )
+    if gone is not None:
+        left = gone.select(F.col(quoted(id)).alias(_ID))
+        ids = ids.unionByName(left, allowMissingColumns=True)
     failed = reduce(Column.__or__, (F.col(quoted(name)) == "error" for name in statuses))
     known = (
         current.select(
@@ -97,11 +103,15 @@ def find(
             F.coalesce(failed, F.lit(False)).alias(_FAILED),
         )
         .groupBy(_ID)
-        .agg(F.min("known").alias("known"), F.max(_FAILED).alias(_FAILED))
+        .agg(
+            F.min("known").alias("known"),
+            F.max(_FAILED).alias(_FAILED),
+            F.lit(True).alias("there"),
+        )
     )
     joined = ids.join(known, _ID, "full_outer" if deleted else "left_outer")
     kind = (
-        F.when(F.col("here").isNull(), "delete")
+        F.when(F.col("here").isNull(), F.when(F.col("there"), "delete"))
         .when(F.col("known").isNull(), "append")
         .when((F.col("known") != F.col(_HASH)) | F.col(_FAILED), "hold")
     )

@@ -100,9 +100,17 @@ class Ledger:
     Every method that changes what is committed first asks the lock whether it is held still.
     """
 
-    def __init__(self, storage: Storage, lock: Lock) -> None:
+    def __init__(self, storage: Storage, lock: Lock, *, used: int = 0) -> None:
+        """Takes the ledger of a storage.
+
+        Args:
+            storage: The table's directory.
+            lock: Its lock.
+            used: The highest number that this run has given to a record already.
+        """
         self.storage = storage
         self._lock = lock
+        self._used = used
 
     @property
     def epoch(self) -> int:
@@ -111,7 +119,11 @@ class Ledger:
 
     def name(self, number: int) -> str:
         """Returns what a record of this run is called."""
-        return f"{self.epoch:05d}-{number:05d}"
+        return f"{self.epoch:05d}-{self._used + number:05d}"
+
+    def after(self, number: int) -> "Ledger":
+        """Returns the same ledger for a further update of this run, after a record's number."""
+        return Ledger(self.storage, self._lock, used=self._used + number)
 
     def staging(self, name: str) -> str:
         """Returns the directory of a record's staged files, from the table's root."""
