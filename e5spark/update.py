@@ -41,13 +41,17 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class _Todo:
-    """The rows to embed with the kind of each, the ids to remove, and how many there are."""
+    """The rows to embed with the kind of each, the ids to remove, and how many there are.
+
+    Those that ``input.on_duplicate = "first"`` left out are not among the rows of the input.
+    """
 
     work: DataFrame
     rows_in: int | None
     rows: int | None
     deleted: DataFrame | None = None
     deletions: int = 0
+    duplicates: int = 0
 
 
 def update(spark: SparkSession, given: Update) -> dict[str, Any]:
@@ -99,6 +103,7 @@ def _finish(
     rows_in = counts["embedded"] if todo.rows_in is None else todo.rows_in
     return {
         "rows_in": rows_in,
+        "duplicates": todo.duplicates,
         **counts,
         "skipped": rows_in - counts["embedded"],
         "deleted": todo.deletions,
@@ -126,7 +131,12 @@ def _find(spark: SparkSession, given: Update, recovered: int) -> _Todo:
         counts = changes.count_ids(intake.rows, intake.id)
         changes.check_ids(intake.rows, intake.id, counts)
         work = intake.rows.withColumn(changes.KIND, F.lit("append"))
-        return _Todo(work=work, rows_in=counts["rows_in"], rows=counts["rows_in"])
+        return _Todo(
+            work=work,
+            rows_in=counts["rows_in"],
+            rows=counts["rows_in"],
+            duplicates=counts["copies"] - counts["rows_in"],
+        )
     return _differences(spark, given, intake.id)
 
 
@@ -147,6 +157,8 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
     sink.write_path(found, path, format="parquet", options={})
     counts = {name: int(value or 0) for name, value in seen.get.items()}
     changes.check_ids(intake.rows, id, counts)
+    if not intake.is_feed:
+        changes.check_not_empty(counts, commits.target.name)
     found = spark.read.schema(found.schema).parquet(path)
     return _Todo(
         work=changes.select(intake.rows, found, id),
@@ -154,6 +166,7 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
         rows=counts["append"] + counts["hold"],
         deleted=changes.deleted_ids(found, id) if counts["delete"] else None,
         deletions=counts["delete"],
+        duplicates=counts["copies"] - counts["rows_in"],
     )
 
 
