@@ -76,7 +76,8 @@ def open_table(
         InputError: If the catalog has none of this name, or Spark cannot read it.
     """
     reader = _reader(spark, {**_FILES, **_DELTA, **options}, changes)
-    return _opened(lambda: reader.table(name), name)
+    df = _opened(lambda: reader.table(name), name)
+    return feed.check(df, name) if changes else df
 
 
 def drain(
