@@ -8,13 +8,14 @@ over::
     work/<epoch>/            what a run has to embed
     staging/<record>/        rows that are embedded but not visible yet, as Parquet files
     commits/<record>.json    recorded and not yet visible: whoever holds the lock finishes it
-    done/<record>.json       recorded and visible
+    done/<record>.json       recorded and visible; the last ones
 
 A record is the commit: before it is put, its rows do not exist; from then on they are never
 embedded again. Each document carries the format version it was written in.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -30,6 +31,7 @@ _COMMITS, _DONE = f"{HOME}/commits", f"{HOME}/done"
 _STAGING, _WORK = f"{HOME}/staging", f"{HOME}/work"
 
 Kind = Literal["append", "hold", "replace"]
+_KEPT = 100  # of done, which every run lists
 _INSTANTS = (("written", "recorded"), ("rewritten", "replacing"))
 
 
@@ -156,7 +158,7 @@ class Ledger:
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""
-        records = [self._read(_COMMITS, name) for name in sorted(self.storage.list(_COMMITS))]
+        records = [self._read(_COMMITS, name) for name in self._listed(_COMMITS)]
         return [record for record in records if record is not None and record.kind in kinds]
 
     def is_lost(self, record: Record) -> bool:
@@ -203,14 +205,22 @@ class Ledger:
         self.storage.delete(self.staging(record.name))
 
     def sweep(self) -> None:
-        """Removes all staged rows and work lists, once nothing is pending.
+        """Removes all staged rows and work lists, once nothing is pending, and old records.
 
         Without exception: what appears now is of a run that was overtaken, and its rows may be
-        embedded again by this one.
+        embedded again by this one. The last records stay, as what has become visible is not read
+        again; that there are any says that the table has rows, or had.
         """
         self._lock.check()
         self.storage.delete(_STAGING)
         self.storage.delete(_WORK)
+        for name in self._listed(_DONE)[:-_KEPT]:
+            self.storage.delete(f"{_DONE}/{name}")
+
+    def _listed(self, directory: str) -> list[str]:
+        """The names of records, by age: after epoch 99999 their digits do not line up."""
+        names = [name for name in self.storage.list(directory) if name.endswith(".json")]
+        return sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
 
     def _anchor(self, record: Record) -> str:
         return f"{self.staging(record.name)}/_recorded"
