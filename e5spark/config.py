@@ -207,6 +207,11 @@ def _check_input(given: InputConfig, path: str) -> None:
     arrivals = given.trigger == "available_now" or given.changes
     if given.table and (given.format != "parquet" or (given.options and not arrivals)):
         raise ConfigError(f"{path}: input.format and input.options are for path, not for table.")
+    if {key.lower() for key in given.options} & {"readchangefeed", "readchangedata"}:
+        raise ConfigError(
+            f"{path}: [input.options] asks for a change data feed; set input.changes = true, or "
+            "what a row was before a change would be embedded as well."
+        )
     if given.trigger == "available_now" and not given.checkpoint:
         raise ConfigError(
             f'{path}: input.trigger = "available_now" needs input.checkpoint: a directory of its '

@@ -252,6 +252,7 @@ CHANGES = [*STREAM, "input.changes=true", "input.format=delta"]
         (STREAM, "input.checkpoint=", "needs input.checkpoint"),
         (STREAM, "input.id=", "needs input.id (or input.hash_id = true)"),
         (STREAM, "run.delete_missing=true", "which does not say what has left"),
+        (STREAM, "input.options.readChangeFeed=true", "set input.changes = true"),
         (CHANGES, "input.format=parquet", "the change data feed of a Delta table"),
         (CHANGES, "input.id=", "a column that a row keeps when it changes"),
         (CHANGES, "input.options.maxFilesPerTrigger=5", "may cut a commit in two"),

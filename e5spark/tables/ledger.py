@@ -5,6 +5,7 @@ over::
 
     manifest.json            what the vectors are; created once, checked by every run
     lock/                    one run at a time
+    streams/<token>.json     a checkpoint whose stream is read into this table
     work/<epoch>/            what a run has to embed
     staging/<record>/        rows that are embedded but not visible yet, as Parquet files
     commits/<record>.json    recorded and not yet visible: whoever holds the lock finishes it
