@@ -307,8 +307,9 @@ def test_plain_readers_see_the_rows_and_no_column_more(
 ) -> None:
     embed(FIRST)
     out = str(tmp_path / "out")
-    wanted = {**FIRST, 1: "changed", 70: "new"}
-    embed(wanted)
+    wanted = {**FIRST, 1: "changed", 70: "new", 71: None}
+    wanted.pop(5)
+    assert embed(wanted, "run.delete_missing=true")["deleted"] == 1
     names = ["id", "body", "embedding", "n_tokens", "truncated", "prompted", "status", "error"]
     names += ["content_hash", "embedding_fp"]
     by_arrow = pq.read_table(out).sort_by("id")
@@ -319,8 +320,10 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     by_pandas = pd.read_parquet(out).sort_values("id")
     assert list(by_pandas.columns) == names
     by_duckdb = duckdb.sql(f"FROM '{out}/**/*.parquet' ORDER BY id").fetchall()
+    assert [row[:2] for row in by_duckdb] == sorted(wanted.items())
     for number, vector in enumerate(by_arrow["embedding"].to_pylist()):
-        assert list(by_duckdb[number][2]) == vector
+        found = by_duckdb[number][2]
+        assert (None if found is None else list(found)) == vector
         np.testing.assert_array_equal(by_pandas["embedding"].iloc[number], vector)
 
 
