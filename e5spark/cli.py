@@ -185,6 +185,10 @@ def _summarize(account: dict[str, Any]) -> None:
         "%d rows: %d to do, %d unchanged, %d removed, %d finished for an earlier run.",
         *(account[name] for name in ("rows_in", "embedded", "skipped", "deleted", "recovered")),
     )
+    if account["duplicates"]:
+        log.info(
+            "%d more rows had the id of another one, and were left out.", account["duplicates"]
+        )
     log.info(
         "%d rows written: %d embedded, %d null, %d empty, %d errors; %d truncated (%.2f %% of all "
         "tokens lost), %d with a prompt of their own.",

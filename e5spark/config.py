@@ -15,6 +15,7 @@ InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 OutputFormat = Literal["parquet", "delta"]
 Write = Literal["rows", "columns"]
 OnDuplicate = Literal["refuse", "first"]
+Trigger = Literal["batch", "available_now"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class InputConfig:
     id: str = ""
     hash_id: bool = False
     on_duplicate: OnDuplicate = "refuse"
+    trigger: Trigger = "batch"
+    checkpoint: str = ""
+    changes: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -184,8 +188,7 @@ def _check(job: JobConfig, path: str) -> None:
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
             raise ConfigError(f"{path}: [{name}] needs either path or table, and not both.")
-    if job.input.table and (job.input.options or job.input.format != "parquet"):
-        raise ConfigError(f"{path}: input.format and input.options are for path, not for table.")
+    _check_input(job.input, path)
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(
             f"{path}: [embed] needs either role ('query' or 'passage') or role_column, and not "
@@ -194,8 +197,68 @@ def _check(job: JobConfig, path: str) -> None:
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError(f"{path}: [embed] has instruction and instruction_column; give one.")
     _check_run(job, path)
+    if job.input.trigger == "available_now" or job.input.changes:
+        _check_arrivals(job, path)
     if job.output.write == "columns":
         _check_columns(job, path)
+
+
+def _check_input(given: InputConfig, path: str) -> None:
+    arrivals = given.trigger == "available_now" or given.changes
+    if given.table and (given.format != "parquet" or (given.options and not arrivals)):
+        raise ConfigError(f"{path}: input.format and input.options are for path, not for table.")
+    if {key.lower() for key in given.options} & {"readchangefeed", "readchangedata"}:
+        raise ConfigError(
+            f"{path}: [input.options] asks for a change data feed; set input.changes = true, or "
+            "what a row was before a change would be embedded as well."
+        )
+    if given.trigger == "available_now" and not given.checkpoint:
+        raise ConfigError(
+            f'{path}: input.trigger = "available_now" needs input.checkpoint: a directory of its '
+            "own, in which Spark notes what it has read."
+        )
+
+
+def _check_arrivals(job: JobConfig, path: str) -> None:
+    """An input of which a run sees only what has come: since the last one, or since a version."""
+    given = job.input
+    if given.changes:
+        _check_changes(given, path)
+    elif job.run.delete_missing:
+        raise ConfigError(
+            f'{path}: input.trigger = "available_now" reads what has come, which does not say what '
+            "has left; so it cannot go with run.delete_missing. Set input.changes = true, if the "
+            "input is a Delta table with a change data feed, or read it as a batch."
+        )
+    if not (given.id or given.hash_id):
+        raise ConfigError(
+            f'{path}: input.trigger = "available_now" needs input.id (or input.hash_id = true): '
+            "what was read and not committed is read again, and must be known by its ids."
+        )
+
+
+def _check_changes(given: InputConfig, path: str) -> None:
+    options = {key.lower() for key in given.options}
+    if given.path and given.format != "delta":
+        raise ConfigError(
+            f"{path}: input.changes reads the change data feed of a Delta table; give "
+            'input.format = "delta".'
+        )
+    if not given.id:
+        raise ConfigError(
+            f"{path}: input.changes needs input.id, a column that a row keeps when it changes; "
+            "input.hash_id is made of its texts."
+        )
+    if given.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
+        raise ConfigError(
+            f"{path}: input.changes needs startingVersion or startingTimestamp in "
+            '[input.options]; or input.trigger = "available_now", which notes how far it came.'
+        )
+    if options & {"maxfilespertrigger", "maxbytespertrigger"}:
+        raise ConfigError(
+            f"{path}: maxFilesPerTrigger and maxBytesPerTrigger may cut a commit in two, and then "
+            "input.changes would remove rows that were written anew; leave them out."
+        )
 
 
 def _check_columns(job: JobConfig, path: str) -> None:
@@ -214,6 +277,8 @@ def _check_columns(job: JobConfig, path: str) -> None:
         "input.keep": given.keep,
         "input.hash_id": given.hash_id,
         "input.options": given.options,
+        "input.trigger": given.trigger != "batch",
+        "input.changes": given.changes,
         "output.options": output.options,
         "run.delete_missing": job.run.delete_missing,
         "model.long_text = split": job.model.options.get("long_text") == "split",

@@ -18,7 +18,7 @@ from e5spark.spark.embed import (
     result_names,
     text_column,
 )
-from e5spark.tables import changes, source
+from e5spark.tables import changes, feed, source, stream
 
 HASH_ID = "id"
 
@@ -33,6 +33,8 @@ class Intake:
         id: The column that names a row; None if there is none.
         kept: The columns of the output that come from the input, in order.
         hash: The column of the content hash.
+        gone: One column, the id: what a change data feed says was deleted. None if the input is no
+            feed.
     """
 
     rows: DataFrame
@@ -40,6 +42,12 @@ class Intake:
     id: str | None
     kept: tuple[str, ...]
     hash: str
+    gone: DataFrame | None = None
+
+    @property
+    def is_feed(self) -> bool:
+        """Whether the rows are those that have changed, and not all that there are."""
+        return self.gone is not None
 
 
 def open_input(spark: SparkSession, config: JobConfig) -> Intake:
@@ -50,8 +58,28 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
         ColumnError: If a column that shall be read or pass through is missing, or a name is taken.
         ConfigError: If two options contradict each other.
     """
+    if config.input.changes:
+        return intake_of(last_changes(_feed(spark, config.input), config), config)
+    return intake_of(read(spark, config), config)
+
+
+def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
+    """Returns the columns that the job needs of what a change data feed says last of each id."""
+    df = _needed(df, config, *feed.COLUMNS)
+    return feed.last(df, resolve_column(df, config.input.id).name)
+
+
+def intake_of(df: DataFrame, config: JobConfig) -> Intake:
+    """Returns the columns that a job needs as it needs them; those of ``last_changes`` too.
+
+    Raises:
+        ColumnError: If a name is taken, or a column has the wrong type.
+        ConfigError: If two options contradict each other.
+    """
     _check(config)
-    df = read(spark, config)
+    gone = None
+    if config.input.changes:
+        df, gone = feed.split(df, resolve_column(df, config.input.id).name)
     texts = texts_of(df, config.embed)
     kept = [resolve_column(df, name).name for name in config.input.keep] or df.columns
     hash, id = f"{texts.prefix}content_hash", None
@@ -69,7 +97,8 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
     df = df.withColumn(hash, changes.content_hash(_content(df, texts)))
     if id and (config.input.hash_id or config.input.on_duplicate == "first"):
         df = changes.first_of_each(df, id, hash)
-    return Intake(rows=df, texts=texts, id=id, kept=tuple(dict.fromkeys(kept)), hash=hash)
+    names = tuple(dict.fromkeys(kept))
+    return Intake(rows=df, texts=texts, id=id, kept=names, hash=hash, gone=gone)
 
 
 def embedded(rows: DataFrame, plan: Plan, intake: Intake) -> DataFrame:
@@ -123,12 +152,24 @@ def read(spark: SparkSession, config: JobConfig) -> DataFrame:
         InputError: If it cannot be read.
         ColumnError: If a column that shall be read or pass through is missing.
     """
-    df = _source(spark, config.input)
-    if config.input.keep:
-        wanted = [*config.input.keep, *filter(None, [config.input.id]), *read_columns(config.embed)]
-        names = dict.fromkeys(resolve_column(df, name).name for name in wanted)
-        df = df.select(*(F.col(quoted(name)) for name in names))
-    return df
+    return _needed(_source(spark, config.input), config)
+
+
+def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
+    """Returns the columns that the job needs of what has come to the input, as a stream.
+
+    Raises:
+        InputError: If it cannot be read.
+        ColumnError: If a column that shall be read or pass through is missing.
+    """
+    given = config.input
+    if given.table:
+        df = stream.open_table(spark, given.table, options=given.options, changes=given.changes)
+    else:
+        df = stream.open_path(
+            spark, given.path, format=given.format, options=given.options, changes=given.changes
+        )
+    return _needed(df, config, *(feed.COLUMNS if given.changes else ()))
 
 
 def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
@@ -174,8 +215,22 @@ def read_columns(config: EmbedConfig) -> list[str]:
     return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
 
 
+def _needed(df: DataFrame, config: JobConfig, *more: str) -> DataFrame:
+    if not config.input.keep:
+        return df
+    wanted = [*config.input.keep, *filter(None, [config.input.id]), *read_columns(config.embed)]
+    names = dict.fromkeys(resolve_column(df, name).name for name in (*wanted, *more))
+    return df.select(*(F.col(quoted(name)) for name in names))
+
+
 def _column(df: DataFrame, name: str) -> Column:
     return F.col(quoted(resolve_column(df, name).name))
+
+
+def _feed(spark: SparkSession, given: InputConfig) -> DataFrame:
+    if given.table:
+        return feed.read_table(spark, given.table, options=given.options)
+    return feed.read_path(spark, given.path, options=given.options)
 
 
 def _source(spark: SparkSession, given: InputConfig) -> DataFrame:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from e5spark import __version__, intake
+from e5spark import __version__, arrivals, intake
 from e5spark.account import STATUSES
 from e5spark.config import JobConfig
-from e5spark.errors import ConflictError, GateError
+from e5spark.errors import ConfigError, ConflictError, GateError
 from e5spark.intake import Intake
 from e5spark.plan import Plan
 from e5spark.quantize import Calibration
@@ -51,9 +51,13 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
         target = _target(spark, config)
     # A job does not leave finding the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
-    rows = intake.open_input(spark, config)
+    stream = None
+    if config.input.trigger == "available_now":
+        stream, rows = arrivals.open_stream(spark, config)
+    else:
+        rows = intake.open_input(spark, config)
     started = time.monotonic()
-    account = _update(spark, config, plan, rows, target)
+    account = _update(spark, config, plan, rows, target, stream)
     return {**account, **_facts(spark, config, plan, account, time.monotonic() - started)}
 
 
@@ -173,6 +177,13 @@ def _columns(spark: SparkSession, config: JobConfig) -> tuple[Target, JobConfig]
 def _check_apart(config: JobConfig) -> None:
     if config.input.path and config.output.path:
         sink.check_apart(config.input.path, config.output.path)
+    checkpoint = config.input.checkpoint
+    for path in filter(None, (config.input.path, config.output.path)):
+        if checkpoint and sink.overlap(checkpoint, path):
+            raise ConfigError(
+                f"input.checkpoint {checkpoint} and {path} are the same directory, or one lies "
+                "inside the other; give the checkpoint a directory of its own."
+            )
 
 
 def _parquet(spark: SparkSession, config: JobConfig) -> ParquetTarget:
@@ -183,7 +194,12 @@ def _parquet(spark: SparkSession, config: JobConfig) -> ParquetTarget:
 
 
 def _update(
-    spark: SparkSession, config: JobConfig, plan: Plan, rows: Intake, target: Target
+    spark: SparkSession,
+    config: JobConfig,
+    plan: Plan,
+    rows: Intake,
+    target: Target,
+    stream: DataFrame | None,
 ) -> dict[str, Any]:
     schema = intake.embedded(rows.rows, plan, rows).schema
     facts = intake.provenance(plan)
@@ -193,7 +209,10 @@ def _update(
         ledger = Ledger(files, held)
         ledger.begin(_manifest(spark, plan, rows, schema, target))
         commits = Commits(ledger, target, schema=schema, id=rows.id)
-        return update(spark, Update(run=config.run, plan=plan, intake=rows, commits=commits))
+        given = Update(run=config.run, plan=plan, intake=rows, commits=commits)
+        if stream is not None:
+            return arrivals.follow(spark, given, config, stream)
+        return update(spark, given)
 
 
 def _manifest(

@@ -41,13 +41,17 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class _Todo:
-    """The rows to embed with the kind of each, the ids to remove, and how many there are."""
+    """The rows to embed with the kind of each, the ids to remove, and how many there are.
+
+    Those that ``input.on_duplicate = "first"`` left out are not among the rows of the input.
+    """
 
     work: DataFrame
     rows_in: int | None
     rows: int | None
     deleted: DataFrame | None = None
     deletions: int = 0
+    duplicates: int = 0
 
 
 def update(spark: SparkSession, given: Update) -> dict[str, Any]:
@@ -58,8 +62,12 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
         InputError: If ids are null or stand in several rows, or the source cannot be read.
         TransientError: If the source changes while it is read.
     """
+    return bring_up(spark, given, recovered=given.commits.recover(spark))
+
+
+def bring_up(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
+    """Does what ``update`` does, once what earlier runs have left is recovered; see there."""
     commits, intake = given.commits, given.intake
-    recovered = commits.recover(spark)
     todo = _find(spark, given, recovered)
     if commits.target.holds:
         todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("hold")))
@@ -77,12 +85,25 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
         records = chunks.embed_chunks(
             parts, plan=given.plan, intake=intake, commits=commits, sizes=sizes
         )
-    _finish(spark, commits, records, todo)
+    return _finish(spark, commits, records, todo, recovered)
+
+
+def settle(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
+    """Does what ``bring_up`` does where nothing has come: an empty table can be read."""
+    todo = _Todo(work=given.intake.rows, rows_in=0, rows=0)
+    return _finish(spark, given.commits, [], todo, recovered)
+
+
+def _finish(
+    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo, recovered: int
+) -> dict[str, Any]:
+    _make_visible(spark, commits, records, todo)
     commits.ledger.sweep()
     counts = total([record.counts for record in records])
     rows_in = counts["embedded"] if todo.rows_in is None else todo.rows_in
     return {
         "rows_in": rows_in,
+        "duplicates": todo.duplicates,
         **counts,
         "skipped": rows_in - counts["embedded"],
         "deleted": todo.deletions,
@@ -110,7 +131,12 @@ def _find(spark: SparkSession, given: Update, recovered: int) -> _Todo:
         counts = changes.count_ids(intake.rows, intake.id)
         changes.check_ids(intake.rows, intake.id, counts)
         work = intake.rows.withColumn(changes.KIND, F.lit("append"))
-        return _Todo(work=work, rows_in=counts["rows_in"], rows=counts["rows_in"])
+        return _Todo(
+            work=work,
+            rows_in=counts["rows_in"],
+            rows=counts["rows_in"],
+            duplicates=counts["copies"] - counts["rows_in"],
+        )
     return _differences(spark, given, intake.id)
 
 
@@ -122,7 +148,8 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
         id=id,
         hash=intake.hash,
         statuses=[one["status"] for one in result_names(given.plan, intake.texts)],
-        deleted=given.run.delete_missing,
+        deleted=given.run.delete_missing and not intake.is_feed,
+        gone=intake.gone if given.run.delete_missing else None,
     )
     # Written, because it is looked at twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
@@ -130,6 +157,8 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
     sink.write_path(found, path, format="parquet", options={})
     counts = {name: int(value or 0) for name, value in seen.get.items()}
     changes.check_ids(intake.rows, id, counts)
+    if not intake.is_feed:
+        changes.check_not_empty(counts, commits.target.name)
     found = spark.read.schema(found.schema).parquet(path)
     return _Todo(
         work=changes.select(intake.rows, found, id),
@@ -137,10 +166,13 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
         rows=counts["append"] + counts["hold"],
         deleted=changes.deleted_ids(found, id) if counts["delete"] else None,
         deletions=counts["delete"],
+        duplicates=counts["copies"] - counts["rows_in"],
     )
 
 
-def _finish(spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo) -> None:
+def _make_visible(
+    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo
+) -> None:
     """Makes the held rows visible; and makes sure that an empty table is one that can be read."""
     name = commits.ledger.name(len(records) + 1)
     held = tuple(record.name for record in records if record.kind == "hold")

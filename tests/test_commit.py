@@ -9,6 +9,7 @@ import pytest
 from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError
+from e5spark.tables import ledger as records
 from e5spark.tables.commit import Commits
 from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
 from e5spark.tables.storage import LocalStorage
@@ -99,6 +100,31 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
     assert commits(Ledger(files, FakeLock(3)), target).recover(None) == 0
     assert target.published == []
     assert files.list("_e5spark/commits") == []
+
+
+def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
+    files: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_KEPT", 4)
+    target = FakeTarget()
+    Ledger(files, FakeLock(99_989)).begin(MANIFEST)
+    for epoch in range(99_990, 100_010):
+        run = commits(Ledger(files, FakeLock(epoch)), target)
+        assert run.recover(None) == 0
+        run.record(Record(name=run.ledger.name(1), kind="append", rows=5))
+        run.ledger.sweep()
+        assert run.ledger.has_finished
+    assert len(target.published) == 20
+    last = [f"{epoch}-00001.json" for epoch in range(100_006, 100_010)]
+    assert files.list("_e5spark/done") == last
+    # What is not visible yet is not old.
+    pending = Ledger(files, FakeLock(100_010))
+    for number in range(1, 11):
+        pending.commit(Record(name=pending.name(number), kind="append", rows=1))
+    assert commits(Ledger(files, FakeLock(100_011)), target).recover(None) == 10
+    assert target.published[20:] == [f"100010-{number:05d}" for number in range(1, 11)]
+    with pytest.raises(ConflictError):
+        pending.begin(replace(MANIFEST, fingerprint="two"))
 
 
 def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) -> None:

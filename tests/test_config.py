@@ -242,6 +242,47 @@ def test_columns_of_the_input_table_keep_its_rows(load, override, expected):
     assert expected in refusal(load, *COLUMNS, override)
 
 
+STREAM = ["input.id=id", "input.trigger=available_now", "input.checkpoint=/c"]
+CHANGES = [*STREAM, "input.changes=true", "input.format=delta"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "override", "expected"),
+    [
+        (STREAM, "input.checkpoint=", "needs input.checkpoint"),
+        (STREAM, "input.id=", "needs input.id (or input.hash_id = true)"),
+        (STREAM, "run.delete_missing=true", "which does not say what has left"),
+        (STREAM, "input.options.readChangeFeed=true", "set input.changes = true"),
+        (CHANGES, "input.format=parquet", "the change data feed of a Delta table"),
+        (CHANGES, "input.id=", "a column that a row keeps when it changes"),
+        (CHANGES, "input.options.maxFilesPerTrigger=5", "may cut a commit in two"),
+        (CHANGES, "input.options.MAXBYTESPERTRIGGER=5", "may cut a commit in two"),
+        (COLUMNS, "input.changes=true", "input.changes needs startingVersion or"),
+        ([*CHANGES, *COLUMNS[:1], *COLUMNS[3:5]], COLUMNS[5], "input.trigger is for output.write"),
+    ],
+)
+def test_what_has_come_is_read_with_ids_and_a_checkpoint(load, settings, override, expected):
+    load(*settings)
+    assert expected in refusal(load, *settings, override)
+
+
+def test_changes_are_read_with_what_says_where_they_begin(load):
+    batch = ["input.id=id", "input.changes=true", "input.format=delta"]
+    assert "needs startingVersion or startingTimestamp" in refusal(load, *batch)
+    for option in ("startingVersion=3", "startingTimestamp=2026-01-01"):
+        assert load(*batch, f"input.options.{option}").input.changes
+    assert load(*CHANGES, "run.delete_missing=true").run.delete_missing
+
+
+@pytest.mark.parametrize("override", ["input.changes=true", "input.trigger=available_now"])
+def test_a_catalog_table_has_options_only_where_its_commits_are_read(load, override):
+    by_name = ["input.path=", "input.table=db.docs", "input.id=id"]
+    option = "input.options.startingVersion=3"
+    checkpoint = ["input.checkpoint=/c"] if "available_now" in override else []
+    assert load(*by_name, override, option, *checkpoint).input.options
+    assert "are for path, not for table" in refusal(load, *by_name, option)
+
+
 @pytest.mark.parametrize("section", ["input", "output"])
 def test_a_table_is_given_by_path_or_name_and_not_both(load, section):
     by_name = load(f"{section}.path=", f"{section}.table=db.docs")
@@ -428,7 +469,7 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @settings(max_examples=50)
 @given(
-    table=sections(InputConfig, "path", "table"),
+    table=sections(InputConfig, "path", "table", "trigger", "changes"),
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
     run=sections(RunConfig),

@@ -15,6 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from e5spark import config, job
 from e5spark.cli import main
 from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.spark import embed, embedding_udf
@@ -121,6 +122,27 @@ def test_the_job_runs_on_connect(
     assert (
         client(main, ["embed", file, f"--set=output.path={tmp_path}/a", "--set=embed.text=b"]) == 3
     )
+
+
+def test_a_stream_wants_a_classic_session(
+    client: Client, job_file: Callable[..., str], docs: str, model: str, tmp_path: Path
+) -> None:
+    file = job_file(
+        input={"path": str(Path(docs).parent), "id": "id", "trigger": "available_now"}
+        | {"checkpoint": str(tmp_path / "checkpoint")},
+        embed={"text": "text", "role": "query"},
+        model={"name": model},
+        output={"path": str(tmp_path / "out")},
+    )
+    with pytest.raises(InputError, match="does not work over Spark Connect"):
+        client(run_stream, file)
+    assert client(main, ["embed", file]) == 3
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def run_stream(file: str) -> None:
+    job.run(session(), config.load(Path(file)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,27 @@ pytestmark = pytest.mark.delta
 
 Job = Mapping[str, Mapping[str, Any]]
 SCALARS = {"id", "body", "n_tokens", "status", "error", "embedding_fp"}
+
+
+READERS = {
+    "pandas": "pyarrow.Table.from_pandas(table.to_pandas(), preserve_index=False)",
+    "duckdb": "duckdb.sql('FROM data').to_arrow_table()",
+}
+# Their process may abort when it ends, as that of delta_rs.
+_READ = """
+import sys, deltalake, duckdb, pyarrow, pyarrow.parquet
+table = deltalake.DeltaTable(sys.argv[1])
+data = table.to_pyarrow_dataset()
+pyarrow.parquet.write_table({}, sys.argv[2])
+"""
+
+
+def read_by(reader: str, path: Path, scratch: Path) -> pa.Table:
+    """The Delta table as others read it, by way of delta-rs."""
+    out = scratch / f"{reader}.parquet"
+    script = _READ.format(READERS[reader])
+    subprocess.run([sys.executable, "-c", script, str(path), str(out)], timeout=60, check=False)
+    return pq.read_table(out)
 
 
 @pytest.fixture
@@ -98,6 +121,9 @@ def test_a_table_follows_its_source_and_everyone_reads_the_same(
     check_rows(ours, texts, model)
     theirs = delta_rs(tmp_path / "out", tmp_path).sort_by("id")
     assert theirs.select(ours.column_names).to_pylist() == ours.to_pylist()
+    for reader in READERS:
+        theirs = read_by(reader, tmp_path / "out", tmp_path).sort_by("id")
+        assert theirs.select(ours.column_names).to_pylist() == ours.to_pylist(), reader
 
     # VACUUM removes the files that no version has any more, and nothing that is e5spark's.
     driver(vacuum, str(tmp_path / "out"))

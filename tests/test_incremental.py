@@ -42,7 +42,8 @@ def embed(
     """Runs the job over some rows; returns the account, with the rows that the model has seen."""
 
     def run(rows: Rows, *overrides: str) -> dict[str, Any]:
-        table = pa.table({"id": list(rows), "body": pa.array(rows.values(), pa.string())})
+        ids = pa.array(rows, None if rows else pa.int64())
+        table = pa.table({"id": ids, "body": pa.array(rows.values(), pa.string())})
         pq.write_table(table, tmp_path / "docs.parquet")
         trace.mark()
         outcome = run_job(*overrides, **base)
@@ -96,6 +97,25 @@ def test_rows_that_left_stay_unless_they_shall_go(
     done = embed(fewer, "run.delete_missing=true")
     assert (done["deleted"], done["model_rows"]) == (10, 0)
     check(tmp_path / "out", fewer, model)
+
+
+def test_an_empty_input_does_not_empty_a_table(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    embed(FIRST)
+    refused = embed({}, "run.delete_missing=true")
+    assert (refused["code"], refused["error"]) == (3, "InputError")
+    assert "The input has no rows" in refused["message"]
+    assert "remove the output" in refused["message"]
+    check(tmp_path / "out", FIRST, model)
+    assert embed({})["code"] == 0
+    check(tmp_path / "out", FIRST, model)
+
+
+def test_an_empty_input_keeps_an_empty_table(embed: Callable[..., Any], tmp_path: Path) -> None:
+    assert embed({}, "run.delete_missing=true")["code"] == 0
+    assert embed({}, "run.delete_missing=true")["code"] == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 0
 
 
 def test_a_row_can_change_while_others_leave_and_come(
@@ -173,6 +193,7 @@ def test_of_duplicates_the_first_by_content_hash_is_kept(
         out = tmp_path / f"out{len(kept)}"
         outcome = run_job('input.on_duplicate="first"', f"output.path={out}", **base)
         assert (outcome.code, outcome.document["embedded"]) == (0, 3)
+        assert (outcome.document["rows_in"], outcome.document["duplicates"]) == (3, 1)
         kept.append(sorted((row["id"], row["body"]) for row in rows_of(out)))
     assert kept[0] == kept[1]
     assert trace.rows() == 6
@@ -269,9 +290,12 @@ def test_a_hash_of_the_texts_can_be_the_id(
 ) -> None:
     base["input"] = {"path": str(tmp_path / "docs.parquet"), "hash_id": True}
     pq.write_table(pa.table({"body": ["a", "b", "a", "c"]}), tmp_path / "docs.parquet")
-    assert run_job(**base).document["embedded"] == 3
-    pq.write_table(pa.table({"body": ["c", "a", "d"]}), tmp_path / "docs.parquet")
-    assert run_job(**base).document["embedded"] == 1
+    done = run_job(**base).document
+    assert (done["embedded"], done["duplicates"]) == (3, 1)
+    more = pa.table({"body": ["c", "a", "d", "d", "a"]})
+    pq.write_table(more, tmp_path / "docs.parquet")
+    done = run_job(**base).document
+    assert (done["embedded"], done["duplicates"]) == (1, 2)
     assert trace.rows() == 4
     rows = rows_of(tmp_path / "out")
     assert sorted(row["body"] for row in rows) == ["a", "b", "c", "d"]
@@ -283,8 +307,9 @@ def test_plain_readers_see_the_rows_and_no_column_more(
 ) -> None:
     embed(FIRST)
     out = str(tmp_path / "out")
-    wanted = {**FIRST, 1: "changed", 70: "new"}
-    embed(wanted)
+    wanted = {**FIRST, 1: "changed", 70: "new", 71: None}
+    wanted.pop(5)
+    assert embed(wanted, "run.delete_missing=true")["deleted"] == 1
     names = ["id", "body", "embedding", "n_tokens", "truncated", "prompted", "status", "error"]
     names += ["content_hash", "embedding_fp"]
     by_arrow = pq.read_table(out).sort_by("id")
@@ -295,8 +320,10 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     by_pandas = pd.read_parquet(out).sort_values("id")
     assert list(by_pandas.columns) == names
     by_duckdb = duckdb.sql(f"FROM '{out}/**/*.parquet' ORDER BY id").fetchall()
+    assert [row[:2] for row in by_duckdb] == sorted(wanted.items())
     for number, vector in enumerate(by_arrow["embedding"].to_pylist()):
-        assert list(by_duckdb[number][2]) == vector
+        found = by_duckdb[number][2]
+        assert (None if found is None else list(found)) == vector
         np.testing.assert_array_equal(by_pandas["embedding"].iloc[number], vector)
 
 

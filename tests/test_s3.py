@@ -17,8 +17,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import ConflictError, InputError
+from e5spark.tables.hadoop import HadoopStorage
 from e5spark.tables.lock import acquire
-from e5spark.tables.storage import HadoopStorage, Storage, storage
+from e5spark.tables.storage import Storage, storage
 from tests.cluster import REPOSITORY, SPARK_HOME
 from tests.storage_contract import StorageContract
 

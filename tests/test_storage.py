@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import InputError, TransientError
-from e5spark.tables.storage import HadoopStorage, LocalStorage, Storage, storage
+from e5spark.tables.hadoop import HadoopStorage
+from e5spark.tables.storage import LocalStorage, Storage, storage
 from tests.storage_contract import StorageContract
 
 RACERS = 4

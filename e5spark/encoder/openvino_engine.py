@@ -81,6 +81,9 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": str(streams),
             # Two workers on a machine would pin themselves to the same cores.
             "ENABLE_CPU_PINNING": "NO",
+            # What is kept for shapes that have been seen; by default 5,000 entries, which grow to
+            # 0.5 GB in int8 (4,000 texts: 1,082 MB, with this 759 MB and 4 % slower).
+            "CPU_RUNTIME_CACHE_CAPACITY": "512",
             **manifest.settings,
         }
         try:

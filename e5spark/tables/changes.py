@@ -11,6 +11,7 @@ from e5spark.errors import ColumnError, InputError, TransientError
 from e5spark.names import quoted
 
 KIND = "__e5spark_kind"
+COPIES = "__e5spark_copies"
 _ID, _HASH, _FAILED, _COUNT = "id", "hash", "failed", "count"
 _NAMED = 5
 
@@ -48,11 +49,16 @@ def check_id(df: DataFrame, id: str) -> None:
 def first_of_each(df: DataFrame, id: str, hash: str) -> DataFrame:
     """Returns one row for each id: that with the lowest content hash.
 
-    Of rows with the same content, the one whose other columns have the lowest hash.
+    Of rows with the same content, the one whose other columns have the lowest hash. How many rows
+    there were of an id stands in the column ``COPIES``.
     """
     rest = [F.col(quoted(field.name)) for field in df.schema if _has_hash(field.dataType)]
-    order = Window.partitionBy(F.col(quoted(id))).orderBy(F.col(quoted(hash)), F.xxhash64(*rest))
-    return df.withColumn(_COUNT, F.row_number().over(order)).filter(f"{_COUNT} = 1").drop(_COUNT)
+    each = Window.partitionBy(F.col(quoted(id)))
+    order = each.orderBy(F.col(quoted(hash)), F.xxhash64(*rest))
+    counted = df.withColumns(
+        {_COUNT: F.row_number().over(order), COPIES: F.count(F.lit(1)).over(each)}
+    )
+    return counted.filter(f"{_COUNT} = 1").drop(_COUNT)
 
 
 def _has_hash(kind: DataType) -> bool:
@@ -68,6 +74,7 @@ def find(
     hash: str,
     statuses: Sequence[str],
     deleted: bool,
+    gone: DataFrame | None = None,
 ) -> tuple[DataFrame, Observation]:
     """Returns what differs between the source and the table: one row for each id.
 
@@ -80,15 +87,25 @@ def find(
         hash: The column of both that holds the content hash.
         statuses: The columns of the table that say what became of a text.
         deleted: Whether ids that the source has no more are looked for too.
+        gone: One column, the id, each once: those that are known to have left. None of them is in
+            the source.
 
     Returns:
         A table of ``id`` and its kind (``append`` if it is new, ``hold`` if it replaces a row,
         ``delete``), and what is observed while it is written.
     """
-    ids = source.select(F.col(quoted(id)).alias(_ID), F.col(quoted(hash)).alias(_HASH))
-    ids = ids.groupBy(_ID).agg(
-        F.min(_HASH).alias(_HASH), F.count(F.lit(1)).alias(_COUNT), F.lit(True).alias("here")
+    ids = source.select(
+        F.col(quoted(id)).alias(_ID), F.col(quoted(hash)).alias(_HASH), _copies(source)
     )
+    ids = ids.groupBy(_ID).agg(
+        F.min(_HASH).alias(_HASH),
+        F.count(F.lit(1)).alias(_COUNT),
+        F.sum(COPIES).alias(COPIES),
+        F.lit(True).alias("here"),
+    )
+    if gone is not None:
+        left = gone.select(F.col(quoted(id)).alias(_ID))
+        ids = ids.unionByName(left, allowMissingColumns=True)
     failed = reduce(Column.__or__, (F.col(quoted(name)) == "error" for name in statuses))
     known = (
         current.select(
@@ -97,11 +114,15 @@ def find(
             F.coalesce(failed, F.lit(False)).alias(_FAILED),
         )
         .groupBy(_ID)
-        .agg(F.min("known").alias("known"), F.max(_FAILED).alias(_FAILED))
+        .agg(
+            F.min("known").alias("known"),
+            F.max(_FAILED).alias(_FAILED),
+            F.lit(True).alias("there"),
+        )
     )
     joined = ids.join(known, _ID, "full_outer" if deleted else "left_outer")
     kind = (
-        F.when(F.col("here").isNull(), "delete")
+        F.when(F.col("here").isNull(), F.when(F.col("there"), "delete"))
         .when(F.col("known").isNull(), "append")
         .when((F.col("known") != F.col(_HASH)) | F.col(_FAILED), "hold")
     )
@@ -113,7 +134,8 @@ def find(
 
 def count_ids(source: DataFrame, id: str) -> dict[str, int]:
     """Returns what ``find`` observes of the ids of a table all of whose rows are new."""
-    ids = source.groupBy(F.col(quoted(id)).alias(_ID)).agg(F.count(F.lit(1)).alias(_COUNT))
+    ids = source.select(F.col(quoted(id)).alias(_ID), _copies(source))
+    ids = ids.groupBy(_ID).agg(F.count(F.lit(1)).alias(_COUNT), F.sum(COPIES).alias(COPIES))
     (row,) = ids.agg(*_id_counts()).collect()
     return {name: value or 0 for name, value in row.asDict().items()}
 
@@ -123,9 +145,15 @@ def _id_counts() -> list[Column]:
     return [
         F.count(F.when(here, 1)).alias("ids"),
         F.sum(_COUNT).alias("rows_in"),
+        F.sum(COPIES).alias("copies"),
         F.count(F.when(here & F.col(_ID).isNull(), 1)).alias("nulls"),
         F.count(F.when((F.col(_COUNT) > 1) & F.col(_ID).isNotNull(), 1)).alias("duplicates"),
     ]
+
+
+def _copies(source: DataFrame) -> Column:
+    """How many rows of the input a row stands for."""
+    return F.col(COPIES) if COPIES in source.columns else F.lit(1).alias(COPIES)
 
 
 def check_ids(source: DataFrame, id: str, counts: dict[str, int]) -> None:
@@ -153,6 +181,24 @@ def check_ids(source: DataFrame, id: str, counts: dict[str, int]) -> None:
             f"{counts['duplicates']} ids in {id} stand in several rows: {named}"
             f"{', ...' if counts['duplicates'] > _NAMED else ''}. Give each row an id of its "
             'own, or set input.on_duplicate = "first".'
+        )
+
+
+def check_not_empty(counts: dict[str, int], name: str) -> None:
+    """Raises if a source without rows would empty a table that has some.
+
+    Args:
+        counts: From ``find``.
+        name: What the user calls the table.
+
+    Raises:
+        InputError: If so.
+    """
+    if counts["delete"] and not counts["rows_in"]:
+        raise InputError(
+            f"The input has no rows; with run.delete_missing all {counts['delete']} ids would go "
+            f"from {name}, and nothing was changed. Look whether the input is complete, and the "
+            "one that was meant. If the table shall be empty, remove the output and run again."
         )
 
 

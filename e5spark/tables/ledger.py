@@ -5,16 +5,18 @@ over::
 
     manifest.json            what the vectors are; created once, checked by every run
     lock/                    one run at a time
+    streams/<token>.json     a checkpoint whose stream is read into this table
     work/<epoch>/            what a run has to embed
     staging/<record>/        rows that are embedded but not visible yet, as Parquet files
     commits/<record>.json    recorded and not yet visible: whoever holds the lock finishes it
-    done/<record>.json       recorded and visible
+    done/<record>.json       recorded and visible; the last ones
 
 A record is the commit: before it is put, its rows do not exist; from then on they are never
 embedded again. Each document carries the format version it was written in.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -30,6 +32,7 @@ _COMMITS, _DONE = f"{HOME}/commits", f"{HOME}/done"
 _STAGING, _WORK = f"{HOME}/staging", f"{HOME}/work"
 
 Kind = Literal["append", "hold", "replace"]
+_KEPT = 100  # of done, which every run lists
 _INSTANTS = (("written", "recorded"), ("rewritten", "replacing"))
 
 
@@ -100,9 +103,17 @@ class Ledger:
     Every method that changes what is committed first asks the lock whether it is held still.
     """
 
-    def __init__(self, storage: Storage, lock: Lock) -> None:
+    def __init__(self, storage: Storage, lock: Lock, *, used: int = 0) -> None:
+        """Takes the ledger of a storage.
+
+        Args:
+            storage: The table's directory.
+            lock: Its lock.
+            used: The highest number that this run has given to a record already.
+        """
         self.storage = storage
         self._lock = lock
+        self._used = used
 
     @property
     def epoch(self) -> int:
@@ -111,7 +122,11 @@ class Ledger:
 
     def name(self, number: int) -> str:
         """Returns what a record of this run is called."""
-        return f"{self.epoch:05d}-{number:05d}"
+        return f"{self.epoch:05d}-{self._used + number:05d}"
+
+    def after(self, number: int) -> "Ledger":
+        """Returns the same ledger for a further update of this run, after a record's number."""
+        return Ledger(self.storage, self._lock, used=self._used + number)
 
     def staging(self, name: str) -> str:
         """Returns the directory of a record's staged files, from the table's root."""
@@ -144,7 +159,7 @@ class Ledger:
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""
-        records = [self._read(_COMMITS, name) for name in sorted(self.storage.list(_COMMITS))]
+        records = [self._read(_COMMITS, name) for name in self._listed(_COMMITS)]
         return [record for record in records if record is not None and record.kind in kinds]
 
     def is_lost(self, record: Record) -> bool:
@@ -191,14 +206,22 @@ class Ledger:
         self.storage.delete(self.staging(record.name))
 
     def sweep(self) -> None:
-        """Removes all staged rows and work lists, once nothing is pending.
+        """Removes all staged rows and work lists, once nothing is pending, and old records.
 
         Without exception: what appears now is of a run that was overtaken, and its rows may be
-        embedded again by this one.
+        embedded again by this one. The last records stay, as what has become visible is not read
+        again; that there are any says that the table has rows, or had.
         """
         self._lock.check()
         self.storage.delete(_STAGING)
         self.storage.delete(_WORK)
+        for name in self._listed(_DONE)[:-_KEPT]:
+            self.storage.delete(f"{_DONE}/{name}")
+
+    def _listed(self, directory: str) -> list[str]:
+        """The names of records, by age: after epoch 99999 their digits do not line up."""
+        names = [name for name in self.storage.list(directory) if name.endswith(".json")]
+        return sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
 
     def _anchor(self, record: Record) -> str:
         return f"{self.staging(record.name)}/_recorded"

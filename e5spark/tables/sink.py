@@ -56,13 +56,18 @@ def check_apart(source: str, output: str) -> None:
     Raises:
         InputError: If so: a run would read its own output.
     """
-    one, other = _parts(source), _parts(output)
-    shorter = min(len(one), len(other))
-    if one[:shorter] == other[:shorter]:
+    if overlap(source, output):
         raise InputError(
             f"The output {output} and the input {source} are the same directory, or one lies "
             "inside the other; write somewhere else."
         )
+
+
+def overlap(path: str, other: str) -> bool:
+    """Returns whether one of two paths is, or lies inside, the other."""
+    one, two = _parts(path), _parts(other)
+    shorter = min(len(one), len(two))
+    return one[:shorter] == two[:shorter]
 
 
 def write_path(

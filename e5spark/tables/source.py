@@ -12,7 +12,7 @@ from e5spark.tables import delta
 
 # Spark's name of each format, and the options that keep its rows whole: quoted line breaks in CSV
 # are data, and a line that does not parse stops the job instead of becoming a row of nulls.
-_READERS: Mapping[str, tuple[str, dict[str, str]]] = {
+READERS: Mapping[str, tuple[str, dict[str, str]]] = {
     "parquet": ("parquet", {}),
     "delta": ("delta", {}),
     "csv": (
@@ -41,7 +41,7 @@ def read_path(
     Raises:
         InputError: If the files are not there, or Spark cannot read them.
     """
-    name, defaults = _READERS[format]
+    name, defaults = READERS[format]
     try:
         df = spark.read.format(name).options(**{**defaults, **options}).load(path)
         _ = df.schema

@@ -1,0 +1,252 @@
+"""Runs that read on from where the last one ended: what came to files in a directory."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cluster import REPOSITORY
+from tests.test_incremental import Rows, check, rows_of
+from tests.trace import Trace
+
+ONE = {number: f"text number {number}" for number in range(30)}
+TWO = {number: f"text number {number}" for number in range(30, 50)}
+COUNTS = ("micro_batches", "rows_in", "embedded", "skipped", "model_rows")
+
+
+@pytest.fixture
+def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
+    """A whole job over the files of a directory, in chunks of 20 rows."""
+    return {
+        "input": {
+            "path": str(tmp_path / "docs"),
+            "id": "id",
+            "trigger": "available_now",
+            "checkpoint": str(tmp_path / "checkpoint"),
+        },
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+        "run": {"chunk_rows": 20, "in_flight": 1},
+    }
+
+
+@pytest.fixture
+def embed(
+    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], trace: Trace
+) -> Callable[..., dict[str, Any]]:
+    """Runs the job; returns the account, with the rows that the model has seen."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        trace.mark()
+        outcome = run_job(*overrides, **base)
+        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows()}
+
+    return run
+
+
+def add(directory: Path, name: str, rows: Rows) -> Path:
+    directory.mkdir(exist_ok=True)
+    table = pa.table({"id": list(rows), "body": pa.array(rows.values(), pa.string())})
+    pq.write_table(table, directory / name)
+    return directory / name
+
+
+def test_each_run_embeds_what_came_since_the_last(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    done = embed()
+    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 30, 30, 0, 30])
+    done = embed()
+    assert (done["code"], [done[name] for name in COUNTS]) == (0, [0, 0, 0, 0, 0])
+    add(tmp_path / "docs", "two.parquet", {**TWO, 3: "changed", 4: ONE[4]})
+    done = embed()
+    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
+    check(tmp_path / "out", {**ONE, **TWO, 3: "changed"}, model)
+
+
+def test_the_account_is_the_sum_of_all_micro_batches(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, model: str
+) -> None:
+    base["input.options"] = {"maxFilesPerTrigger": 1}
+    for number, (name, rows) in enumerate({"one": ONE, "two": TWO, "three": ONE}.items()):
+        file = add(tmp_path / "docs", f"{name}.parquet", rows)
+        os.utime(file, (2e9 + number, 2e9 + number))
+    done = embed()
+    assert (done["code"], [done[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
+    assert (done["rows"], done["ok"], done["chunks"]) == (50, 50, 3)
+    check(tmp_path / "out", {**ONE, **TWO}, model)
+
+
+def test_a_file_that_comes_with_an_old_date_is_read(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    os.utime(add(tmp_path / "docs", "old.parquet", TWO), (1e9, 1e9))
+    assert embed()["embedded"] == 20
+    check(tmp_path / "out", {**ONE, **TWO}, model)
+
+
+@pytest.mark.parametrize("crash", ["recorded:3", "publishing:2", "recorded:4"])
+def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
+    embed: Callable[..., Any],
+    base: dict[str, dict[str, Any]],
+    job_file: Callable[..., str],
+    tmp_path: Path,
+    trace: Trace,
+    model: str,
+    crash: str,
+) -> None:
+    base["input.options"] = {"maxFilesPerTrigger": 1}
+    base["spark"] = {"spark.master": "local[2]", "spark.ui.enabled": "false"}
+    for number, rows in enumerate([ONE, {**TWO, 1: "changed", 2: "changed too"}]):
+        file = add(tmp_path / "docs", f"{number}.parquet", rows)
+        os.utime(file, (2e9 + number, 2e9 + number))
+    killed = subprocess.run(
+        [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base)],
+        cwd=REPOSITORY,
+        env={**os.environ, "E5SPARK_CRASH": crash},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before = trace.rows()
+    assert embed()["code"] == 0
+    assert before + trace.rows() == 52  # no row twice
+    check(tmp_path / "out", {**ONE, **TWO, 1: "changed", 2: "changed too"}, model)
+    assert embed()["rows_in"] == 0
+
+
+def test_an_error_in_a_micro_batch_is_that_of_a_batch_run_and_it_is_read_again(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    add(tmp_path / "docs", "two.parquet", TWO)
+    add(tmp_path / "docs", "three.parquet", {30: "another text", 60: "new"})
+    refused = embed()
+    assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
+    assert "1 ids in id stand in several rows: 30 (2 rows)" in refused["message"]
+    check(tmp_path / "out", ONE, model)
+    assert embed('input.on_duplicate="first"')["embedded"] == 21
+    assert {row["id"] for row in rows_of(tmp_path / "out")} == {*ONE, *TWO, 60}
+
+
+def test_a_file_that_cannot_be_read_is_an_input_error(
+    embed: Callable[..., Any], tmp_path: Path
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    (tmp_path / "docs" / "two.parquet").write_bytes(b"no Parquet" * 50)
+    refused = embed()
+    assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
+    assert "two.parquet" in refused["message"]
+
+
+def test_an_empty_directory_of_known_columns_gives_an_empty_table(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    empty = add(tmp_path / "docs", "empty.parquet", {})
+    pq.write_table(
+        pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())}), empty
+    )
+    assert (embed()["code"], rows_of(tmp_path / "out")) == (0, [])
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["embedded"] == 30
+    check(tmp_path / "out", ONE, model)
+
+
+def test_lines_of_json_are_read_as_they_come(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    base["input"] |= {"format": "jsonl", "keep": ["id"]}
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.jsonl").write_text('{"id": 1, "body": "one", "more": 2}\n')
+    assert embed()["embedded"] == 1
+    (tmp_path / "docs" / "b.jsonl").write_text('{"id": 2, "body": "two", "more": 2}\n')
+    assert embed()["embedded"] == 1
+    assert sorted((row["id"], row["status"]) for row in rows_of(tmp_path / "out")) == [
+        (1, "ok"),
+        (2, "ok"),
+    ]
+
+
+def test_a_hash_of_the_texts_can_be_the_id(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    base["input"] |= {"id": "", "hash_id": True, "keep": ["body"]}
+    add(tmp_path / "docs", "one.parquet", {1: "a", 2: "b", 3: "a"})
+    assert embed()["embedded"] == 2
+    add(tmp_path / "docs", "two.parquet", {4: "b", 5: "c"})
+    assert embed()["embedded"] == 1
+
+
+@pytest.mark.parametrize("lost", ["another output", "the output made anew"])
+def test_a_checkpoint_is_not_read_on_into_another_table(
+    embed: Callable[..., Any], tmp_path: Path, model: str, lost: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    out = tmp_path / "out"
+    if lost == "another output":
+        out = tmp_path / "other"
+    else:
+        shutil.rmtree(out)
+    refused = embed(f"output.path={out}")
+    assert (refused["code"], refused["error"]) == (5, "ConflictError")
+    assert "Give a new input.checkpoint" in refused["message"]
+    fresh = f"input.checkpoint={tmp_path / 'fresh'}"
+    assert embed(f"output.path={out}", fresh)["embedded"] == 30
+    check(out, ONE, model)
+
+
+def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    done = embed(f"input.checkpoint={tmp_path / 'fresh'}")
+    assert [done[name] for name in COUNTS] == [1, 30, 0, 30, 0]
+
+
+def test_a_batch_run_brings_the_same_table_up_to_its_source(
+    embed: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    one = add(tmp_path / "docs", "one.parquet", ONE)
+    assert embed()["code"] == 0
+    one.unlink()
+    add(tmp_path / "docs", "two.parquet", TWO)
+    done = embed("input.trigger=batch", "run.delete_missing=true")
+    assert (done["embedded"], done["deleted"]) == (20, 30)
+    check(tmp_path / "out", TWO, model)
+    done = embed()
+    assert (done["rows_in"], done["embedded"]) == (20, 0)
+
+
+def test_a_single_file_is_no_stream(
+    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    base["input"]["path"] = str(add(tmp_path / "docs", "one.parquet", ONE))
+    refused = embed()
+    assert (refused["code"], refused["model_rows"]) == (3, 0)
+    assert "basePath" in refused["message"]
+
+
+@pytest.mark.parametrize("place", ["docs/checkpoint", "out", "out/checkpoint"])
+def test_a_checkpoint_has_a_directory_of_its_own(
+    embed: Callable[..., Any], tmp_path: Path, place: str
+) -> None:
+    add(tmp_path / "docs", "one.parquet", ONE)
+    refused = embed(f"input.checkpoint={tmp_path / place}")
+    assert (refused["code"], refused["model_rows"]) == (2, 0)
+    assert "input.checkpoint" in refused["message"]
