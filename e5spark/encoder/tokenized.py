@@ -65,8 +65,8 @@ def tokenize_window(
 
 
 def _distinct(
-    texts: Sequence[str], prefixes: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str], Indices]:
+    texts: list[str], prefixes: Sequence[str]
+) -> tuple[list[str], Sequence[str], Indices]:
     """The distinct texts and their prefixes, and which of them each text is."""
     if len(set(prefixes)) <= 1 and len(set(texts)) == len(texts):  # most windows of most tables
         return texts, prefixes, np.arange(len(texts))
