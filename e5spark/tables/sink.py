@@ -1,4 +1,4 @@
-"""The tables that vectors are written to; nothing that exists is touched."""
+"""Where files are written to; nothing that exists and is not e5spark's is touched."""
 
 import posixpath
 import re
@@ -40,16 +40,6 @@ def check_path_free(spark: SparkSession, path: str) -> None:
     raise exists(f"The output {path}")
 
 
-def check_table_free(spark: SparkSession, name: str) -> None:
-    """Raises unless the catalog has no table of this name.
-
-    Raises:
-        ConflictError: If it has.
-    """
-    if spark.catalog.tableExists(name):
-        raise exists(f"The output table {name}")
-
-
 def check_apart(source: str, output: str) -> None:
     """Raises if one of two paths is, or lies inside, the other.
 
@@ -83,12 +73,6 @@ def write_path(
     with as_ours(f"The output {path}"):
         writer = df.write.format(format).mode("error").options(**options)
         (writer.partitionBy(partition) if partition else writer).save(path)
-
-
-def write_table(df: DataFrame, name: str, *, format: str, options: Mapping[str, str]) -> None:
-    """Writes a new catalog table; raises what ``write_path`` does."""
-    with as_ours(f"The output table {name}"):
-        df.write.format(format).mode("error").options(**options).saveAsTable(name)
 
 
 def parquet_options(vectors: Sequence[str]) -> dict[str, str]:
