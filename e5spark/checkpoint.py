@@ -116,6 +116,11 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
         return None
     if spec.revision is not None and spec.model not in models.CHECKPOINTS:
         return None
+    if spec.model not in models.CHECKPOINTS and Path(spec.model).is_dir():
+        raise ModelError(
+            f"{spec.model!r} would be a name on the hub, but is a directory here; write "
+            f"'./{spec.model}' for the directory."
+        )
     return models.find(spec.model)
 
 

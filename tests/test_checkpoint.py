@@ -225,3 +225,12 @@ def test_broken_json_is_refused_by_its_path(tmp_path, content):
 def test_json_is_read_as_utf8(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"a": "é"}, ensure_ascii=False), "utf-8")
     assert checkpoint.read_json(tmp_path / "a.json") == {"a": "é"}
+
+
+def test_a_directory_that_looks_like_a_name_on_the_hub_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "e5").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"write './models/e5' for the directory"):
+        checkpoint.locate(model_spec("models/e5", {}))
