@@ -113,7 +113,9 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
     if spec.checkpoint is not None:
         return models.find(spec.checkpoint)
     if is_directory(spec.model):
-        return None
+        directory = Path(spec.model.removeprefix(ARCHIVE)).expanduser()
+        manifest = prepared.read(directory)
+        return models.CHECKPOINTS.get(manifest.checkpoint or "") if manifest else None
     if spec.revision is not None and spec.model not in models.CHECKPOINTS:
         return None
     if spec.model not in models.CHECKPOINTS and Path(spec.model).is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from e5spark import prepared
-from e5spark.checkpoint import Files, check_published, locate
+from e5spark.checkpoint import Files, check_published, known_checkpoint, locate
 from e5spark.errors import ConflictError, ModelError, OptionError
 from e5spark.recipe import describe
 from e5spark.spec import ModelSpec
@@ -28,7 +28,8 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
         raise ModelError(f"{files.model} is a prepared model already.")
     from e5spark.encoder.export import export
 
-    export(files, to)
+    known = known_checkpoint(spec)
+    export(files, to, checkpoint=known.name if known else None)
     return _account(to)
 
 

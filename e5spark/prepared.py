@@ -33,6 +33,8 @@ class Manifest:
     Attributes:
         kind: ``float``, which computes in fp32 or bf16, or ``int8``.
         source: The content of the checkpoint it was made of.
+        checkpoint: The published checkpoint that is, so that its prompts and limits are known;
+            None for one of the user's own.
         pad_id: What fills up short rows.
         files: Name to sha256 of each file.
         needs_vnni: Whether its int8 sums may overflow on a CPU without VNNI.
@@ -44,6 +46,7 @@ class Manifest:
     kind: Kind
     source: Weights
     pad_id: int
+    checkpoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     needs_vnni: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -16,6 +16,8 @@ from pyspark.sql import DataFrame
 from e5spark import prepared
 from e5spark.cli import main
 from e5spark.encoder import Encoder, quantized
+from e5spark.plan import make_plan
+from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close
 from tests.trace import Trace
 
@@ -181,6 +183,17 @@ def test_what_cannot_be_prepared_is_refused(prepare: Prepare, model: str, tmp_pa
     assert (code, "--calibrate JOB.toml belong together" in document["message"]) == (2, True)
     code, document = prepare("./nowhere", "--to", tmp_path / "x")
     assert (code, "There is no model directory" in document["message"]) == (2, True)
+
+
+def test_a_prepared_model_knows_which_published_checkpoint_it_is(
+    prepare: Prepare, minilm: str, tmp_path: Path
+) -> None:
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    code, _ = prepare(minilm, "--to", tmp_path / "ready", f"--set=model.checkpoint={name}")
+    assert (code, prepared.read(tmp_path / "ready").checkpoint) == (0, name)
+    spec = model_spec(str(tmp_path / "ready"), {})
+    known = model_spec(minilm, {"checkpoint": name})
+    assert make_plan(spec, spec).fingerprint == make_plan(known, known).fingerprint
 
 
 def test_executors_run_a_prepared_model_in_an_environment_without_torch(

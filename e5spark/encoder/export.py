@@ -31,8 +31,13 @@ _SMALL_FILES = (
 )
 
 
-def export(files: Files, to: Path) -> None:
+def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
     """Makes a prepared model of kind ``float`` in a new directory.
+
+    Args:
+        files: The checkpoint.
+        to: The new directory.
+        checkpoint: The published checkpoint that it is, if it is one.
 
     Raises:
         ModelError: If the checkpoint cannot be loaded, or is of another architecture.
@@ -42,10 +47,10 @@ def export(files: Files, to: Path) -> None:
             f"{files.model} is no {' or '.join(prepared.ARCHITECTURES)} checkpoint, and only those "
             "can be prepared; use engine='torch'."
         )
-    prepared.build(to, lambda directory: _fill(directory, files))
+    prepared.build(to, lambda directory: _fill(directory, files, checkpoint))
 
 
-def _fill(directory: Path, files: Files) -> None:
+def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
     model = load_model(files.model, dtype=torch.float32)
     table = model.get_input_embeddings().weight.detach().numpy()
     np.save(directory / prepared.EMBEDDINGS, table)
@@ -58,7 +63,10 @@ def _fill(directory: Path, files: Files) -> None:
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(files.model / name, directory / name)
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
-    prepared.write(directory, Manifest(kind="float", source=hash_files(files), pad_id=int(pad)))
+    manifest = Manifest(
+        kind="float", source=hash_files(files), pad_id=int(pad), checkpoint=checkpoint
+    )
+    prepared.write(directory, manifest)
 
 
 class _Encoder(torch.nn.Module):

@@ -20,6 +20,7 @@ from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
 from e5spark import prepared
 from e5spark.batching import micro_batches
+from e5spark.checkpoint import known_checkpoint
 from e5spark.encoder.encoder import Encoder, normalized
 from e5spark.encoder.engine import Loaded, Vectors
 from e5spark.encoder.openvino_engine import OpenVINOEngine
@@ -123,7 +124,8 @@ def quantize(
             quality["scheme"] = scheme.name
             log.info("int8, %s", _said(quality))
             if float(quality["mean_cosine"]) >= MEAN_COSINE and float(quality["speedup"]) > 1:
-                finish = functools.partial(_finish, made, quality)
+                known = known_checkpoint(spec)
+                finish = functools.partial(_finish, made, quality, known.name if known else None)
                 prepared.build(to, finish)
                 return quality
             tried.append(quality)
@@ -188,10 +190,12 @@ def _write(scheme: Scheme, directory: Path, model: "openvino.Model", overflow_sa
     prepared.write(directory, manifest)
 
 
-def _finish(made: Path, quality: Mapping[str, float | str], to: Path) -> None:
+def _finish(
+    made: Path, quality: Mapping[str, float | str], checkpoint: str | None, to: Path
+) -> None:
     shutil.copytree(made, to, dirs_exist_ok=True)
     (to / prepared.MANIFEST).unlink()
-    prepared.write(to, replace(_manifest(made), quality=quality))
+    prepared.write(to, replace(_manifest(made), quality=quality, checkpoint=checkpoint))
 
 
 def _compared(
