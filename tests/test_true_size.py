@@ -70,7 +70,7 @@ class Vectors:
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """Where each checkpoint lies: 3 GB, deleted when the module is done."""
+    """Where each checkpoint lies, and is made ready: 9 GB, deleted when the module is done."""
     root = tmp_path_factory.mktemp("true_size")
     found = {}
     for name in sorted({directory for directory, _ in CHECKPOINTS.values()} - {"distilled"}):
@@ -83,7 +83,9 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         ignore=shutil.ignore_patterns("tokenizer*", "sentencepiece*", "special_tokens*"),
         copy_function=os.link,
     )
-    yield {name: found[directory] for name, (directory, _) in CHECKPOINTS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E5SPARK_CACHE", str(root / "cache"))
+        yield {name: found[directory] for name, (directory, _) in CHECKPOINTS.items()}
     shutil.rmtree(root)
 
 
