@@ -1,6 +1,7 @@
 """The pyspark door: DataFrames in, DataFrames out.
 
-``embed`` and ``udf`` run on the driver and load no engine; ``worker`` runs on executors.
+``embed`` and ``udf`` run on the driver and load no engine; ``worker`` and ``encoders`` run on
+executors.
 """
 
 from e5spark.spark.embed import embed, embedding_udf

@@ -13,9 +13,10 @@ from e5spark import prompts
 from e5spark.errors import ColumnError, OptionError
 from e5spark.names import quoted
 from e5spark.plan import Plan, make_plan
+from e5spark.spark.archive import localized
 from e5spark.spark.results import result_type
 from e5spark.spark.udf import Udf, result_udf, vector_udf
-from e5spark.spark.worker import Request, localized
+from e5spark.spark.worker import Request
 from e5spark.spec import ModelOptions, ModelSpec, model_spec
 
 _STRUCT = "__e5spark"

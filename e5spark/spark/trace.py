@@ -1,0 +1,15 @@
+"""What workers did, for whoever asks: a line of JSON for each event."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+
+def trace(event: str, **facts: object) -> None:
+    """Appends what a worker did to ``$E5SPARK_TRACE/<pid>.jsonl``, if that is set."""
+    directory = os.environ.get("E5SPARK_TRACE")
+    if directory:
+        line = json.dumps({"event": event, "pid": os.getpid(), "time": time.time(), **facts})
+        with open(Path(directory) / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
