@@ -65,6 +65,39 @@ def test_the_cluster_gives_the_vectors_of_local_mode_and_uses_both_workers(
     assert_close(found, expected, INVARIANCE_TOLERANCE)
 
 
+def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(
+    monkeypatch: pytest.MonkeyPatch,
+    job_file: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+) -> None:
+    """A GPU that no machine has: what stops the run is torch, which was asked for that one."""
+    pq.write_table(pa.table({"id": [1], "body": ["One."]}), tmp_path / "docs.parquet")
+    discovery = tmp_path / "gpus.sh"
+    discovery.write_text("""echo '{"name": "gpu", "addresses": ["97"]}'""")
+    discovery.chmod(0o755)
+    resource = "-Dspark.worker.resource.gpu"
+    monkeypatch.setenv(
+        "SPARK_WORKER_OPTS", f"{resource}.amount=1 {resource}.discoveryScript={discovery}"
+    )
+    job: dict[str, dict[str, Any]] = {
+        "input": {"path": str(tmp_path / "docs.parquet")},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    profile = str(REPOSITORY / "conf" / "spark-gpu.conf")
+    small = ["executor.cores=1", "task.cpus=1", "executor.memory=1g", "task.maxFailures=1"]
+    confs = [f"--conf=spark.{each}" for each in small]
+    script = str(REPOSITORY / "jobs" / "embed.py")
+    with standalone_cluster(tmp_path / "cluster", workers=1) as url:
+        done = spark_submit(
+            ["--master", url, "--properties-file", profile, *confs, script, job_file(**job)]
+        )
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "device is 'cuda:97', but" in done.stderr
+
+
 def vectors(path: Path) -> np.ndarray:
     table = pq.read_table(path).sort_by("id")
     return np.array(table["embedding"].to_pylist(), np.float32)
