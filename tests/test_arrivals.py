@@ -97,6 +97,7 @@ def test_a_file_that_comes_with_an_old_date_is_read(
     check(tmp_path / "out", {**ONE, **TWO}, model)
 
 
+@pytest.mark.chaos_sample
 @pytest.mark.parametrize("crash", ["recorded:3", "publishing:2", "recorded:4"])
 def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
     embed: Callable[..., Any],
