@@ -19,7 +19,8 @@ from e5spark.fingerprint import Weights
 
 MANIFEST = "e5spark.json"
 FORMAT = 1
-MODEL, EMBEDDINGS, TOKENIZER = "model.xml", "embeddings.npy", "tokenizer.json"
+MODEL, WEIGHTS = "model.xml", "model.bin"
+EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
 
 ARCHITECTURES = ("bert", "xlm-roberta")
 
@@ -58,7 +59,7 @@ class Manifest:
         """Returns the identity of its vectors' weights: the checkpoint's own, unless quantised."""
         if self.kind == "float":
             return self.source
-        return Weights(weights=self.files["model.bin"], tokenizer=self.source.tokenizer)
+        return Weights(weights=self.files[WEIGHTS], tokenizer=self.source.tokenizer)
 
 
 def can_prepare(directory: Path) -> bool:
