@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark import config
+from e5spark import job_file
 from e5spark.config import (
     EmbedConfig,
     InputConfig,
     JobConfig,
+    ModelConfig,
     OutputConfig,
     RunConfig,
 )
@@ -48,7 +49,7 @@ def toml_file(tmp_path):
 @pytest.fixture
 def load(toml_file):
     """From overrides, and further lines, to the config of the minimal job."""
-    return lambda *overrides, more="": config.load(toml_file(MINIMAL + more), overrides)
+    return lambda *overrides, more="": job_file.load(toml_file(MINIMAL + more), overrides)
 
 
 def refusal(load, *overrides, more=""):
@@ -91,7 +92,7 @@ def example() -> dict[str, tuple[Any, str | None]]:
 
 
 def test_the_example_is_a_valid_job():
-    job = config.load(EXAMPLE)
+    job = job_file.load(EXAMPLE)
     assert job.embed == EmbedConfig(text="body", role="passage")
     assert job.model.name == "intfloat/multilingual-e5-small"
 
@@ -116,7 +117,7 @@ def test_what_the_example_comments_out_is_the_default(toml_file):
     for key, value in shown.items():
         section, name = key.split(".")
         data[section][name] = value
-    expected, found = config.load(EXAMPLE), config.load(toml_file(toml(data)))
+    expected, found = job_file.load(EXAMPLE), job_file.load(toml_file(toml(data)))
     assert model_spec(found.model.name, found.model.options) == model_spec(
         expected.model.name, expected.model.options
     )
@@ -136,7 +137,7 @@ def test_a_minimal_job_has_the_defaults(load):
     assert load() == JobConfig(
         input=InputConfig(path="/data/docs"),
         embed=EmbedConfig(text="body", role="passage"),
-        model=config.ModelConfig(name="/models/e5", options={}),
+        model=ModelConfig(name="/models/e5", options={}),
         output=OutputConfig(path="/data/vectors"),
         run=RunConfig(),
         spark={},
@@ -145,7 +146,7 @@ def test_a_minimal_job_has_the_defaults(load):
 
 def test_a_missing_file_is_refused_by_its_path(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/none.toml cannot be read")):
-        config.load(tmp_path / "none.toml")
+        job_file.load(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("content", [b"[input\n", b"text = '\xff'"], ids=["syntax", "utf-8"])
@@ -153,7 +154,7 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
     path = tmp_path / "job.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="is not valid TOML"):
-        config.load(path)
+        job_file.load(path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_an_unknown_model_option_brings_the_nearest(load):
 def test_a_value_in_place_of_a_section_is_refused(toml_file):
     path = toml_file("run = 3\n")
     with pytest.raises(ConfigError, match=r"run is a value; it must be a section, \[run\]"):
-        config.load(path)
+        job_file.load(path)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_the_instruction_is_given_once(load):
 def test_a_key_without_default_must_be_there(toml_file, line, expected):
     path = toml_file(MINIMAL.replace(line, ""))
     with pytest.raises(ConfigError, match=re.escape(expected)):
-        config.load(path)
+        job_file.load(path)
 
 
 def test_an_empty_model_option_is_one_that_was_not_given(load):
@@ -392,7 +393,7 @@ def test_of_two_overrides_the_last_counts_and_the_file_counts_least(load):
 def test_an_override_makes_the_section_it_needs(toml_file):
     path = toml_file("")
     overrides = ["input.path=/i", "embed.text=t", "embed.role=query", "model.name=/m"]
-    assert config.load(path, [*overrides, "output.path=/o"]).output.path == "/o"
+    assert job_file.load(path, [*overrides, "output.path=/o"]).output.path == "/o"
 
 
 @pytest.mark.parametrize("override", ["input.path", "path=/x", "=x", "input.=x", "input"])
@@ -404,22 +405,20 @@ def test_an_override_without_section_key_or_value_is_refused(load, override):
 def test_an_override_below_a_value_is_refused(toml_file, override):
     path = toml_file(f"run = 3\n{MINIMAL}")
     with pytest.raises(ConfigError, match="is no table"):
-        config.load(path, [override])
+        job_file.load(path, [override])
 
 
 # A model alone
 
 
 def test_a_model_alone_takes_the_keys_of_its_section():
-    found = config.load_model("/m", ["model.max_tokens=9", "model.prompts.query=q: "])
-    assert found == config.ModelConfig(
-        name="/m", options={"max_tokens": 9, "prompts": {"query": "q: "}}
-    )
+    found = job_file.load_model("/m", ["model.max_tokens=9", "model.prompts.query=q: "])
+    assert found == ModelConfig(name="/m", options={"max_tokens": 9, "prompts": {"query": "q: "}})
 
 
 def test_a_model_alone_takes_no_other_section():
     with pytest.raises(ConfigError, match="only keys of model can be set here"):
-        config.load_model("/m", ["input.path=/x"])
+        job_file.load_model("/m", ["input.path=/x"])
 
 
 # Round trips
@@ -484,10 +483,10 @@ def test_every_value_comes_back_as_it_was_written(tmp_path_factory, table, embed
     }
     path = tmp_path_factory.mktemp("job") / "job.toml"
     path.write_text(toml(written), "utf-8")
-    assert config.load(path) == JobConfig(
+    assert job_file.load(path) == JobConfig(
         input=InputConfig(**written["input"]),
         embed=EmbedConfig(**written["embed"]),
-        model=config.ModelConfig(name="/m", options=model),
+        model=ModelConfig(name="/m", options=model),
         output=OutputConfig(path="/o"),
         run=RunConfig(**run),
         spark={},
@@ -499,4 +498,4 @@ def test_every_value_comes_back_as_it_was_written(tmp_path_factory, table, embed
 def test_an_override_that_is_no_toml_is_taken_word_for_word(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("job") / "job.toml"
     path.write_text(MINIMAL, "utf-8")
-    assert config.load(path, [f"embed.instruction=say {text}"]).embed.instruction == f"say {text}"
+    assert job_file.load(path, [f"embed.instruction=say {text}"]).embed.instruction == f"say {text}"
