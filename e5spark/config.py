@@ -30,6 +30,11 @@ class InputConfig:
     changes: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether a run sees only what has come: since the last one, or since a version."""
+        return self.trigger == "available_now" or self.changes
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
@@ -86,7 +91,7 @@ class JobConfig:
     spark: Mapping[str, str]
 
 
-def check(job: JobConfig, path: str) -> None:
+def check(job: JobConfig) -> None:
     """Raises unless the keys of a job go together.
 
     Raises:
@@ -94,92 +99,90 @@ def check(job: JobConfig, path: str) -> None:
     """
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
-            raise ConfigError(f"{path}: [{name}] needs either path or table, and not both.")
-    _check_input(job.input, path)
+            raise ConfigError(f"[{name}] needs either path or table, and not both.")
+    _check_input(job.input)
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(
-            f"{path}: [embed] needs either role ('query' or 'passage') or role_column, and not "
-            "both; E5's vectors are wrong without the right role."
+            "[embed] needs either role ('query' or 'passage') or role_column, and not both; E5's "
+            "vectors are wrong without the right role."
         )
     if job.embed.instruction and job.embed.instruction_column:
-        raise ConfigError(f"{path}: [embed] has instruction and instruction_column; give one.")
-    _check_run(job, path)
-    if job.input.trigger == "available_now" or job.input.changes:
-        _check_arrivals(job, path)
+        raise ConfigError("[embed] has instruction and instruction_column; give one.")
+    _check_run(job.run)
+    if job.input.is_partial:
+        _check_arrivals(job)
     if job.output.write == "columns":
-        _check_columns(job, path)
+        _check_columns(job)
 
 
-def _check_input(given: InputConfig, path: str) -> None:
-    arrivals = given.trigger == "available_now" or given.changes
-    if given.table and (given.format != "parquet" or (given.options and not arrivals)):
-        raise ConfigError(f"{path}: input.format and input.options are for path, not for table.")
+def _check_input(given: InputConfig) -> None:
+    if given.table and (given.format != "parquet" or (given.options and not given.is_partial)):
+        raise ConfigError("input.format and input.options are for path, not for table.")
     if {key.lower() for key in given.options} & {"readchangefeed", "readchangedata"}:
         raise ConfigError(
-            f"{path}: [input.options] asks for a change data feed; set input.changes = true, or "
-            "what a row was before a change would be embedded as well."
+            "[input.options] asks for a change data feed; set input.changes = true, or what a row "
+            "was before a change would be embedded as well."
         )
     if given.trigger == "available_now" and not given.checkpoint:
         raise ConfigError(
-            f'{path}: input.trigger = "available_now" needs input.checkpoint: a directory of its '
-            "own, in which Spark notes what it has read."
+            'input.trigger = "available_now" needs input.checkpoint: a directory of its own, in '
+            "which Spark notes what it has read."
         )
 
 
-def _check_arrivals(job: JobConfig, path: str) -> None:
-    """An input of which a run sees only what has come: since the last one, or since a version."""
+def _check_arrivals(job: JobConfig) -> None:
     given = job.input
     if given.changes:
-        _check_changes(given, path)
+        _check_changes(given)
     elif job.run.delete_missing:
         raise ConfigError(
-            f'{path}: input.trigger = "available_now" reads what has come, which does not say what '
-            "has left; so it cannot go with run.delete_missing. Set input.changes = true, if the "
-            "input is a Delta table with a change data feed, or read it as a batch."
+            'input.trigger = "available_now" reads what has come, which does not say what has '
+            "left; so it cannot go with run.delete_missing. Set input.changes = true, if the input "
+            "is a Delta table with a change data feed, or read it as a batch."
         )
     if not (given.id or given.hash_id):
         raise ConfigError(
-            f'{path}: input.trigger = "available_now" needs input.id (or input.hash_id = true): '
-            "what was read and not committed is read again, and must be known by its ids."
+            'input.trigger = "available_now" needs input.id (or input.hash_id = true): what was '
+            "read and not committed is read again, and must be known by its ids."
         )
 
 
-def _check_changes(given: InputConfig, path: str) -> None:
+def _check_changes(given: InputConfig) -> None:
     options = {key.lower() for key in given.options}
     if given.path and given.format != "delta":
         raise ConfigError(
-            f"{path}: input.changes reads the change data feed of a Delta table; give "
-            'input.format = "delta".'
+            "input.changes reads the change data feed of a Delta table; give input.format = "
+            '"delta".'
         )
     if not given.id:
         raise ConfigError(
-            f"{path}: input.changes needs input.id, a column that a row keeps when it changes; "
+            "input.changes needs input.id, a column that a row keeps when it changes; "
             "input.hash_id is made of its texts."
         )
     if given.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
         raise ConfigError(
-            f"{path}: input.changes needs startingVersion or startingTimestamp in "
-            '[input.options]; or input.trigger = "available_now", which notes how far it came.'
+            "input.changes needs startingVersion or startingTimestamp in [input.options]; or "
+            'input.trigger = "available_now", which notes how far it came.'
         )
     if options & {"maxfilespertrigger", "maxbytespertrigger"}:
         raise ConfigError(
-            f"{path}: maxFilesPerTrigger and maxBytesPerTrigger may cut a commit in two, and then "
+            "maxFilesPerTrigger and maxBytesPerTrigger may cut a commit in two, and then "
             "input.changes would remove rows that were written anew; leave them out."
         )
 
 
-def _check_columns(job: JobConfig, path: str) -> None:
+def _check_columns(job: JobConfig) -> None:
     """The output is the input, of which rows must be found again and none may come or go."""
     given, output = job.input, job.output
     if (given.path, given.table) != (output.path, output.table):
         raise ConfigError(
-            f'{path}: output.write = "columns" adds columns to the input table; give the same path '
-            "or table in [input] and [output]."
+            'output.write = "columns" adds columns to the input table; give the same path or table '
+            "in [input] and [output]."
         )
     if output.format != "delta" or (given.path and given.format != "delta"):
-        raise ConfigError(f'{path}: output.write = "columns" is for tables of format "delta".')
+        raise ConfigError('output.write = "columns" is for tables of format "delta".')
     if not given.id:
-        raise ConfigError(f'{path}: output.write = "columns" needs input.id, to find rows again.')
+        raise ConfigError('output.write = "columns" needs input.id, to find rows again.')
     refused = {
         "input.keep": given.keep,
         "input.hash_id": given.hash_id,
@@ -193,17 +196,14 @@ def _check_columns(job: JobConfig, path: str) -> None:
     for name, value in refused.items():
         if value:
             raise ConfigError(
-                f'{path}: {name} is for output.write = "rows"; with "columns" the table keeps its '
-                "rows and its other columns."
+                f'{name} is for output.write = "rows"; with "columns" the table keeps its rows and '
+                "its other columns."
             )
 
 
-def _check_run(job: JobConfig, path: str) -> None:
-    run = job.run
+def _check_run(run: RunConfig) -> None:
     if not 0 <= run.max_error_rate <= 1:
-        raise ConfigError(f"{path}: run.max_error_rate is a share from 0 to 1.")
+        raise ConfigError("run.max_error_rate is a share from 0 to 1.")
     for name, least in (("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)):
         if getattr(run, name) < least:
-            raise ConfigError(
-                f"{path}: run.{name} is {getattr(run, name)}; it must be {least} or more."
-            )
+            raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {least} or more.")

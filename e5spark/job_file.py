@@ -2,11 +2,12 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from e5spark.config import (
     EmbedConfig,
@@ -20,13 +21,7 @@ from e5spark.config import (
 from e5spark.errors import ConfigError
 from e5spark.spec import ModelOptions
 
-_SECTIONS = {
-    "input": InputConfig,
-    "embed": EmbedConfig,
-    "model": ModelConfig,
-    "output": OutputConfig,
-    "run": RunConfig,
-}
+_Section = TypeVar("_Section", InputConfig, EmbedConfig, OutputConfig, RunConfig)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
@@ -47,7 +42,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(data, override)
-    return _job(data, str(path))
+    with _refused_as(str(path)):
+        job = _job(data)
+        check(job)
+    return job
 
 
 def load_model(name: str, overrides: Sequence[str] = ()) -> ModelConfig:
@@ -62,56 +60,65 @@ def load_model(name: str, overrides: Sequence[str] = ()) -> ModelConfig:
     other = next((section for section in data if section != "model"), None)
     if other is not None:
         raise ConfigError(f"--set {other}....: only keys of model can be set here.")
-    return _model(data, "--set")
+    with _refused_as("--set"):
+        return _model(data)
 
 
-def _job(data: dict[str, Any], path: str) -> JobConfig:
+@contextmanager
+def _refused_as(source: str) -> Iterator[None]:
+    """Begins the message of a refusal with what is refused."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _job(data: dict[str, Any]) -> JobConfig:
+    known = [each.name for each in fields(JobConfig)]
     for name, values in data.items():
-        if name not in (*_SECTIONS, "spark"):
-            raise ConfigError(
-                f"{path}: unknown section [{name}].{_nearest(name, [*_SECTIONS, 'spark'])}"
-            )
+        if name not in known:
+            raise ConfigError(f"unknown section [{name}].{_nearest(name, known)}")
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: {name} is a value; it must be a section, [{name}].")
-    job = JobConfig(
-        input=InputConfig(**_section(data, "input", get_type_hints(InputConfig), path)),
-        embed=EmbedConfig(**_section(data, "embed", get_type_hints(EmbedConfig), path)),
-        model=_model(data, path),
-        output=OutputConfig(**_section(data, "output", get_type_hints(OutputConfig), path)),
-        run=RunConfig(**_section(data, "run", get_type_hints(RunConfig), path)),
-        spark={key: _conf_text(value) for key, value in _flat(data.get("spark", {})).items()},
+            raise ConfigError(f"{name} is a value; it must be a section, [{name}].")
+    return JobConfig(
+        input=_section(data, "input", InputConfig),
+        embed=_section(data, "embed", EmbedConfig),
+        model=_model(data),
+        output=_section(data, "output", OutputConfig),
+        run=_section(data, "run", RunConfig),
+        spark=_strings(data.get("spark", {})),
     )
-    check(job, path)
-    return job
 
 
-def _model(data: dict[str, Any], path: str) -> ModelConfig:
-    hints = {"name": str, **get_type_hints(ModelOptions)}
-    values = _section(data, "model", hints, path)
+def _section(data: dict[str, Any], name: str, kind: type[_Section]) -> _Section:
+    needed = [
+        each.name
+        for each in fields(kind)
+        if each.default is MISSING and each.default_factory is MISSING
+    ]
+    return kind(**_values(data, name, get_type_hints(kind), needed))
+
+
+def _model(data: dict[str, Any]) -> ModelConfig:
+    values = _values(data, "model", {"name": str, **get_type_hints(ModelOptions)})
     # conf/embed.toml shows as "" what is not given: written out, it must mean the same.
     values = {key: value for key, value in values.items() if value != ""}
     if "name" not in values:
-        raise ConfigError(f"{path}: [model] has no name; give a checkpoint or a directory.")
+        raise ConfigError("[model] has no name; give a checkpoint or a directory.")
     return ModelConfig(name=values.pop("name"), options=cast(ModelOptions, values))
 
 
-def _section(
-    data: dict[str, Any], name: str, hints: Mapping[str, Any], path: str
+def _values(
+    data: dict[str, Any], section: str, hints: Mapping[str, Any], needed: Sequence[str] = ()
 ) -> dict[str, Any]:
-    values = data.get(name, {})
+    values = data.get(section, {})
     for key in values:
         if key not in hints:
-            raise ConfigError(
-                f"{path}: unknown key {key!r} in [{name}].{_nearest(key, list(hints))}"
-            )
-    kind = _SECTIONS[name]
-    for each in fields(kind):
-        required = each.default is MISSING and each.default_factory is MISSING
-        if required and kind is not ModelConfig and each.name not in values:
-            raise ConfigError(f"{path}: [{name}] needs the key {each.name!r}.")
-    return {
-        key: _checked(value, hints[key], f"{path}: {name}.{key}") for key, value in values.items()
-    }
+            raise ConfigError(f"unknown key {key!r} in [{section}].{_nearest(key, list(hints))}")
+    for key in needed:
+        if key not in values:
+            raise ConfigError(f"[{section}] needs the key {key!r}.")
+    return {key: _checked(value, hints[key], f"{section}.{key}") for key, value in values.items()}
 
 
 def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # any annotation
@@ -129,10 +136,10 @@ def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # an
         if not isinstance(value, list):
             raise ConfigError(f"{where} is {value!r}; it must be a list.")
         return tuple(_checked(each, arguments[0], where) for each in value)
-    if origin is not None:  # a table of strings: options are passed on as Spark takes them
+    if origin is not None:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where} is {value!r}; it must be a table, [{where.split()[-1]}].")
-        return {key: _conf_text(each) for key, each in _flat(value).items()}
+            raise ConfigError(f"{where} is {value!r}; it must be a table, [{where}].")
+        return _strings(value)
     return _scalar(value, hint, where)
 
 
@@ -143,6 +150,17 @@ def _scalar(value: object, kind: type, where: str) -> object:
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
         raise ConfigError(f"{where} is {value!r}; it must be {names[kind]}.")
     return value
+
+
+def _strings(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns a table as Spark takes options: an unquoted ``spark.sql.x`` in TOML is a table."""
+    found: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found |= _strings(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -162,21 +180,6 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not isinstance(target, dict):
         raise ConfigError(f"--set {override}: {section} is no table.")
     target[key] = value
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested tables as dotted keys: an unquoted ``spark.sql.x`` in TOML is a table."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _conf_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _nearest(name: str, known: list[str]) -> str:
