@@ -13,7 +13,8 @@ from e5spark.tables.delta_commit import Commit, merge, retried
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.delta_target import manifest_of, staged
 from e5spark.tables.faults import instant
-from e5spark.tables.ledger import Ledger, Record, is_begun
+from e5spark.tables.home import is_begun
+from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.storage import storage
 
 

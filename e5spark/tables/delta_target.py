@@ -21,7 +21,9 @@ from e5spark.tables import catalog, sink
 from e5spark.tables.delta_commit import Commit, append, merge
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.faults import instant
-from e5spark.tables.ledger import Ledger, Manifest, Record, is_begun, read_manifest
+from e5spark.tables.home import is_begun
+from e5spark.tables.ledger import Ledger, Record
+from e5spark.tables.manifest import Manifest, read_manifest
 from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
 
