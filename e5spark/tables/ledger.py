@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
+from e5spark.errors import E5SparkError
 from e5spark.tables.faults import instant
 from e5spark.tables.home import FORMAT, HOME, dumped, read_document
 from e5spark.tables.manifest import MANIFEST, Manifest, check_same, read_manifest
@@ -105,6 +106,14 @@ class Ledger:
         files = sorted(self.storage.list(directory))
         return tuple(f"{directory}/{file}" for file in files if file.endswith(".parquet"))
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the vectors are, once the ledger has begun."""
+        manifest = read_manifest(self.storage)
+        if manifest is None:
+            raise E5SparkError("The manifest vanished while its lock was held.")
+        return manifest
+
     def begin(self, manifest: Manifest) -> None:
         """Makes sure that the table holds the vectors of this manifest, and none but those.
 
@@ -115,7 +124,7 @@ class Ledger:
         if self.storage.create(MANIFEST, dumped(asdict(manifest))):
             return
         if self.has_finished or self.storage.list(_COMMITS):
-            check_same(read_manifest(self.storage), manifest)
+            check_same(self.manifest, manifest)
         else:  # of a run that never committed anything
             self.storage.put(MANIFEST, dumped(asdict(manifest)))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from e5spark.errors import ConflictError, E5SparkError
+from e5spark.errors import ConflictError
 from e5spark.tables.home import FORMAT, HOME, read_document
 from e5spark.tables.storage import Storage
 
@@ -46,14 +46,12 @@ def read_manifest(storage: Storage) -> Manifest | None:
     return None if document is None else Manifest(**document)
 
 
-def check_same(stored: Manifest | None, wanted: Manifest) -> None:
+def check_same(stored: Manifest, wanted: Manifest) -> None:
     """Raises unless two manifests describe the same vectors in the same columns.
 
     Raises:
         ConflictError: If something differs; the message names it.
     """
-    if stored is None:
-        raise E5SparkError("The manifest vanished while its lock was held.")
     if stored.fingerprint != wanted.fingerprint:
         raise ConflictError(
             "The output holds other vectors, which must not be mixed with these: "
