@@ -11,7 +11,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-from e5spark import __version__, benchmark, config, errors, job
+from e5spark import __version__, benchmark, errors, job, job_file
 from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
 from e5spark.session import session
 from e5spark.spec import model_spec
@@ -115,21 +115,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _embed(given: argparse.Namespace) -> dict[str, Any]:
-    job_config = config.load(given.config, given.set)
-    with session(job_config) as spark:
-        account = job.run(spark, job_config)
+    config = job_file.load(given.config, given.set)
+    with session(config) as spark:
+        account = job.run(spark, config)
     _summarize(account)
     try:
-        job.check_errors(account, job_config.run.max_error_rate)
+        job.check_errors(account, config.run.max_error_rate)
     except GateError as error:  # the account of what was written is wanted all the same
         return {**account, **_failed(error)}
     return account
 
 
 def _compact(given: argparse.Namespace) -> dict[str, Any]:
-    job_config = config.load(given.config, given.set)
-    with session(job_config) as spark:
-        done = job.compact(spark, job_config, target_bytes=given.megabytes << 20)
+    config = job_file.load(given.config, given.set)
+    with session(config) as spark:
+        done = job.compact(spark, config, target_bytes=given.megabytes << 20)
     log.info("%(files_before)d files of %(output)s became %(files_after)d.", done)
     return done
 
@@ -137,9 +137,9 @@ def _compact(given: argparse.Namespace) -> dict[str, Any]:
 def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
     if given.to.exists():
         raise ConflictError(f"{given.to} exists already; give a new file.")
-    job_config = config.load(given.config, given.set)
-    with session(job_config) as spark:
-        calibration = job.calibrate(spark, job_config, sample=given.sample)
+    config = job_file.load(given.config, given.set)
+    with session(config) as spark:
+        calibration = job.calibrate(spark, config, sample=given.sample)
     calibration.save(given.to)
     log.info("The ranges of %d vectors are in %s.", calibration.rows, given.to)
     return {"rows": calibration.rows, "fingerprint": calibration.fingerprint, "to": str(given.to)}
@@ -150,13 +150,13 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
 
     if (given.precision == "int8") != (given.calibrate is not None):
         raise OptionError("--precision int8 and --calibrate JOB.toml belong together; give both.")
-    model = config.load_model(given.model, given.set)
+    model = job_file.load_model(given.model, given.set)
     spec = model_spec(model.name, model.options)
     if given.calibrate is None:
         return prepare(spec, given.to)
-    job_config = config.load(given.calibrate)
-    with session(job_config) as spark:
-        sample = job.sample(spark, job_config, spec, rows=given.sample)
+    config = job_file.load(given.calibrate)
+    with session(config) as spark:
+        sample = job.sample(spark, config, spec, rows=given.sample)
     return prepare_int8(spec, given.to, *sample, overflow_safe=given.overflow_safe)
 
 
@@ -164,7 +164,7 @@ def _verify(given: argparse.Namespace) -> dict[str, Any]:
     # Here and not at the top: the other commands run on drivers that have no engine.
     from e5spark.encoder.verify import verify
 
-    model = config.load_model(given.model, given.set)
+    model = job_file.load_model(given.model, given.set)
     return verify(model_spec(model.name, model.options), given.known_answers)
 
 

@@ -25,8 +25,9 @@ from e5spark.tables import sink
 from e5spark.tables.commit import Commits
 from e5spark.tables.delta_columns import DeltaColumns
 from e5spark.tables.delta_target import DeltaTarget
-from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
+from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.lock import acquire
+from e5spark.tables.manifest import Manifest, read_manifest
 from e5spark.tables.parquet import ParquetTarget
 from e5spark.tables.storage import storage
 from e5spark.tables.target import Target

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from e5spark.encoder import Encoder, Loaded, load
 from e5spark.recipe import describe
 from e5spark.spark import udf
 from e5spark.spec import model_spec
-from tests import chaos, checkpoints
+from tests import chaos, checkpoints, tables
 from tests.delta_driver import Driver, start_classic
+from tests.tables import Job
 from tests.texts import mixed_texts
 from tests.trace import Trace
 
@@ -243,3 +245,34 @@ def run_job(
         return Outcome(code=code, stdout=capsys.readouterr().out)
 
     return run
+
+
+@pytest.fixture
+def base(tmp_path: Path, model: str) -> Job:
+    """A whole job: tmp_path/docs.parquet, whose rows have ids, to tmp_path/out."""
+    return {
+        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model},
+        "output": {"path": str(tmp_path / "out")},
+    }
+
+
+@pytest.fixture
+def embed(
+    run_job: Callable[..., Outcome], base: Job, trace: Trace
+) -> Callable[..., dict[str, Any]]:
+    """Runs the job `base`; returns the account, with the rows that the model has seen."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        before = trace.rows()
+        outcome = run_job(*overrides, **base)
+        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows() - before}
+
+    return run
+
+
+@pytest.fixture
+def check(tmp_path: Path, model: str) -> Callable[..., None]:
+    """Checks that tmp_path/out has some rows, each once, with the right vectors."""
+    return partial(tables.check, out=tmp_path / "out", model=model)

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.cluster import REPOSITORY
-from tests.test_incremental import Rows, check, rows_of
+from tests.tables import Job, Rows, rows_of, table_of
 from tests.trace import Trace
 
 ONE = {number: f"text number {number}" for number in range(30)}
@@ -23,45 +22,25 @@ COUNTS = ("micro_batches", "rows_in", "embedded", "skipped", "model_rows")
 
 
 @pytest.fixture
-def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
-    """A whole job over the files of a directory, in chunks of 20 rows."""
-    return {
-        "input": {
-            "path": str(tmp_path / "docs"),
-            "id": "id",
-            "trigger": "available_now",
-            "checkpoint": str(tmp_path / "checkpoint"),
-        },
-        "embed": {"text": "body", "role": "passage"},
-        "model": {"name": model},
-        "output": {"path": str(tmp_path / "out")},
-        "run": {"chunk_rows": 20, "in_flight": 1},
+def base(base: Job, tmp_path: Path) -> Job:
+    """What has come to the files of a directory, in chunks of 20 rows."""
+    base["input"] |= {
+        "path": str(tmp_path / "docs"),
+        "trigger": "available_now",
+        "checkpoint": str(tmp_path / "checkpoint"),
     }
-
-
-@pytest.fixture
-def embed(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], trace: Trace
-) -> Callable[..., dict[str, Any]]:
-    """Runs the job; returns the account, with the rows that the model has seen."""
-
-    def run(*overrides: str) -> dict[str, Any]:
-        trace.mark()
-        outcome = run_job(*overrides, **base)
-        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows()}
-
-    return run
+    base["run"] = {"chunk_rows": 20, "in_flight": 1}
+    return base
 
 
 def add(directory: Path, name: str, rows: Rows) -> Path:
     directory.mkdir(exist_ok=True)
-    table = pa.table({"id": list(rows), "body": pa.array(rows.values(), pa.string())})
-    pq.write_table(table, directory / name)
+    pq.write_table(table_of(rows), directory / name)
     return directory / name
 
 
 def test_each_run_embeds_what_came_since_the_last(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     done = embed()
@@ -71,11 +50,11 @@ def test_each_run_embeds_what_came_since_the_last(
     add(tmp_path / "docs", "two.parquet", {**TWO, 3: "changed", 4: ONE[4]})
     done = embed()
     assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
-    check(tmp_path / "out", {**ONE, **TWO, 3: "changed"}, model)
+    check({**ONE, **TWO, 3: "changed"})
 
 
 def test_the_account_is_the_sum_of_all_micro_batches(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], base: Job, tmp_path: Path
 ) -> None:
     base["input.options"] = {"maxFilesPerTrigger": 1}
     for number, (name, rows) in enumerate({"one": ONE, "two": TWO, "three": ONE}.items()):
@@ -84,28 +63,28 @@ def test_the_account_is_the_sum_of_all_micro_batches(
     done = embed()
     assert (done["code"], [done[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
     assert (done["rows"], done["ok"], done["chunks"]) == (50, 50, 3)
-    check(tmp_path / "out", {**ONE, **TWO}, model)
+    check({**ONE, **TWO})
 
 
 def test_a_file_that_comes_with_an_old_date_is_read(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
     os.utime(add(tmp_path / "docs", "old.parquet", TWO), (1e9, 1e9))
     assert embed()["embedded"] == 20
-    check(tmp_path / "out", {**ONE, **TWO}, model)
+    check({**ONE, **TWO})
 
 
 @pytest.mark.chaos_sample
 @pytest.mark.parametrize("crash", ["recorded:3", "publishing:2", "recorded:4"])
 def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
     embed: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    check: Callable[..., None],
+    base: Job,
     job_file: Callable[..., str],
     tmp_path: Path,
     trace: Trace,
-    model: str,
     crash: str,
 ) -> None:
     base["input.options"] = {"maxFilesPerTrigger": 1}
@@ -121,15 +100,14 @@ def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    before = trace.rows()
     assert embed()["code"] == 0
-    assert before + trace.rows() == 52  # no row twice
-    check(tmp_path / "out", {**ONE, **TWO, 1: "changed", 2: "changed too"}, model)
+    assert trace.rows() == 52  # no row twice
+    check({**ONE, **TWO, 1: "changed", 2: "changed too"})
     assert embed()["rows_in"] == 0
 
 
 def test_an_error_in_a_micro_batch_is_that_of_a_batch_run_and_it_is_read_again(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
@@ -138,7 +116,7 @@ def test_an_error_in_a_micro_batch_is_that_of_a_batch_run_and_it_is_read_again(
     refused = embed()
     assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
     assert "1 ids in id stand in several rows: 30 (2 rows)" in refused["message"]
-    check(tmp_path / "out", ONE, model)
+    check(ONE)
     assert embed('input.on_duplicate="first"')["embedded"] == 21
     assert {row["id"] for row in rows_of(tmp_path / "out")} == {*ONE, *TWO, 60}
 
@@ -155,20 +133,17 @@ def test_a_file_that_cannot_be_read_is_an_input_error(
 
 
 def test_an_empty_directory_of_known_columns_gives_an_empty_table(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
-    empty = add(tmp_path / "docs", "empty.parquet", {})
-    pq.write_table(
-        pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())}), empty
-    )
+    add(tmp_path / "docs", "empty.parquet", {})
     assert (embed()["code"], rows_of(tmp_path / "out")) == (0, [])
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["embedded"] == 30
-    check(tmp_path / "out", ONE, model)
+    check(ONE)
 
 
 def test_lines_of_json_are_read_as_they_come(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     base["input"] |= {"format": "jsonl", "keep": ["id"]}
     (tmp_path / "docs").mkdir()
@@ -183,7 +158,7 @@ def test_lines_of_json_are_read_as_they_come(
 
 
 def test_a_hash_of_the_texts_can_be_the_id(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     base["input"] |= {"id": "", "hash_id": True, "keep": ["body"]}
     add(tmp_path / "docs", "one.parquet", {1: "a", 2: "b", 3: "a"})
@@ -194,7 +169,7 @@ def test_a_hash_of_the_texts_can_be_the_id(
 
 @pytest.mark.parametrize("lost", ["another output", "the output made anew"])
 def test_a_checkpoint_is_not_read_on_into_another_table(
-    embed: Callable[..., Any], tmp_path: Path, model: str, lost: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path, lost: str
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
@@ -208,11 +183,11 @@ def test_a_checkpoint_is_not_read_on_into_another_table(
     assert "Give a new input.checkpoint" in refused["message"]
     fresh = f"input.checkpoint={tmp_path / 'fresh'}"
     assert embed(f"output.path={out}", fresh)["embedded"] == 30
-    check(out, ONE, model)
+    check(ONE, out=out)
 
 
 def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
@@ -221,7 +196,7 @@ def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
 
 
 def test_a_batch_run_brings_the_same_table_up_to_its_source(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     one = add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
@@ -229,14 +204,12 @@ def test_a_batch_run_brings_the_same_table_up_to_its_source(
     add(tmp_path / "docs", "two.parquet", TWO)
     done = embed("input.trigger=batch", "run.delete_missing=true")
     assert (done["embedded"], done["deleted"]) == (20, 30)
-    check(tmp_path / "out", TWO, model)
+    check(TWO)
     done = embed()
     assert (done["rows_in"], done["embedded"]) == (20, 0)
 
 
-def test_a_single_file_is_no_stream(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_single_file_is_no_stream(embed: Callable[..., Any], base: Job, tmp_path: Path) -> None:
     base["input"]["path"] = str(add(tmp_path / "docs", "one.parquet", ONE))
     refused = embed()
     assert (refused["code"], refused["model_rows"]) == (3, 0)

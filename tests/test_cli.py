@@ -15,22 +15,18 @@ import pytest
 from e5spark.cli import main
 from tests.cluster import REPOSITORY, spark_submit
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.tables import Job
 from tests.trace import Trace
 
 TEXTS = ("One text.", "Второй текст.", "Третий текст.")
 
 
 @pytest.fixture
-def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
-    """A whole job, from tmp_path/docs to tmp_path/out."""
+def base(base: Job, tmp_path: Path) -> Job:
+    """Without ids, from tmp_path/docs to tmp_path/out."""
     (tmp_path / "docs").mkdir()
     pq.write_table(pa.table({"id": range(3), "body": TEXTS}), tmp_path / "docs" / "some.parquet")
-    return {
-        "input": {"path": str(tmp_path / "docs")},
-        "embed": {"text": "body", "role": "passage"},
-        "model": {"name": model},
-        "output": {"path": str(tmp_path / "out")},
-    }
+    return {**base, "input": {"path": str(tmp_path / "docs")}}
 
 
 # What is wrong ({tmp} is the test's directory), the exit code, the error, and what it says.
@@ -77,7 +73,7 @@ FAILURES = {
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_job_that_cannot_run_says_why_in_one_sentence_and_touches_nothing(
     run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    base: Job,
     tmp_path: Path,
     trace: Trace,
     caplog: pytest.LogCaptureFixture,
@@ -109,7 +105,7 @@ def test_a_job_that_cannot_run_says_why_in_one_sentence_and_touches_nothing(
 
 
 def test_a_damaged_data_page_fails_the_job_as_input(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     (file,) = (tmp_path / "docs").glob("*.parquet")
     data = bytearray(file.read_bytes())
@@ -122,7 +118,7 @@ def test_a_damaged_data_page_fails_the_job_as_input(
 
 
 def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     (tmp_path / "docs.csv").write_text('id,body\n1,one\n2,two,"three"\n')
     base["input"] = {"path": str(tmp_path / "docs.csv"), "format": "csv"}
@@ -133,7 +129,7 @@ def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
 
 
 def test_overrides_win_over_the_file(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     base["embed"]["prefix"] = "file_"
     outcome = run_job("embed.prefix=flag_", f"output.path={tmp_path}/elsewhere", **base)
@@ -152,7 +148,7 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_spark_submit_runs_the_job(
     job_file: Callable[..., str],
-    base: dict[str, dict[str, Any]],
+    base: Job,
     trace_directory: Path,
     model: str,
 ) -> None:
@@ -168,7 +164,7 @@ def test_spark_submit_runs_the_job(
 
 
 def test_spark_submit_fails_without_a_java_stack_trace(
-    job_file: Callable[..., str], base: dict[str, dict[str, Any]], trace: Trace
+    job_file: Callable[..., str], base: Job, trace: Trace
 ) -> None:
     done = submit(job_file(**base), "--set", "input.path=/nowhere/docs")
     assert done.returncode == 3

@@ -11,7 +11,8 @@ from pyspark.sql.types import StructType
 from e5spark.errors import ConflictError
 from e5spark.tables import ledger as records
 from e5spark.tables.commit import Commits
-from e5spark.tables.ledger import Ledger, Manifest, Record, read_manifest
+from e5spark.tables.ledger import Ledger, Record
+from e5spark.tables.manifest import Manifest, read_manifest
 from e5spark.tables.storage import LocalStorage
 
 PARTS = {"weights": "a" * 64, "recipe": {"dim": 32, "max_tokens": 512}, "precision": "fp32"}

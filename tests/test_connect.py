@@ -15,9 +15,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from e5spark import config, job
+from e5spark import job
 from e5spark.cli import main
 from e5spark.errors import ColumnError, InputError, ModelError
+from e5spark.job_file import load
 from e5spark.spark import embed, embedding_udf
 from e5spark.tables.storage import storage
 from tests.cluster import connect_server
@@ -142,7 +143,7 @@ def test_a_stream_wants_a_classic_session(
 
 
 def run_stream(file: str) -> None:
-    job.run(session(), config.load(Path(file)))
+    job.run(session(), load(Path(file)))
 
 
 @pytest.mark.parametrize(

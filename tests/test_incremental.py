@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,34 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.cli import main
-from tests.oracle import FP32_TOLERANCE, assert_close, reference
-from tests.trace import Trace
+from tests.tables import Job, Rows, rows_of, table_of
 
-Rows = Mapping[Any, str | None]
 WORDS = ("rain", "hill", "library", "tide", "bread", "stone", "river")
 FIRST = {number: f"{WORDS[number % 7]} and {WORDS[number % 5]} {number}" for number in range(60)}
 
 
 @pytest.fixture
-def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
-    """A whole job, in chunks of 25 rows."""
-    return {
-        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
-        "embed": {"text": "body", "role": "passage"},
-        "model": {"name": model},
-        "output": {"path": str(tmp_path / "out")},
-        "run": {"chunk_rows": 25},
-    }
+def base(base: Job) -> Job:
+    """In chunks of 25 rows."""
+    base["run"] = {"chunk_rows": 25}
+    return base
 
 
 @pytest.fixture
-def embed(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
-) -> Callable[..., dict[str, Any]]:
-    """Runs the job over some rows; returns the account, with the rows that the model has seen."""
+def embed(embed: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs the job over some rows, or a table of other columns."""
 
-    def run(rows: Rows, *overrides: str) -> dict[str, Any]:
-        ids = pa.array(rows, None if rows else pa.int64())
-        table = pa.table({"id": ids, "body": pa.array(rows.values(), pa.string())})
+    def run(docs: Rows | pa.Table, *overrides: str) -> dict[str, Any]:
+        table = docs if isinstance(docs, pa.Table) else table_of(docs)
         pq.write_table(table, tmp_path / "docs.parquet")
-        trace.mark()
-        outcome = run_job(*overrides, **base)
-        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows()}
+        return embed(*overrides)
 
     return run
 
 
-def test_second_run_embeds_nothing(embed: Callable[..., Any], tmp_path: Path, model: str) -> None:
+def test_second_run_embeds_nothing(
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
+) -> None:
     first = embed(FIRST)
     assert (first["code"], first["embedded"], first["chunks"]) == (0, 60, 3)
     before = files(tmp_path / "out")
@@ -62,11 +52,11 @@ def test_second_run_embeds_nothing(embed: Callable[..., Any], tmp_path: Path, mo
     assert [second[name] for name in counts] == [0, 0, 60, 0, 0, 0]
     assert second["epoch"] > first["epoch"]
     assert files(tmp_path / "out") == before
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
 
 
 def test_only_new_and_changed_rows_are_embedded(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
     changed = {number: f"changed {number}" for number in range(0, 37)}
@@ -74,42 +64,42 @@ def test_only_new_and_changed_rows_are_embedded(
     wanted = {**FIRST, **changed, **new}
     done = embed(wanted)
     assert (done["model_rows"], done["embedded"], done["skipped"]) == (67, 67, 23)
-    check(tmp_path / "out", wanted, model)
+    check(wanted)
 
 
 def test_changed_rows_alone_are_replaced(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
     wanted = {**FIRST, **{number: f"changed {number}" for number in range(37)}}
     assert embed(wanted)["model_rows"] == 37
-    check(tmp_path / "out", wanted, model)
+    check(wanted)
     assert embed(wanted)["model_rows"] == 0
 
 
 def test_rows_that_left_stay_unless_they_shall_go(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
     fewer = {number: text for number, text in FIRST.items() if number >= 10}
     assert embed(fewer)["deleted"] == 0
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
     done = embed(fewer, "run.delete_missing=true")
     assert (done["deleted"], done["model_rows"]) == (10, 0)
-    check(tmp_path / "out", fewer, model)
+    check(fewer)
 
 
 def test_an_empty_input_does_not_empty_a_table(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
     refused = embed({}, "run.delete_missing=true")
     assert (refused["code"], refused["error"]) == (3, "InputError")
     assert "The input has no rows" in refused["message"]
     assert "remove the output" in refused["message"]
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
     assert embed({})["code"] == 0
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
 
 
 def test_an_empty_input_keeps_an_empty_table(embed: Callable[..., Any], tmp_path: Path) -> None:
@@ -119,14 +109,14 @@ def test_an_empty_input_keeps_an_empty_table(embed: Callable[..., Any], tmp_path
 
 
 def test_a_row_can_change_while_others_leave_and_come(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
     wanted = {number: text for number, text in FIRST.items() if number >= 10}
     wanted |= {10: "changed", 200: "new", 11: None}
     done = embed(wanted, "run.delete_missing=true")
     assert (done["deleted"], done["embedded"], done["model_rows"]) == (10, 3, 2)
-    check(tmp_path / "out", wanted, model)
+    check(wanted)
 
 
 def test_error_rows_are_tried_again_by_each_run(
@@ -141,7 +131,7 @@ def test_error_rows_are_tried_again_by_each_run(
 
 
 def test_error_rows_are_embedded_once_the_cause_is_gone(
-    embed: Callable[..., Any], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     embed(FIRST)
     # As if the engine had failed on some rows: same content, same fingerprint.
@@ -157,7 +147,7 @@ def test_error_rows_are_embedded_once_the_cause_is_gone(
         sidecar.unlink()
     done = embed(FIRST)
     assert (done["code"], done["model_rows"], done["skipped"]) == (0, 3, 57)
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
 
 
 @pytest.mark.parametrize(
@@ -168,35 +158,27 @@ def test_error_rows_are_embedded_once_the_cause_is_gone(
     ],
 )
 def test_ids_that_name_no_single_row_stop_the_job_before_it_embeds(
-    run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
-    tmp_path: Path,
-    trace: Trace,
-    ids: list[int | None],
-    sentence: str,
+    embed: Callable[..., Any], tmp_path: Path, ids: list[int | None], sentence: str
 ) -> None:
     table = pa.table({"id": pa.array(ids, pa.int64()), "body": list("abcdef")})
-    pq.write_table(table, tmp_path / "docs.parquet")
-    outcome = run_job(**base)
-    assert outcome.code == 3
-    assert re.search(sentence, outcome.document["message"])
-    assert trace.rows() == 0
+    refused = embed(table)
+    assert (refused["code"], refused["model_rows"]) == (3, 0)
+    assert re.search(sentence, refused["message"])
     assert list((tmp_path / "out").glob("*.parquet")) == []
 
 
 def test_of_duplicates_the_first_by_content_hash_is_kept(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+    embed: Callable[..., Any], tmp_path: Path
 ) -> None:
     kept = []
     for ids, bodies in (([1, 2, 2, 3], "abcd"), ([3, 2, 2, 1], "dcba")):
-        pq.write_table(pa.table({"id": ids, "body": list(bodies)}), tmp_path / "docs.parquet")
+        docs = pa.table({"id": ids, "body": list(bodies)})
         out = tmp_path / f"out{len(kept)}"
-        outcome = run_job('input.on_duplicate="first"', f"output.path={out}", **base)
-        assert (outcome.code, outcome.document["embedded"]) == (0, 3)
-        assert (outcome.document["rows_in"], outcome.document["duplicates"]) == (3, 1)
+        done = embed(docs, 'input.on_duplicate="first"', f"output.path={out}")
+        assert (done["code"], done["embedded"], done["model_rows"]) == (0, 3, 3)
+        assert (done["rows_in"], done["duplicates"]) == (3, 1)
         kept.append(sorted((row["id"], row["body"]) for row in rows_of(out)))
     assert kept[0] == kept[1]
-    assert trace.rows() == 6
 
 
 @pytest.mark.parametrize(
@@ -220,17 +202,13 @@ def test_other_vectors_are_refused_by_the_part_that_differs(
     assert files(tmp_path / "out") == before
 
 
-def test_other_columns_are_refused_by_name(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "docs.parquet")
-    assert run_job(**base).code == 0
+def test_other_columns_are_refused_by_name(embed: Callable[..., Any]) -> None:
+    assert embed({1: "a"})["code"] == 0
     more = pa.table({"id": [1, 2], "body": ["a", "b"], "url": ["u", "v"]})
-    pq.write_table(more, tmp_path / "docs.parquet")
-    refused = run_job(**base)
-    assert refused.code == 5
-    assert 'url "string"' in refused.document["message"]
-    assert run_job('input.keep=["id", "body"]', **base).document["embedded"] == 1
+    refused = embed(more)
+    assert refused["code"] == 5
+    assert 'url "string"' in refused["message"]
+    assert embed(more, 'input.keep=["id", "body"]')["embedded"] == 1
 
 
 def test_windows_of_a_changed_text_are_all_replaced(
@@ -248,9 +226,7 @@ def test_windows_of_a_changed_text_are_all_replaced(
     assert found == [(1, "now short"), (2, "short"), (3, None)]
 
 
-def test_a_change_in_any_text_column_or_role_counts(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
-) -> None:
+def test_a_change_in_any_text_column_or_role_counts(embed: Callable[..., Any], base: Job) -> None:
     base["embed"] = {"text": ["title", "body"], "role_column": "role"}
     rows = [
         {"id": "a", "title": "ab", "body": "c", "role": "query"},
@@ -259,10 +235,9 @@ def test_a_change_in_any_text_column_or_role_counts(
     ]
 
     def run() -> int:
-        trace.mark()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "docs.parquet")
-        assert run_job(**base).code == 0
-        return trace.rows()
+        done = embed(pa.Table.from_pylist(rows))
+        assert done["code"] == 0
+        return done["model_rows"]
 
     assert run() == 5
     assert run() == 0
@@ -275,28 +250,24 @@ def test_a_change_in_any_text_column_or_role_counts(
 
 
 def test_without_an_id_a_complete_output_is_told_what_to_do(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, model: str
+    embed: Callable[..., Any], check: Callable[..., None], base: Job
 ) -> None:
     base["input"].pop("id")
     assert embed(FIRST)["embedded"] == 60
-    check(tmp_path / "out", FIRST, model)
+    check(FIRST)
     refused = embed(FIRST)
     assert (refused["code"], refused["model_rows"]) == (5, 0)
     assert "Give input.id" in refused["message"]
 
 
 def test_a_hash_of_the_texts_can_be_the_id(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, trace: Trace
+    embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
-    base["input"] = {"path": str(tmp_path / "docs.parquet"), "hash_id": True}
-    pq.write_table(pa.table({"body": ["a", "b", "a", "c"]}), tmp_path / "docs.parquet")
-    done = run_job(**base).document
-    assert (done["embedded"], done["duplicates"]) == (3, 1)
-    more = pa.table({"body": ["c", "a", "d", "d", "a"]})
-    pq.write_table(more, tmp_path / "docs.parquet")
-    done = run_job(**base).document
-    assert (done["embedded"], done["duplicates"]) == (1, 2)
-    assert trace.rows() == 4
+    base["input"] |= {"id": "", "hash_id": True}
+    done = embed(pa.table({"body": ["a", "b", "a", "c"]}))
+    assert (done["embedded"], done["model_rows"], done["duplicates"]) == (3, 3, 1)
+    done = embed(pa.table({"body": ["c", "a", "d", "d", "a"]}))
+    assert (done["embedded"], done["model_rows"], done["duplicates"]) == (1, 1, 2)
     rows = rows_of(tmp_path / "out")
     assert sorted(row["body"] for row in rows) == ["a", "b", "c", "d"]
     assert all(len(row["id"]) == 64 for row in rows)
@@ -343,10 +314,10 @@ def test_a_vector_column_says_where_it_comes_from(
 
 def test_compact_merges_files_and_keeps_rows(
     embed: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    check: Callable[..., None],
+    base: Job,
     job_file: Callable[..., str],
     tmp_path: Path,
-    model: str,
 ) -> None:
     embed(FIRST, "run.partitions=2")
     assert len(files(tmp_path / "out")) >= 6
@@ -355,11 +326,11 @@ def test_compact_merges_files_and_keeps_rows(
     assert len(files(tmp_path / "out")) == 1
     assert sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"]) == before
     assert embed({**FIRST, 1: "changed"})["model_rows"] == 1
-    check(tmp_path / "out", {**FIRST, 1: "changed"}, model)
+    check({**FIRST, 1: "changed"})
 
 
 def test_a_catalog_table_is_updated_by_name(
-    embed: Callable[..., Any], base: dict[str, dict[str, Any]], spark: SparkSession
+    embed: Callable[..., Any], base: Job, spark: SparkSession
 ) -> None:
     base["output"] = {"table": "updated_docs"}
     try:
@@ -376,32 +347,13 @@ def test_a_catalog_table_is_updated_by_name(
 
 
 def test_an_empty_input_gives_an_empty_table_that_can_be_updated(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    embed: Callable[..., Any], tmp_path: Path
 ) -> None:
-    empty = pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())})
-    pq.write_table(empty, tmp_path / "docs.parquet")
-    assert run_job(**base).document["embedded"] == 0
+    assert embed({})["embedded"] == 0
     assert pq.read_table(tmp_path / "out").num_rows == 0
-    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "docs.parquet")
-    assert run_job(**base).document["embedded"] == 1
+    assert embed({1: "a"})["embedded"] == 1
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [1]
 
 
 def files(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    return pq.read_table(out).to_pylist()
-
-
-def check(out: Path, wanted: Rows, model: str) -> None:
-    """The table has each row once, with the right vector."""
-    found = rows_of(out)
-    assert sorted((row["id"], row["body"] or "") for row in found) == sorted(
-        (number, text or "") for number, text in wanted.items()
-    )
-    good = [row for row in found if row["body"]]
-    vectors = np.array([row["embedding"] for row in good], np.float32)
-    texts: Sequence[str] = tuple(row["body"] for row in good)
-    assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from e5spark import __version__
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.tables import Job
 from tests.trace import Trace
 
 DOCS: list[dict[str, Any]] = [
@@ -41,14 +42,9 @@ def docs(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def base(tmp_path: Path, docs: str, model: str) -> dict[str, dict[str, Any]]:
-    """A whole job: `docs` to tmp_path/out."""
-    return {
-        "input": {"path": docs},
-        "embed": {"text": "body", "role": "passage"},
-        "model": {"name": model},
-        "output": {"path": str(tmp_path / "out")},
-    }
+def base(base: Job, docs: str) -> Job:
+    """Without ids: `docs` to tmp_path/out."""
+    return {**base, "input": {"path": docs}}
 
 
 def write_parquet(path: Path) -> None:
@@ -71,7 +67,7 @@ def write_jsonl(path: Path) -> None:
 )
 def test_a_file_of_each_format_becomes_a_table_with_vectors(
     run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    base: Job,
     tmp_path: Path,
     model: str,
     form: str,
@@ -86,7 +82,7 @@ def test_a_file_of_each_format_becomes_a_table_with_vectors(
 
 
 def test_a_text_file_has_one_text_on_each_line(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path, model: str
+    run_job: Callable[..., Any], base: Job, tmp_path: Path, model: str
 ) -> None:
     lines = ("First line.", "", "Третья строка.")
     (tmp_path / "docs.txt").write_text("\n".join(lines), "utf-8")
@@ -103,7 +99,7 @@ def test_a_text_file_has_one_text_on_each_line(
 def test_a_catalog_table_becomes_a_catalog_table(
     run_job: Callable[..., Any],
     spark: SparkSession,
-    base: dict[str, dict[str, Any]],
+    base: Job,
     docs: str,
     model: str,
 ) -> None:
@@ -127,7 +123,7 @@ def test_a_catalog_table_becomes_a_catalog_table(
 
 
 def test_the_document_says_what_ran(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], trace: Trace, model: str
+    run_job: Callable[..., Any], base: Job, trace: Trace, model: str
 ) -> None:
     document = run_job(**base).document
     check_account(document)
@@ -143,7 +139,7 @@ def test_the_document_says_what_ran(
 
 
 def test_the_fingerprint_tells_vectors_apart_and_nothing_else(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     def fingerprint(number: int, *overrides: str) -> str:
         out = f'output.path="{tmp_path / str(number)}"'
@@ -155,7 +151,7 @@ def test_the_fingerprint_tells_vectors_apart_and_nothing_else(
 
 
 def test_keep_and_prefix_choose_the_columns_of_the_output(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]]
+    run_job: Callable[..., Any], base: Job
 ) -> None:
     base["input"]["keep"] = ["id"]
     base["embed"]["prefix"] = "e5_"
@@ -165,9 +161,7 @@ def test_keep_and_prefix_choose_the_columns_of_the_output(
     assert schema.names == ["id", *(f"e5_{name}" for name in ADDED)]
 
 
-def test_roles_come_from_a_column(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], model: str
-) -> None:
+def test_roles_come_from_a_column(run_job: Callable[..., Any], base: Job, model: str) -> None:
     base["embed"] = {"text": "body", "role_column": "KIND"}
     outcome = run_job(**base)
     check_account(outcome.document)
@@ -176,15 +170,13 @@ def test_roles_come_from_a_column(
         check_vectors(rows[doc["id"]], doc["body"], f"{doc['kind']}: ", model)
 
 
-def test_partitions_spread_the_rows(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]]
-) -> None:
+def test_partitions_spread_the_rows(run_job: Callable[..., Any], base: Job) -> None:
     check_account(run_job("run.partitions=3", **base).document)
     assert len(list(Path(base["output"]["path"]).glob("part-*"))) == 3
 
 
 def test_reader_and_writer_options_are_passed_on(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], tmp_path: Path
+    run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     (tmp_path / "docs.csv").write_text("a;One text.\nb;Another one.\n")
     base["input"] = {"path": str(tmp_path / "docs.csv"), "format": "csv"}
@@ -198,7 +190,7 @@ def test_reader_and_writer_options_are_passed_on(
 
 def test_error_rows_fail_the_job_after_all_rows_are_written(
     run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    base: Job,
     docs: str,
     poisoned_model: str,
     poison: str,
@@ -220,7 +212,7 @@ def test_error_rows_fail_the_job_after_all_rows_are_written(
 
 def test_max_error_rate_lets_error_rows_pass(
     run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    base: Job,
     docs: str,
     poisoned_model: str,
     poison: str,
@@ -233,7 +225,7 @@ def test_max_error_rate_lets_error_rows_pass(
 
 
 def test_parquet_is_compressed_with_zstd_and_vectors_have_no_dictionary(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], docs: str
+    run_job: Callable[..., Any], base: Job, docs: str
 ) -> None:
     # Equal vectors, for which Parquet would choose a dictionary.
     pq.write_table(pa.Table.from_pylist([DOCS[0]] * 200), docs)
@@ -250,7 +242,7 @@ def test_parquet_is_compressed_with_zstd_and_vectors_have_no_dictionary(
 
 
 def test_parquet_reads_the_same_everywhere(
-    run_job: Callable[..., Any], base: dict[str, dict[str, Any]], model: str
+    run_job: Callable[..., Any], base: Job, model: str
 ) -> None:
     run_job("run.partitions=1", **base)
     table = pq.read_table(base["output"]["path"])

@@ -20,7 +20,7 @@ def loaded_by(module):
     ("module", "never"),
     [
         ("e5spark", HEAVY),
-        ("e5spark.config", HEAVY - {"numpy"}),
+        ("e5spark.job_file", HEAVY - {"numpy"}),
         ("e5spark.recipe", ENGINES | SPARK),
         ("e5spark.encoder", ENGINES | SPARK),
         ("e5spark.spark", ENGINES),

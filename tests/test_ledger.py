@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.cluster import REPOSITORY
 from tests.delta_driver import SHORT_LIVED
-from tests.test_incremental import check
+from tests.tables import Job, table_of
 from tests.trace import Trace
 
 pytestmark = pytest.mark.chaos_sample
@@ -29,35 +28,28 @@ NEXT = {
     **{number: f"changed {number}" for number in (*range(10, 15), *range(30, 35))},
     **{number: f"new {number}" for number in range(100, 130)},
 }
+PROCESS = {
+    "spark.master": "local[2]",
+    "spark.ui.enabled": "false",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.driver.extraJavaOptions": SHORT_LIVED,
+}
 
 
 @pytest.fixture
-def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
-    """A whole job in a process of its own, in chunks of CHUNK rows."""
-    return {
-        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
-        "embed": {"text": "body", "role": "passage"},
-        "model": {"name": model},
-        "output": {"path": str(tmp_path / "out")},
-        "run": {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "delete_missing": True},
-        "spark": {
-            "spark.master": "local[2]",
-            "spark.ui.enabled": "false",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.driver.extraJavaOptions": SHORT_LIVED,
-        },
-    }
+def base(base: Job) -> Job:
+    """In chunks of CHUNK rows."""
+    base["run"] = {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "delete_missing": True}
+    return base
 
 
 @pytest.fixture
-def start(
-    base: dict[str, dict[str, Any]], job_file: Callable[..., str]
-) -> Callable[..., subprocess.Popen[str]]:
+def start(base: Job, job_file: Callable[..., str]) -> Callable[..., subprocess.Popen[str]]:
     """Starts the job in a process, which E5SPARK_CRASH may end."""
 
     def run(crash: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base)],
+            [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base, spark=PROCESS)],
             cwd=REPOSITORY,
             env={**os.environ, "E5SPARK_CRASH": crash},
             stdout=subprocess.PIPE,
@@ -69,31 +61,28 @@ def start(
 
 
 def write(rows: dict[int, str], tmp_path: Path) -> None:
-    table = pa.table({"id": list(rows), "body": list(rows.values())})
-    pq.write_table(table, tmp_path / "docs.parquet", row_group_size=10)
+    pq.write_table(table_of(rows), tmp_path / "docs.parquet", row_group_size=10)
 
 
 @pytest.mark.parametrize("crash", ["written:2", "recorded:2", "publishing:2"])
 def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
     start: Callable[..., Any],
-    run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    embed: Callable[..., Any],
+    check: Callable[..., None],
     tmp_path: Path,
     trace: Trace,
-    model: str,
     crash: str,
 ) -> None:
     write(ROWS, tmp_path)
     assert start(crash).wait(200) == -signal.SIGKILL
-    base.pop("spark")
-    done = run_job(**base)
-    assert done.code == 0, done.document
-    check(tmp_path / "out", ROWS, model)
+    done = embed()
+    assert done["code"] == 0, done
+    check(ROWS)
     # Nothing that was recorded is embedded again. Of two chunks in flight that are both written,
     # none need be recorded yet.
     assert trace.rows() <= len(ROWS) + CHUNK * IN_FLIGHT
     if crash != "written:2":
-        assert done.document["embedded"] <= len(ROWS) - CHUNK
+        assert done["embedded"] <= len(ROWS) - CHUNK
     check_clean(tmp_path / "out")
 
 
@@ -103,27 +92,23 @@ def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
 )
 def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
     start: Callable[..., Any],
-    run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    embed: Callable[..., Any],
+    check: Callable[..., None],
     tmp_path: Path,
     trace: Trace,
-    model: str,
     crash: str,
 ) -> None:
-    process_settings = base.pop("spark")
     write(ROWS, tmp_path)
-    assert run_job(**base).code == 0
+    assert embed()["code"] == 0
     write(NEXT, tmp_path)
     trace.mark()
-    base["spark"] = process_settings
     assert start(crash).wait(200) == -signal.SIGKILL
-    base.pop("spark")
-    done = run_job(**base)
-    assert done.code == 0, done.document
-    check(tmp_path / "out", NEXT, model)
+    done = embed()
+    assert done["code"] == 0, done
+    check(NEXT)
     assert trace.rows() <= 40 + CHUNK * IN_FLIGHT
     if crash in ("rewritten", "replacing", "removing", "removing:2"):
-        assert done.document["embedded"] == 0
+        assert done["embedded"] == 0
         assert trace.rows() == 40
     check_clean(tmp_path / "out")
 
@@ -131,10 +116,10 @@ def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
 @pytest.mark.parametrize(("crash", "again"), [("recorded:2", 60), ("replacing", 0)])
 def test_a_run_without_ids_is_begun_again_or_finished(
     start: Callable[..., Any],
-    run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    embed: Callable[..., Any],
+    check: Callable[..., None],
+    base: Job,
     tmp_path: Path,
-    model: str,
     crash: str,
     again: int,
 ) -> None:
@@ -143,19 +128,17 @@ def test_a_run_without_ids_is_begun_again_or_finished(
     write(ROWS, tmp_path)
     assert start(crash).wait(200) == -signal.SIGKILL
     assert list((tmp_path / "out").glob("*.parquet")) == []
-    base.pop("spark")
-    done = run_job(**base)
-    assert (done.code, done.document["embedded"]) == (0, again)
-    check(tmp_path / "out", ROWS, model)
+    done = embed()
+    assert (done["code"], done["embedded"]) == (0, again)
+    check(ROWS)
 
 
 def test_of_two_runs_at_once_one_stops_before_it_embeds(
     start: Callable[..., Any],
-    run_job: Callable[..., Any],
-    base: dict[str, dict[str, Any]],
+    embed: Callable[..., Any],
+    check: Callable[..., None],
     tmp_path: Path,
     trace: Trace,
-    model: str,
 ) -> None:
     write(ROWS, tmp_path)
     first = start()
@@ -164,15 +147,14 @@ def test_of_two_runs_at_once_one_stops_before_it_embeds(
         assert first.poll() is None, first.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    base.pop("spark")
-    second = run_job(**base)
-    assert second.code == 5, second.document
-    assert "Another run writes to" in second.document["message"]
+    second = embed()
+    assert second["code"] == 5, second
+    assert "Another run writes to" in second["message"]
     output, _ = first.communicate(timeout=200)
     assert json.loads(output.splitlines()[-1])["embedded"] == len(ROWS)
     assert trace.rows() == len(ROWS)
-    check(tmp_path / "out", ROWS, model)
-    assert run_job(**base).document["embedded"] == 0
+    check(ROWS)
+    assert embed()["embedded"] == 0
 
 
 def check_clean(out: Path) -> None:

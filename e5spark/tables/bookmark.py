@@ -4,7 +4,7 @@ import json
 from uuid import uuid4
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger import FORMAT, HOME
+from e5spark.tables.home import FORMAT, HOME
 from e5spark.tables.storage import Storage
 
 _NAME = "e5spark.json"

@@ -11,9 +11,10 @@ from e5spark.names import quoted
 from e5spark.tables import catalog
 from e5spark.tables.delta_commit import Commit, merge, retried
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
-from e5spark.tables.delta_target import manifest_of, staged
+from e5spark.tables.delta_target import staged
 from e5spark.tables.faults import instant
-from e5spark.tables.ledger import Ledger, Record, is_begun
+from e5spark.tables.home import is_begun
+from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.storage import storage
 
 
@@ -98,7 +99,7 @@ class DeltaColumns:
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
         """Writes the vectors of rows whose texts are still those that were embedded."""
-        manifest = manifest_of(ledger)
+        manifest = ledger.manifest
         schema = StructType.fromJson(dict(manifest.schema))
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         id = quoted(str(manifest.id))

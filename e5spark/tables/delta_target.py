@@ -15,13 +15,15 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from e5spark.errors import ConflictError, E5SparkError
+from e5spark.errors import ConflictError
 from e5spark.names import quoted
 from e5spark.tables import catalog, sink
 from e5spark.tables.delta_commit import Commit, append, merge
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.faults import instant
-from e5spark.tables.ledger import Ledger, Manifest, Record, is_begun, read_manifest
+from e5spark.tables.home import is_begun
+from e5spark.tables.ledger import Ledger, Record
+from e5spark.tables.manifest import Manifest
 from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
 
@@ -103,7 +105,7 @@ class DeltaTarget:
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
         """Appends the rows, or replaces others by them in one MERGE: never a second time."""
-        manifest = manifest_of(ledger)
+        manifest = ledger.manifest
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         schema = StructType.fromJson(dict(manifest.schema))
         rows = staged(self._spark, self.location, schema, absorbed or [record])
@@ -157,14 +159,6 @@ class DeltaTarget:
 
     def _is_begun(self) -> bool:
         return is_begun(storage(self._spark, self.location))
-
-
-def manifest_of(ledger: Ledger) -> Manifest:
-    """Returns the manifest of a table that has one."""
-    manifest = read_manifest(ledger.storage)
-    if manifest is None:
-        raise E5SparkError("The manifest vanished while its lock was held.")
-    return manifest
 
 
 def staged(

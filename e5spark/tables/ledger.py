@@ -1,33 +1,20 @@
-"""What e5spark knows of a table it writes: its manifest, and a record of each commit.
-
-Everything lies under ``_e5spark`` in the table's directory, which readers of Parquet and Delta pass
-over::
-
-    manifest.json            what the vectors are; created once, checked by every run
-    lock/                    one run at a time
-    streams/<token>.json     a checkpoint whose stream is read into this table
-    work/<epoch>/            what a run has to embed
-    staging/<record>/        rows that are embedded but not visible yet, as Parquet files
-    commits/<record>.json    recorded and not yet visible: whoever holds the lock finishes it
-    done/<record>.json       recorded and visible; the last ones
+"""The commits to a table: a record of each, and the rows that are staged for it.
 
 A record is the commit: before it is put, its rows do not exist; from then on they are never
-embedded again. Each document carries the format version it was written in.
+embedded again. ``tables.home`` shows where everything lies.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from e5spark.errors import ConflictError, E5SparkError
+from e5spark.errors import E5SparkError
 from e5spark.tables.faults import instant
+from e5spark.tables.home import FORMAT, HOME, dumped, read_document
+from e5spark.tables.manifest import MANIFEST, Manifest, check_same, read_manifest
 from e5spark.tables.storage import Storage
 
-HOME = "_e5spark"
-FORMAT = 1
-_MANIFEST = f"{HOME}/manifest.json"
 _COMMITS, _DONE = f"{HOME}/commits", f"{HOME}/done"
 _STAGING, _WORK = f"{HOME}/staging", f"{HOME}/work"
 
@@ -45,30 +32,6 @@ class Lock(Protocol):
 
     def check(self) -> None:
         """Raises ``ConflictError`` once another run has taken the lock over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What the vectors of a table are.
-
-    Attributes:
-        fingerprint: The digest of ``parts``.
-        parts: What makes these vectors comparable; see ``e5spark.fingerprint``.
-        schema: The table's, as Spark's JSON.
-        dim: Components of a vector.
-        id: The column that names a row; None if there is none.
-        table: The kind of table, such as ``parquet``.
-        versions: The packages that began the table.
-    """
-
-    fingerprint: str
-    parts: Mapping[str, Any]
-    schema: Mapping[str, Any]
-    dim: int
-    id: str | None
-    table: str
-    versions: Mapping[str, str]
-    format: int = FORMAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +106,14 @@ class Ledger:
         files = sorted(self.storage.list(directory))
         return tuple(f"{directory}/{file}" for file in files if file.endswith(".parquet"))
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the vectors are, once the ledger has begun."""
+        manifest = read_manifest(self.storage)
+        if manifest is None:
+            raise E5SparkError("The manifest vanished while its lock was held.")
+        return manifest
+
     def begin(self, manifest: Manifest) -> None:
         """Makes sure that the table holds the vectors of this manifest, and none but those.
 
@@ -150,12 +121,12 @@ class Ledger:
             ConflictError: If it holds others; the message names the parts that differ.
         """
         self._lock.check()
-        if self.storage.create(_MANIFEST, _dumped(manifest)):
+        if self.storage.create(MANIFEST, dumped(asdict(manifest))):
             return
         if self.has_finished or self.storage.list(_COMMITS):
-            check_same(read_manifest(self.storage), manifest)
+            check_same(self.manifest, manifest)
         else:  # of a run that never committed anything
-            self.storage.put(_MANIFEST, _dumped(manifest))
+            self.storage.put(MANIFEST, dumped(asdict(manifest)))
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""
@@ -182,7 +153,7 @@ class Ledger:
         self.storage.put(self._anchor(record), b"")
         instant(first)
         self._lock.check()
-        self.storage.put(f"{_COMMITS}/{record.name}.json", _dumped(record))
+        self.storage.put(f"{_COMMITS}/{record.name}.json", dumped(asdict(record)))
         # A run that was overtaken between the two lines must not go on to publish.
         self._lock.check()
         instant(then)
@@ -227,111 +198,8 @@ class Ledger:
         return f"{self.staging(record.name)}/_recorded"
 
     def _read(self, directory: str, file: str) -> Record | None:
-        data = self.storage.read(f"{directory}/{file}") if file.endswith(".json") else None
-        if data is None:
+        document = read_document(self.storage, f"{directory}/{file}")
+        if document is None:
             return None
-        document = _loaded(data, f"{directory}/{file}")
         lists = {key: tuple(document[key]) for key in ("files", "removes", "absorbs")}
         return Record(**{**document, **lists})
-
-
-def read_manifest(storage: Storage) -> Manifest | None:
-    """Returns the manifest of a table; None if it has none.
-
-    Raises:
-        ConflictError: If a later release of e5spark wrote it.
-    """
-    data = storage.read(_MANIFEST)
-    return None if data is None else Manifest(**_loaded(data, _MANIFEST))
-
-
-def is_begun(storage: Storage) -> bool:
-    """Returns whether a run of e5spark has ever begun here, finished or not."""
-    return bool(storage.list(HOME))
-
-
-def check_same(stored: Manifest | None, wanted: Manifest) -> None:
-    """Raises unless two manifests describe the same vectors in the same columns.
-
-    Raises:
-        ConflictError: If something differs; the message names it.
-    """
-    if stored is None:
-        raise E5SparkError("The manifest vanished while its lock was held.")
-    if stored.fingerprint != wanted.fingerprint:
-        raise ConflictError(
-            "The output holds other vectors, which must not be mixed with these: "
-            f"{'; '.join(differences(stored.parts, wanted.parts))}. Run with what it was made "
-            "with; or migrate: give a new output, and go over to it when it is complete."
-        )
-    if stored.table != wanted.table:
-        raise ConflictError(
-            f"The output is a {stored.table} table and not {wanted.table}; give output.format."
-        )
-    if stored.id != wanted.id:
-        raise ConflictError(
-            f"The output was written with input.id = {stored.id!r}, this run has "
-            f"{wanted.id!r}; give the same id, or a new output."
-        )
-    before, after = _columns(stored.schema), _columns(wanted.schema)
-    if before != after:
-        gone = [f"{name} {kind}" for name, kind in before.items() if after.get(name) != kind]
-        more = [f"{name} {kind}" for name, kind in after.items() if before.get(name) != kind]
-        raise ConflictError(
-            "The output has other columns than this run would write: it has "
-            f"{', '.join(gone) or 'no others'}; this run has {', '.join(more) or 'no others'}"
-            f"{'' if gone or more else ', in another order'}. Choose columns with input.keep, or "
-            "give a new output."
-        )
-
-
-_WORDS = {"weights": "model weights", "recipe.prompts": "prompts", "recipe.dim": "dim"}
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Returns what differs between two fingerprints, part by part: "dim is 384, this run's 192"."""
-    before, after = _flat(stored), _flat(wanted)
-    parts = [part for part in {**before, **after} if before.get(part) != after.get(part)]
-    return [
-        f"{_WORDS.get(part, part.removeprefix('recipe.'))} is {_short(before.get(part))}, this "
-        f"run's is {_short(after.get(part))}"
-        for part in parts
-    ]
-
-
-def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = parts.get("recipe", {})
-    rest = {key: value for key, value in parts.items() if key != "recipe"}
-    return {**rest, **{f"recipe.{key}": value for key, value in recipe.items()}}
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    is_hash = isinstance(value, str) and len(value) == 64
-    return f"{value[:12]}..." if is_hash else text  # type: ignore[index]
-
-
-def _columns(schema: Mapping[str, Any]) -> dict[str, str]:
-    return {each["name"]: json.dumps(_nullable(each["type"])) for each in schema["fields"]}
-
-
-def _nullable(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
-    """A type without what files do not keep: whether something may be null."""
-    if isinstance(kind, dict):
-        dropped = {"nullable", "containsNull", "valueContainsNull", "metadata"}
-        return {key: _nullable(each) for key, each in kind.items() if key not in dropped}
-    return [_nullable(each) for each in kind] if isinstance(kind, list) else kind
-
-
-def _dumped(document: Manifest | Record) -> bytes:
-    return json.dumps(asdict(document), indent=1, ensure_ascii=False).encode()
-
-
-def _loaded(data: bytes, name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(data)
-    if document["format"] > FORMAT:
-        raise ConflictError(
-            f"{name} has format {document['format']}; this e5spark knows up to {FORMAT}. "
-            "Use the release that wrote it, or a later one."
-        )
-    return document

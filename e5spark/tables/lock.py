@@ -19,9 +19,10 @@ from types import TracebackType
 from uuid import getnode, uuid4
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
+from e5spark.tables.home import HOME
 from e5spark.tables.storage import Storage
 
-DIRECTORY = "_e5spark/lock"
+DIRECTORY = f"{HOME}/lock"
 _VERSION = 1
 _BEATS = 4  # of a live run in one ttl
 _CLAIM = re.compile(r"(\d+)\.json")

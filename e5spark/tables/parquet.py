@@ -12,7 +12,8 @@ from e5spark.errors import E5SparkError, InputError
 from e5spark.names import quoted
 from e5spark.tables import catalog, sink
 from e5spark.tables.faults import instant
-from e5spark.tables.ledger import Ledger, Record, is_begun
+from e5spark.tables.home import is_begun
+from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
 

@@ -1,0 +1,36 @@
+"""The smallest job file that there is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e5spark import job_file
+from e5spark.config import JobConfig
+from e5spark.errors import ConfigError
+
+MINIMAL = """
+[input]
+path = "/data/docs"
+[embed]
+text = "body"
+role = "passage"
+[model]
+name = "/models/e5"
+[output]
+path = "/data/vectors"
+"""
+
+
+def load(directory: Path, *overrides: str, more: str = "") -> JobConfig:
+    """Its config, with overrides and further lines."""
+    path = directory / "job.toml"
+    path.write_text(MINIMAL + more, "utf-8")
+    return job_file.load(path, overrides)
+
+
+def refusal(load: Callable[..., JobConfig], *overrides: str, more: str = "") -> str:
+    """What is said of it when it is refused."""
+    with pytest.raises(ConfigError) as refused:
+        load(*overrides, more=more)
+    return str(refused.value)

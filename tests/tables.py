@@ -1,0 +1,37 @@
+"""Tables of ids and texts: what a job reads, and what it must have written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.oracle import FP32_TOLERANCE, assert_close, reference
+
+Job = dict[str, dict[str, Any]]
+Rows = Mapping[Any, str | None]
+
+
+def table_of(rows: Rows) -> pa.Table:
+    """The columns id and body."""
+    ids = pa.array(list(rows), None if rows else pa.int64())
+    return pa.table({"id": ids, "body": pa.array(rows.values(), pa.string())})
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet table."""
+    return pq.read_table(out).to_pylist()
+
+
+def check(wanted: Rows, *, out: Path, model: str) -> None:
+    """The table has each row once, with the right vector."""
+    found = rows_of(out)
+    assert sorted((row["id"], row["body"] or "") for row in found) == sorted(
+        (number, text or "") for number, text in wanted.items()
+    )
+    good = [row for row in found if row["body"]]
+    vectors = np.array([row["embedding"] for row in good], np.float32)
+    texts = tuple(row["body"] for row in good)
+    assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)
