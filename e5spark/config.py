@@ -109,6 +109,7 @@ def check(job: JobConfig) -> None:
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError("[embed] has instruction and instruction_column; give one.")
     _check_run(job.run)
+    _check_ids(job)
     if job.input.is_partial:
         _check_arrivals(job)
     if job.output.write == "columns":
@@ -128,6 +129,17 @@ def _check_input(given: InputConfig) -> None:
             'input.trigger = "available_now" needs input.checkpoint: a directory of its own, in '
             "which Spark notes what it has read."
         )
+
+
+def _check_ids(job: JobConfig) -> None:
+    given = job.input
+    if given.id and given.hash_id:
+        raise ConfigError("[input] has id and hash_id; give one of them.")
+    has_ids = bool(given.id) or given.hash_id
+    if given.on_duplicate == "first" and not has_ids:
+        raise ConfigError("input.on_duplicate is for input.id, which is not given.")
+    if job.run.delete_missing and not has_ids:
+        raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
 
 
 def _check_arrivals(job: JobConfig) -> None:

@@ -6,7 +6,6 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.config import EmbedConfig, InputConfig, JobConfig
-from e5spark.errors import ConfigError
 from e5spark.names import quoted
 from e5spark.plan import Plan
 from e5spark.spark.embed import (
@@ -74,9 +73,7 @@ def intake_of(df: DataFrame, config: JobConfig) -> Intake:
 
     Raises:
         ColumnError: If a name is taken, or a column has the wrong type.
-        ConfigError: If two options contradict each other.
     """
-    _check(config)
     gone = None
     if config.input.changes:
         df, gone = feed.split(df, resolve_column(df, config.input.id).name)
@@ -186,16 +183,6 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
         join=config.join,
         prefix=config.prefix,
     )
-
-
-def _check(config: JobConfig) -> None:
-    given = config.input
-    if given.id and given.hash_id:
-        raise ConfigError("[input] has id and hash_id; give one of them.")
-    if given.on_duplicate == "first" and not (given.id or given.hash_id):
-        raise ConfigError("input.on_duplicate is for input.id, which is not given.")
-    if config.run.delete_missing and not (given.id or given.hash_id):
-        raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
 
 
 def _content(df: DataFrame, texts: Texts) -> list[Column]:

@@ -23,6 +23,20 @@ def test_a_count_is_not_too_small(load, key, least):
     assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")
 
 
+@pytest.mark.parametrize("ids", ["input.id=id", "input.hash_id=true"])
+def test_what_needs_ids_is_refused_without(load, ids):
+    for override, expected in {
+        "input.on_duplicate=first": "input.on_duplicate is for input.id",
+        "run.delete_missing=true": "run.delete_missing needs input.id",
+    }.items():
+        load(ids, override)
+        assert expected in refusal(load, override)
+
+
+def test_an_id_is_a_column_or_a_hash_and_not_both(load):
+    assert "give one of them" in refusal(load, "input.id=id", "input.hash_id=true")
+
+
 COLUMNS = [
     "input.path=/t",
     "input.format=delta",

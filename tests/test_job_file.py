@@ -354,14 +354,14 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @settings(max_examples=50)
 @given(
-    table=sections(InputConfig, "path", "table", "trigger", "changes"),
+    table=sections(InputConfig, "path", "table", "trigger", "changes", "hash_id"),
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
     run=sections(RunConfig),
 )
 def test_every_value_comes_back_as_it_was_written(tmp_path_factory, table, embed, model, run):
     written = {
-        "input": {"path": "/i", **table},
+        "input": {"path": "/i", "id": "i", **table},
         "embed": {"text": "t", **embed, "role": "query"},
         "model": {"name": "/m", **model},
         "output": {"path": "/o"},

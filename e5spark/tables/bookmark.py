@@ -1,10 +1,9 @@
 """A stream's checkpoint and the one table that it is read into."""
 
-import json
 from uuid import uuid4
 
 from e5spark.errors import ConflictError
-from e5spark.tables.home import FORMAT, HOME
+from e5spark.tables.home import FORMAT, HOME, dumped, read_document
 from e5spark.tables.storage import Storage
 
 _NAME = "e5spark.json"
@@ -17,10 +16,10 @@ def claim(checkpoint: Storage, output: Storage) -> None:
     was made anew, it would leave rows out without a word.
 
     Raises:
-        ConflictError: If the checkpoint was read from into another table.
+        ConflictError: If the checkpoint was read from into another table, or by a later release.
     """
-    data = checkpoint.read(_NAME)
-    token = json.loads(data)["token"] if data is not None else None
+    known = read_document(checkpoint, _NAME)
+    token = None if known is None else known["token"]
     if token is not None and output.read(_mark(token)) is not None:
         return
     if checkpoint.list("offsets"):
@@ -30,7 +29,7 @@ def claim(checkpoint: Storage, output: Storage) -> None:
             "input.checkpoint: rows that the output has already are known by their ids."
         )
     token = token or uuid4().hex
-    document = json.dumps({"format": FORMAT, "token": token}).encode()
+    document = dumped({"format": FORMAT, "token": token})
     output.put(_mark(token), document)
     checkpoint.put(_NAME, document)
 
