@@ -15,7 +15,11 @@ export SPARK_LOCAL_IP := 127.0.0.1
 # An activated Spark of another version would be taken in place of the installed one.
 unexport SPARK_HOME
 
-.PHONY: demo test chaos chaos-sample check large s3 clean java python
+# Other Sparks than the one that e5spark is developed on.
+VERSIONS := 3.5 4.0 4.2
+
+.PHONY: demo test chaos chaos-sample check large s3 versions clean java python
+.PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
 	@rm -rf build/demo
@@ -42,6 +46,18 @@ large: .venv/installed java
 s3: .venv/installed .venv/moto/installed java
 	$(BIN)/python -m pytest -m s3 tests/test_s3.py
 
+# What depends on Spark, on its other minor versions: embed and both kinds of UDF, the job on
+# Parquet run again and again, and Delta's rows and columns with the jars of each version. make
+# versions-3.5 is one of them: 600 MB of disk, and its jars.
+VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns changes job \
+	incremental delta delta_target delta_columns)
+
+versions: $(VERSIONS:%=versions-%)
+
+$(VERSIONS:%=versions-%): versions-%: .venv/spark-%/installed java
+	PYTHONPATH=$(CURDIR)/.venv/spark-$* $(BIN)/python -m pytest \
+		-m 'not cluster and not chaos and not chaos_sample' $(VERSION_TESTS)
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +77,13 @@ clean:
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed
 	$(PYTHON) -m venv .venv/moto
 	.venv/moto/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
+$(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt \
+		| .venv/installed
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
 	@touch $@
 
 python:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.cli import main as e5spark
@@ -82,10 +81,9 @@ def show(
 
 def collect(df: DataFrame) -> tuple[list[dict[str, str]], np.ndarray]:
     """Returns id and text of each embedded row, and the vectors: float32 (rows, dim)."""
-    table: pa.Table = df.filter("status = 'ok'").select("id", "text", "embedding").toArrow()
-    column = table["embedding"].combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-    return table.select(["id", "text"]).to_pylist(), vectors
+    rows = df.filter("status = 'ok'").select("id", "text", "embedding").collect()
+    vectors = np.array([row.embedding for row in rows], dtype=np.float32)
+    return [{"id": row.id, "text": row.text} for row in rows], vectors
 
 
 def report(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyspark
 import pytest
 import transformers
 from pyspark.sql import DataFrame, SparkSession
@@ -25,6 +26,7 @@ from e5spark.spark import udf
 from e5spark.spec import model_spec
 from tests import chaos, checkpoints, tables
 from tests.delta_driver import Driver, start_classic
+from tests.frames import from_arrow
 from tests.tables import Job
 from tests.texts import mixed_texts
 from tests.trace import Trace
@@ -89,6 +91,8 @@ def spark(
         "spark.log.level": "ERROR",
         "spark.python.worker.faulthandler.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "40",
+        # The default since 4.0; 3.5 refuses to write dates before 1900.
+        "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
         "spark.sql.shuffle.partitions": "3",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
         "spark.ui.enabled": "false",
@@ -116,6 +120,8 @@ def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(params=["arrow", "pandas"])
 def udf_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each kind of UDF in turn: Arrow, and the pandas UDF of Spark before 4.1."""
+    if request.param == "arrow" and not udf.has_arrow_udf():
+        pytest.skip(f"PySpark {pyspark.__version__} has no Arrow UDFs; they came with 4.1")
     if request.param == "pandas":
         monkeypatch.setattr(udf, "has_arrow_udf", lambda: False)
     return request.param
@@ -211,7 +217,7 @@ def make_table(spark: SparkSession) -> Callable[..., DataFrame]:
         ids = pa.array(range(len(texts)), pa.int64())
         table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
         order = np.random.default_rng(0).permutation(len(texts))
-        return spark.createDataFrame(table.take(order)).repartition(partitions)
+        return from_arrow(spark, table.take(order)).repartition(partitions)
 
     return make
 

@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 
 from e5spark.cli import main
 from e5spark.tables import delta
+from tests.frames import to_arrow
 
 # A JVM that lives for a few small jobs gains nothing from the compiler that optimizes.
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -138,7 +139,7 @@ def run_job(arguments: list[str], crash: str) -> Ended:
 
 
 def run_sql(query: str) -> list[dict[str, Any]]:
-    return session().sql(query).toArrow().to_pylist()
+    return to_arrow(session().sql(query)).to_pylist()
 
 
 def delta_rs(path: str | Path, scratch: Path) -> pa.Table:

@@ -8,6 +8,8 @@ import torch
 import transformers
 from pyspark.sql import DataFrame
 
+from tests.frames import to_arrow
+
 FP32_TOLERANCE = 1e-5
 INVARIANCE_TOLERANCE = 1e-6
 
@@ -53,7 +55,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> N
 
 def vectors_of(df: DataFrame) -> np.ndarray:
     """The vectors of an embedded table in the order of its ids; every row must have one."""
-    table = df.select("id", "embedding").toArrow().sort_by("id")
+    table = to_arrow(df.select("id", "embedding")).sort_by("id")
     column = table["embedding"].combine_chunks()
     assert column.null_count == 0
     return np.asarray(column.flatten(), dtype=np.float32).reshape(len(table), -1)
@@ -61,4 +63,4 @@ def vectors_of(df: DataFrame) -> np.ndarray:
 
 def rows_of(df: DataFrame) -> list[dict[str, Any]]:
     """The rows in the order of their ids."""
-    return df.toArrow().sort_by("id").to_pylist()
+    return to_arrow(df).sort_by("id").to_pylist()

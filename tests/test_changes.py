@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from e5spark.progress import Progress
 from e5spark.tables.changes import content_hash
+from tests.frames import from_arrow, to_arrow
 
 PARTS = (None, b"", b"-", b"a", b"1:a", b"ab", b"\xff\xfe", "Ж図".encode())
 
@@ -18,8 +19,8 @@ def test_a_content_hash_is_the_sha256_of_netstrings_of_the_raw_bytes(spark: Spar
     columns = [pa.array([parts[number] for parts in lists], pa.binary()) for number in range(2)]
     table = pa.table(columns, names=["a", "b"])
     # A string of these bytes, valid UTF-8 or not.
-    df = spark.createDataFrame(table).select(F.col("a").cast("string"), F.col("b").cast("string"))
-    hashes = df.select(content_hash([F.col("a"), F.col("b")]).alias("hash")).toArrow()["hash"]
+    df = from_arrow(spark, table).select(F.col("a").cast("string"), F.col("b").cast("string"))
+    hashes = to_arrow(df.select(content_hash([F.col("a"), F.col("b")]).alias("hash")))["hash"]
     expected = [hashlib.sha256(b"".join(map(netstring, parts))).digest() for parts in lists]
     assert hashes.to_pylist() == expected
     assert len(set(expected)) == len(lists)

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.errors import ColumnError, OptionError
 from e5spark.spark import embed
+from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.trace import Trace
 
@@ -27,7 +28,7 @@ def articles(spark: SparkSession, texts: tuple[str, ...]) -> DataFrame:
     titles[3] = bodies[4] = titles[5] = bodies[5] = None
     titles[6] = bodies[7] = " "
     table = {"id": list(range(COUNT)), "title": titles, "body": bodies}
-    return spark.createDataFrame(pa.table(table)).repartition(2)
+    return from_arrow(spark, pa.table(table)).repartition(2)
 
 
 @pytest.mark.usefixtures("udf_kind")

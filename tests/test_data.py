@@ -19,6 +19,7 @@ from e5spark.encoder import quantized
 from e5spark.prepare import prepare_int8
 from e5spark.spark import embed
 from e5spark.spec import model_spec
+from tests.frames import to_arrow
 
 pytestmark = pytest.mark.data
 
@@ -109,7 +110,7 @@ def spearman(spark: SparkSession, rows: list[dict[str, str]], model: str) -> flo
         model=model,
         checkpoint=MINILM,
     )
-    found = df.toArrow().sort_by("id")
+    found = to_arrow(df).sort_by("id")
     one, other = (
         np.array(found[f"{side}_embedding"].to_pylist(), dtype=np.float32) for side in SIDES
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.delta_driver import Driver, session
+from tests.frames import to_arrow
 from tests.test_delta_target import check_rows, read
 from tests.trace import Trace
 
@@ -140,7 +141,7 @@ def test_a_feed_brings_updates_and_deletions_of_many_commits(
 
 
 def rows_of(path: str, format: str) -> Any:
-    return session().read.format(format).load(path).toArrow()
+    return to_arrow(session().read.format(format).load(path))
 
 
 def test_deletions_stay_unless_they_shall_go(

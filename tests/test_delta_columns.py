@@ -10,6 +10,7 @@ import pytest
 
 from e5spark.tables.delta_table import delta_name
 from tests.delta_driver import Driver, actions, delta_rs, session
+from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
 
@@ -29,7 +30,7 @@ def table(driver: Driver, tmp_path: Path) -> str:
 def create(path: str) -> None:
     texts = [f"Text number {number}." for number in range(60)]
     rows = pa.table({"id": range(60), "body": texts, "other": [{"a": n} for n in range(60)]})
-    session().createDataFrame(rows).repartition(3).write.format("delta").save(path)
+    from_arrow(session(), rows).repartition(3).write.format("delta").save(path)
 
 
 @pytest.fixture

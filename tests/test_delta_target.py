@@ -25,6 +25,7 @@ from tests.delta_driver import (
     session,
     start_connect,
 )
+from tests.frames import to_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
 
@@ -94,7 +95,7 @@ def read(driver: Driver, path: Path) -> pa.Table:
 
 
 def spark_rows(name: str) -> pa.Table:
-    return session().read.table(name).toArrow().sort_by("id")
+    return to_arrow(session().read.table(name)).sort_by("id")
 
 
 def test_a_table_follows_its_source_and_everyone_reads_the_same(

@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.cli import main
+from tests.frames import to_arrow
 from tests.tables import Job, Rows, rows_of, table_of
 
 WORDS = ("rain", "hill", "library", "tide", "bread", "stone", "river")
@@ -286,7 +287,7 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     by_arrow = pq.read_table(out).sort_by("id")
     assert by_arrow.column_names == names
     assert {row["id"]: row["body"] for row in by_arrow.to_pylist()} == wanted
-    by_spark = spark.read.parquet(out).orderBy("id").toArrow()
+    by_spark = to_arrow(spark.read.parquet(out).orderBy("id"))
     assert by_spark.to_pylist() == by_arrow.to_pylist()
     by_pandas = pd.read_parquet(out).sort_values("id")
     assert list(by_pandas.columns) == names

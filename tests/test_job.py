@@ -16,6 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark import __version__
+from tests.frames import to_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.tables import Job
 from tests.trace import Trace
@@ -111,7 +112,7 @@ def test_a_catalog_table_becomes_a_catalog_table(
         assert outcome.code == 0
         assert outcome.document["output"] == "docs_out"
         check_account(outcome.document)
-        check_rows(spark.table("docs_out").toArrow().to_pylist(), model)
+        check_rows(to_arrow(spark.table("docs_out")).to_pylist(), model)
         before = spark.table("docs_out").collect()
         again = run_job(**base)
         assert again.code == 5

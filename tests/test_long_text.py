@@ -19,6 +19,7 @@ from e5spark.encoder.tokenizer import EXACT_CHARS, Tokenizer
 from e5spark.errors import OptionError
 from e5spark.spark import embed, embedding_udf
 from e5spark.spec import model_spec
+from tests.frames import from_arrow, to_arrow
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.texts import SENTENCES, all_texts, mixed_texts
 
@@ -178,7 +179,7 @@ def test_a_split_makes_a_row_of_each_window(
         *("id", "text", "other", "window", "start", "end", "embedding", "n_tokens"),
         *("truncated", "prompted", "status", "error", "part"),
     ]
-    rows = df.toArrow().sort_by([("id", "ascending"), ("window", "ascending")]).to_pylist()
+    rows = to_arrow(df).sort_by([("id", "ascending"), ("window", "ascending")]).to_pylist()
     assert all(row["other"] == 10 * row["id"] and row["text"] == ROWS[row["id"]] for row in rows)
     for number, text in enumerate(ROWS):
         own = [row for row in rows if row["id"] == number]
@@ -232,9 +233,8 @@ def test_of_a_cut_text_the_tokens_before_the_cut_are_told(
 def test_a_split_row_that_a_role_column_refuses_keeps_one_row(
     spark: SparkSession, model: str
 ) -> None:
-    docs = spark.createDataFrame(
-        pa.table({"id": [0, 1, 2], "text": [ENGLISH] * 3, "role": ["query", "wrong", "passage"]})
-    )
+    roles = ["query", "wrong", "passage"]
+    docs = from_arrow(spark, pa.table({"id": [0, 1, 2], "text": [ENGLISH] * 3, "role": roles}))
     rows = rows_of(
         embed(
             docs,
@@ -280,13 +280,13 @@ def test_a_split_text_that_breaks_the_engine_in_any_window_is_one_row(
 
 
 def test_several_columns_are_not_split(spark: SparkSession, model: str) -> None:
-    docs = spark.createDataFrame(pa.table({"a": ["x"], "b": ["y"]}))
+    docs = from_arrow(spark, pa.table({"a": ["x"], "b": ["y"]}))
     with pytest.raises(OptionError, match="long_text='split' takes one text column"):
         embed(docs, text=["a", "b"], role="query", model=model, long_text="split")
 
 
 def test_several_columns_that_are_joined_are_split(spark: SparkSession, model: str) -> None:
-    docs = spark.createDataFrame(pa.table({"id": [0], "a": [ENGLISH], "b": [CHINESE]}))
+    docs = from_arrow(spark, pa.table({"id": [0], "a": [ENGLISH], "b": [CHINESE]}))
     options = {"long_text": "split", "max_tokens": LIMIT, "overlap": OVERLAP}
     rows = rows_of(embed(docs, text=["a", "b"], join="\n", role="query", model=model, **options))
     assert len(rows) > 5

@@ -13,6 +13,7 @@ from e5spark.errors import ModelError, from_text
 from e5spark.spark import embed
 from e5spark.spark.embed import Texts, embed_plan, plan_model
 from e5spark.spec import model_spec
+from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace
 
@@ -34,7 +35,7 @@ def test_every_worker_loads_a_checkpoint_once_in_three_actions(
         make_table(short_texts, partitions=8), text="text", role="query", model=new_model, window=1
     )
     for _ in range(3):
-        vectors.toArrow()
+        to_arrow(vectors)
     assert trace.rows() == 3 * len(short_texts)
     assert len(trace.events("window")) >= 3 * 8 * 2  # several Arrow batches in each partition
     assert loads_by_worker(trace) == dict.fromkeys(workers(trace), 1)
@@ -48,7 +49,7 @@ def test_roles_and_a_second_embed_share_one_load(
 ) -> None:
     docs = make_table(short_texts[:100])
     for role in ("query", "passage", "query"):
-        embed(docs, text="text", role=role, model=new_model).toArrow()
+        to_arrow(embed(docs, text="text", role=role, model=new_model))
     assert trace.rows() == 300
     assert loads_by_worker(trace) == dict.fromkeys(workers(trace), 1)
 
@@ -68,7 +69,7 @@ def test_filter_join_and_select_run_the_model_once_for_each_row(
         .join(others, "id")
         .select("embedding", "n_tokens", "shout")
     )
-    assert len(result.toArrow()) == 100
+    assert len(to_arrow(result)) == 100
     assert trace.rows() == 100
 
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
     docs = make_table(["a text"])
     vectors = embed_plan(docs, other, Texts(text="text", role="query"))
     with pytest.raises(PythonException) as caught:
-        vectors.toArrow()
+        to_arrow(vectors)
     error = from_text(str(caught.value))
     assert isinstance(error, ModelError)
     assert f"{new_model} on this executor is not the one that the driver planned with" in str(error)
