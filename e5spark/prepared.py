@@ -18,7 +18,7 @@ from e5spark.errors import ModelError
 from e5spark.fingerprint import Weights
 
 MANIFEST = "e5spark.json"
-FORMAT = 1
+FORMAT = 2
 MODEL, WEIGHTS = "model.xml", "model.bin"
 EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
 
@@ -37,16 +37,19 @@ class Manifest:
         checkpoint: The published checkpoint that is, so that its prompts and limits are known;
             None for one of the user's own.
         pad_id: What fills up short rows.
+        pad_position: The token that XLM-R leaves out when it numbers those of a row, from the next
+            position on, even inside a text; None where tokens are numbered from 0.
         files: Name to sha256 of each file.
         needs_vnni: Whether its int8 sums may overflow on a CPU without VNNI.
         settings: What the engine needs to be told besides.
         quality: What was measured against fp32 when it was made; empty for ``float``.
-        format: Version of this manifest; a later release reads every earlier one.
+        format: Version of this manifest and of the graph's inputs.
     """
 
     kind: Kind
     source: Weights
     pad_id: int
+    pad_position: int | None
     checkpoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     needs_vnni: bool = False
@@ -72,17 +75,17 @@ def read(directory: Path) -> Manifest | None:
     """Returns the manifest of a prepared model; None for any other directory.
 
     Raises:
-        ModelError: If it cannot be read, or a later release wrote it.
+        ModelError: If it cannot be read, or has another format.
     """
     path = directory / MANIFEST
     if not path.is_file():
         return None
     try:
         data = json.loads(path.read_text("utf-8"))
-        if data["format"] > FORMAT:
+        if data["format"] != FORMAT:
             raise ModelError(
-                f"{path} has format {data['format']}; this e5spark reads up to {FORMAT}. Install "
-                "the release that prepared it, or prepare it again."
+                f"{path} has format {data['format']}; this e5spark reads {FORMAT}. Prepare it "
+                "again, or install the release that prepared it."
             )
         known = {each.name for each in fields(Manifest)}
         data = {name: value for name, value in data.items() if name in known}

@@ -22,13 +22,16 @@ from tests.texts import all_texts, mixed_texts
 
 SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram"]
 TEXTS = ["", "a", *all_texts()[:20], *mixed_texts(30, longest=700)]
+# Special tokens that a text may spell, and XLM-R counts one of them for nothing.
+SPELT = ["a <pad> b", "<pad><pad>", "[PAD] x </s> [SEP] <s> y <pad>"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_openvino_gives_the_vectors_of_torch(encoders, shape, pooling):
+    texts = [*TEXTS, *SPELT, *all_texts()]
     vectors = {
-        engine: encoders(shape, engine=engine, pooling=pooling).encode(TEXTS, role="query")
+        engine: encoders(shape, engine=engine, pooling=pooling).encode(texts, role="query")
         for engine in ("torch", "openvino")
     }
     assert_close(vectors["openvino"], vectors["torch"], FP32_TOLERANCE)
@@ -161,11 +164,11 @@ def test_an_altered_file_of_a_prepared_model_is_refused(prepared_model, tmp_path
         Encoder.load(str(directory))
 
 
-def test_a_prepared_model_of_a_later_release_is_refused(prepared_model, tmp_path):
+def test_a_prepared_model_of_another_format_is_refused(prepared_model, tmp_path):
     directory = Path(shutil.copytree(prepared_model, tmp_path / "prepared"))
     manifest = json.loads((directory / prepared.MANIFEST).read_text())
     (directory / prepared.MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ModelError, match="format 99; this e5spark reads up to 1"):
+    with pytest.raises(ModelError, match="format 99; this e5spark reads 2"):
         Encoder.load(str(directory))
 
 

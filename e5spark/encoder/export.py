@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from e5spark import prepared
 from e5spark.checkpoint import Files, hash_files
+from e5spark.encoder.packed import pad_position
 from e5spark.encoder.torch_engine import load_model
 from e5spark.errors import ModelError
 from e5spark.prepared import Manifest
@@ -64,7 +65,11 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
             shutil.copyfile(files.model / name, directory / name)
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
     manifest = Manifest(
-        kind="float", source=hash_files(files), pad_id=int(pad), checkpoint=checkpoint
+        kind="float",
+        source=hash_files(files),
+        pad_id=int(pad),
+        pad_position=pad_position(model),
+        checkpoint=checkpoint,
     )
     prepared.write(directory, manifest)
 
@@ -76,9 +81,11 @@ class _Encoder(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
         """Returns the final hidden states.  # (rows, longest, hidden)."""
-        found = self.model(inputs_embeds=embeddings, attention_mask=mask)
+        found = self.model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions)
         return found.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -86,14 +93,16 @@ def _traced(model: PreTrainedModel) -> "openvino.Model":
     hidden: int = model.config.hidden_size
     # Padded, or the mask would be folded away.
     mask = (torch.arange(16) < torch.tensor([16, 10, 5])[:, None]).long()
+    positions = torch.arange(16).repeat(3, 1)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that it keeps dynamic
         traced = openvino.convert_model(
-            _Encoder(model), example_input=(torch.randn(3, 16, hidden), mask)
+            _Encoder(model), example_input=(torch.randn(3, 16, hidden), mask, positions)
         )
-    for given, name in zip(traced.inputs, ("embeddings", "mask"), strict=True):
+    shapes = {"embeddings": [-1, -1, hidden], "mask": [-1, -1], "positions": [-1, -1]}
+    for given, name in zip(traced.inputs, shapes, strict=True):
         given.get_tensor().set_names({name})
-    traced.reshape({"embeddings": [-1, -1, hidden], "mask": [-1, -1]})
+    traced.reshape(shapes)
     return traced
 
 

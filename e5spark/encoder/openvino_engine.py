@@ -48,12 +48,14 @@ class OpenVINOEngine:
         *,
         precision: str,
         pad_id: int,
+        pad_position: int | None,
         streams: int,
     ) -> None:
         """Takes a compiled model, what it reads, and its token embeddings; see ``load``."""
         self._weights = weights  # for as long as the model lives, which does not own them
         self._embeddings = embeddings
         self._pad_id = pad_id
+        self._pad_position = pad_position
         self._requests = [model.create_infer_request() for _ in range(streams)]
         self.precision = precision
 
@@ -105,6 +107,7 @@ class OpenVINOEngine:
             embeddings,
             precision=precision,
             pad_id=manifest.pad_id,
+            pad_position=manifest.pad_position,
             streams=streams,
         )
 
@@ -128,7 +131,11 @@ class OpenVINOEngine:
         batch.check_ids(len(self._embeddings))
         ids = batch.padded(self._pad_id)
         mask = np.arange(ids.shape[1]) < batch.lengths[:, None]
-        return {"embeddings": self._embeddings[ids], "mask": mask.astype(np.int64)}
+        return {
+            "embeddings": self._embeddings[ids],
+            "mask": mask.astype(np.int64),
+            "positions": _positions(ids, self._pad_position),
+        }
 
     def _started(self, batch: Batch, free: deque[openvino.InferRequest]) -> _Flying | Exception:
         try:
@@ -157,6 +164,20 @@ class OpenVINOEngine:
         except RuntimeError as error:
             return error
         return _pool(request.get_output_tensor().data, batch, pooling)
+
+
+def _positions(ids: npt.NDArray[Any], pad: int | None) -> npt.NDArray[np.int64]:
+    """The position of each token as transformers numbers them; see ``Manifest.pad_position``.
+
+    Args:
+        ids: The padded ids.  # (rows, longest)
+        pad: The token that is left out.
+    """
+    if pad is None:
+        return np.tile(np.arange(ids.shape[1], dtype=np.int64), (len(ids), 1))
+    is_token = (ids != pad).astype(np.int64)
+    counted: npt.NDArray[np.int64] = is_token.cumsum(axis=1) * is_token + pad
+    return counted
 
 
 def _compiled(

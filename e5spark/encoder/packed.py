@@ -171,9 +171,7 @@ class PackedModel:
         _fuse(model)
         self._model = model
         self._kernel = kernel
-        # BERT and Mistral number positions from 0, XLM-R from padding_idx + 1.
-        is_xlmr = model.config.model_type == "xlm-roberta"
-        self._pad_position: int | None = model.config.pad_token_id if is_xlmr else None
+        self._pad_position = pad_position(model)
 
     def __call__(self, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Returns the hidden state of every token, (tokens, hidden).
@@ -200,6 +198,15 @@ class PackedModel:
         count = is_token.cumsum(0)
         before = _spread((count - is_token)[first], rows, len(ids))
         return (count - before) * is_token + self._pad_position
+
+
+def pad_position(model: PreTrainedModel) -> int | None:
+    """Returns the token that XLM-R leaves out when it numbers others from the next position on.
+
+    None for BERT and Mistral, which number all tokens from 0.
+    """
+    is_xlmr = model.config.model_type == "xlm-roberta"
+    return int(model.config.pad_token_id) if is_xlmr else None
 
 
 def pool(hidden: torch.Tensor, rows: Rows, pooling: Pooling) -> torch.Tensor:
