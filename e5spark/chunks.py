@@ -64,15 +64,21 @@ class Sizes:
 
 def sizes(spark: SparkSession, *, rows: int, tasks: int, in_flight: int) -> Sizes:
     """Returns how a run is cut up: as it was asked for, else by the task slots of the session."""
-    # What Spark would cut a range into is how many tasks run at once; Connect has no other way.
-    parts = spark.range(1 << 20).select(F.spark_partition_id().alias("part"))
-    slots = parts.distinct().count() if not (rows and tasks) else 1
+    slots = 1 if rows and tasks else _slots(spark)
     return Sizes(
         rows=rows or max(_ROWS, _ROWS_A_SLOT * slots),
         tasks=tasks or slots,
         in_flight=in_flight,
         forced=tasks > 0,
     )
+
+
+def _slots(spark: SparkSession) -> int:
+    """How many tasks run at once."""
+    # Spark cuts a range into as many parts as there are cores now; Connect has no other way.
+    parts = spark.range(1 << 20).select(F.spark_partition_id().alias("part"))
+    cores = parts.distinct().count()
+    return max(1, cores // int(str(spark.conf.get("spark.task.cpus", "1"))))
 
 
 def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:

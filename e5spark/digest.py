@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -23,7 +24,20 @@ def cache_directory() -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if os.access(home, os.W_OK):
             return home
-    return Path(tempfile.gettempdir()) / f"e5spark-{os.getuid()}"
+    return _among_temporary_files()
+
+
+@functools.cache
+def _among_temporary_files() -> Path:
+    """A directory that no other user can write: what lies in it is trusted."""
+    shared = Path(tempfile.gettempdir()) / f"e5spark-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        shared.mkdir(mode=0o700, exist_ok=True)
+        found = shared.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+            shared.chmod(0o700)
+            return shared
+    return Path(tempfile.mkdtemp(prefix="e5spark-"))  # for this process alone
 
 
 def sha256(path: Path) -> str:
@@ -33,8 +47,8 @@ def sha256(path: Path) -> str:
     place, size, times and number: a file that changes in any of these is read again.
     """
     path = path.resolve()
-    stat = path.stat()
-    identity = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    found = path.stat()
+    identity = (str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     return _remembered(identity)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints by name: this machine's hub cache, and the hub itself where that is allowed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def snapshot(
     # Local first, whether or not downloading is allowed: a checkpoint without a published pin
     # stays at the commit of its first fetch.
     found = _snapshot(name, revision, patterns, local=True)
-    if found is not None and weights and not any(found.glob("*.safetensors")):
-        found = None  # fetched before for its tokenizer alone
+    if found is not None and weights and not _has_weights(found):
+        found = None  # fetched before for its tokenizer alone, or not to the end
     if found is None and download:
         found = _snapshot(name, revision, patterns, local=False)
     if found is None:
@@ -46,6 +47,14 @@ def snapshot(
             "spark-submit --archives model.tar.gz#model and model='archive:model'."
         )
     return found
+
+
+def _has_weights(directory: Path) -> bool:
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(directory.glob("*.safetensors"))
+    parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    return all((directory / part).is_file() for part in parts)
 
 
 def _cache() -> str:

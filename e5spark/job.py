@@ -136,12 +136,13 @@ def sample(
 
 
 def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:
-    """Raises if more texts than allowed ended in an error.
+    """Raises if more texts than allowed ended in an error: of all in the input, not of those to do.
 
     Raises:
         GateError: If so; the good rows are written, the others have ``status = 'error'``.
     """
-    texts = sum(account[name] for name in STATUSES)
+    done = sum(account[name] for name in STATUSES)
+    texts = done * account["rows_in"] // max(account["embedded"], 1)
     if account["error"] > max_error_rate * texts:
         raise GateError(
             f"{account['error']} of {texts} texts could not be embedded, more than "

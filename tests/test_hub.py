@@ -338,3 +338,15 @@ def test_a_file_lost_from_the_cache_is_fetched_again(hub, client):
     assert client(SMALL)["error"] == "ModelError"
     client(SMALL, download=True)
     assert weights.read_bytes() == b"weights"
+
+
+def test_a_download_that_ended_between_two_parts_is_continued(hub, client):
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    parts = dict.fromkeys(index["weight_map"].values(), b"weights")
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode()}
+    hub.publish("someone/large", FIRST, files | parts | {"tokenizer.json": b"{}"})
+    directory = Path(client("someone/large", download=True, revision=FIRST)["model"])
+    (directory / "model-2.safetensors").unlink()
+    assert client("someone/large", revision=FIRST)["error"] == "ModelError"
+    client("someone/large", download=True, revision=FIRST)
+    assert (directory / "model-2.safetensors").read_bytes() == b"weights"

@@ -347,6 +347,18 @@ def test_a_catalog_table_is_updated_by_name(
         spark.sql("DROP TABLE IF EXISTS updated_docs")
 
 
+def test_a_column_called_location_is_not_where_a_catalog_table_lies(
+    embed: Callable[..., Any], base: Job, spark: SparkSession
+) -> None:
+    docs = pa.table({"id": [1], "body": ["One."], "Location": ["Oslo"]})
+    base["output"] = {"table": "located_docs"}
+    try:
+        assert embed(docs)["embedded"] == 1
+        assert spark.table("located_docs").select("Location").collect() == [("Oslo",)]
+    finally:
+        spark.sql("DROP TABLE IF EXISTS located_docs")
+
+
 def test_an_empty_input_gives_an_empty_table_that_can_be_updated(
     embed: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -225,6 +225,26 @@ def test_max_error_rate_lets_error_rows_pass(
     assert (outcome.document["ok"], outcome.document["error"]) == (1, 1)
 
 
+def test_an_error_that_is_tried_again_is_a_share_of_the_whole_input(
+    run_job: Callable[..., Any], base: Job, docs: str, poisoned_model: str, poison: str
+) -> None:
+    bodies = [poison, *(f"fine {number}" for number in range(9))]
+    rows = [{"id": number, "body": body} for number, body in enumerate(bodies)]
+    pq.write_table(pa.Table.from_pylist(rows), docs)
+    base["input"]["id"] = "id"
+    rate = ["run.max_error_rate=0.1"]
+    for embedded in (10, 1):
+        done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+        assert (done.code, done.document["embedded"], done.document["error"]) == (0, embedded, 1)
+    rows[0]["body"] = "mended"
+    rows[1]["body"] = f"{poison} {poison}"
+    rows[2]["body"] = f"{poison} and so on"
+    pq.write_table(pa.Table.from_pylist(rows), docs)
+    done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+    assert done.code == 4
+    assert "2 of 10 texts could not be embedded" in done.document["message"]
+
+
 def test_parquet_is_compressed_with_zstd_and_vectors_have_no_dictionary(
     run_job: Callable[..., Any], base: Job, docs: str
 ) -> None:

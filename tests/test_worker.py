@@ -9,14 +9,17 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from e5spark.errors import ModelError, from_text
+from e5spark import encoder
+from e5spark.errors import ConflictError, ModelError, from_text
 from e5spark.spark import embed
 from e5spark.spark.embed import Texts, embed_plan, plan_model
+from e5spark.spark.encoders import encoder_of
 from e5spark.spec import model_spec
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace
 
+FP32 = {"precision": "fp32"}
 BATCH = 40  # the session's spark.sql.execution.arrow.maxRecordsPerBatch
 
 
@@ -52,6 +55,16 @@ def test_roles_and_a_second_embed_share_one_load(
         to_arrow(embed(docs, text="text", role=role, model=new_model))
     assert trace.rows() == 300
     assert loads_by_worker(trace) == dict.fromkeys(workers(trace), 1)
+
+
+def test_a_worker_that_computes_in_another_precision_than_the_run_stops(
+    new_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = encoder.load
+    monkeypatch.setattr(encoder, "load", lambda files, **how: load(files, **how | FP32))
+    plan = plan_model(model_spec(new_model, {"precision": "bf16"}))
+    with pytest.raises(ConflictError, match=r"computes in fp32 .* the run's precision is bf16"):
+        encoder_of(plan)
 
 
 @pytest.mark.usefixtures("udf_kind")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pyspark import TaskContext
 
 from e5spark.checkpoint import Files, check_published, hash_files, locate
-from e5spark.errors import ModelError
+from e5spark.errors import ConflictError, ModelError
 from e5spark.fingerprint import EngineKey
 from e5spark.models import Recipe
 from e5spark.plan import Plan
@@ -61,16 +61,23 @@ def encoder_of(plan: Plan) -> "Encoder":
             files = locate(spec)
             check_published(spec, files)
             _check_same(plan, files, describe(spec, files.model))
-            _loaded[key] = loaded = load(
+            loaded = load(
                 files,
                 engine=key.engine,
                 precision=key.precision,
                 device=spec.device,
                 threads=threads,
             )
+            if loaded.engine.precision != key.precision:
+                raise ConflictError(
+                    f"The {loaded.engine.name} engine computes in {loaded.engine.precision} on "
+                    f"this executor's CPU, and the run's precision is {key.precision}: its vectors "
+                    "would not be of one kind. Give precision='fp32', or machines that have it."
+                )
             # Spark's daemon collects garbage after each task, 0.35 s with torch's and transformers'
             # objects in sight; frozen ones are not looked at again.
             gc.freeze()
+            _loaded[key] = loaded
             if len(_loaded) > _MOST_LOADED:
                 _loaded.popitem(last=False)
             trace(

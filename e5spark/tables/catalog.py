@@ -15,7 +15,9 @@ def location(spark: SparkSession, name: str) -> str:
     """Returns the directory of a catalog table; empty if there is no such table."""
     if not spark.catalog.tableExists(name):
         return ""
-    rows = spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()
+    rows = iter(spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect())
+    # The columns come first, and one of them may be called Location.
+    next((row for row in rows if row["col_name"] == "# Detailed Table Information"), None)
     return next((str(row["data_type"]) for row in rows if row["col_name"] == "Location"), "")
 
 

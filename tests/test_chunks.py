@@ -1,0 +1,21 @@
+"""How a run is cut up."""
+
+import pytest
+from pyspark.sql import SparkSession
+
+from e5spark.chunks import Sizes, sizes
+
+
+@pytest.mark.parametrize(("cpus", "slots"), [("1", 2), ("2", 1), ("4", 1)])
+def test_a_session_has_as_many_slots_as_tasks_run_at_once(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, cpus: str, slots: int
+) -> None:
+    """Of the two cores that the session has."""
+    monkeypatch.setattr(type(spark.conf), "get", lambda *_: cpus)
+    found = sizes(spark, rows=0, tasks=0, in_flight=2)
+    assert found == Sizes(rows=20_000, tasks=slots, in_flight=2)
+
+
+def test_what_is_asked_for_stays(spark: SparkSession) -> None:
+    found = sizes(spark, rows=7, tasks=3, in_flight=1)
+    assert found == Sizes(rows=7, tasks=3, in_flight=1, forced=True)

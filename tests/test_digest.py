@@ -1,0 +1,42 @@
+"""Where e5spark keeps what it makes once for a machine."""
+
+import os
+import tempfile
+
+import pytest
+
+from e5spark import digest
+
+
+@pytest.fixture(autouse=True)
+def homeless(monkeypatch, tmp_path):
+    """A user without a home that can be written."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("E5SPARK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    digest._among_temporary_files.cache_clear()
+    yield
+    digest._among_temporary_files.cache_clear()
+
+
+def test_without_a_home_there_is_a_directory_that_only_its_user_can_write(tmp_path):
+    found = digest.cache_directory()
+    assert found == tmp_path / f"e5spark-{os.getuid()}"
+    assert found.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_is_somebody_elses_is_not_trusted(tmp_path, monkeypatch):
+    squatted = tmp_path / f"e5spark-{os.getuid() + 1}"
+    squatted.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: int(squatted.name.removeprefix("e5spark-")))
+    found = digest.cache_directory()
+    assert found != squatted
+    assert found.stat().st_mode & 0o777 == 0o700
+    assert digest.cache_directory() == found
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"e5spark-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    assert digest.cache_directory().resolve() != tmp_path / "elsewhere"
