@@ -103,6 +103,21 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
     assert files.list("_e5spark/commits") == []
 
 
+def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: LocalStorage) -> None:
+    def stage(epoch: int) -> list[str]:
+        run = Ledger(files, FakeLock(epoch))
+        names = [f"{run.staging(run.name(1))}/part-0.parquet", f"{run.work}/rows/part-0.parquet"]
+        for name in names:
+            files.put(name, b"rows")
+        return names
+
+    before, own = stage(99_998), stage(99_999)
+    later: list[str] = []
+    Ledger(files, FakeLock(99_999, lambda _: later.extend(stage(100_000)))).sweep()
+    assert [files.read(name) for name in (*before, *own)] == [None] * 4
+    assert [files.read(name) for name in later] == [b"rows"] * 2
+
+
 def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
     files: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,22 +177,25 @@ class Ledger:
         self.storage.delete(self.staging(record.name))
 
     def sweep(self) -> None:
-        """Removes all staged rows and work lists, once nothing is pending, and old records.
+        """Removes staged rows and work lists, once nothing is pending, and old records.
 
-        Without exception: what appears now is of a run that was overtaken, and its rows may be
-        embedded again by this one. The last records stay, as what has become visible is not read
-        again; that there are any says that the table has rows, or had.
+        All of this run's and of those before: what of theirs appears now is of a run that was
+        overtaken, and its rows may be embedded again by this one. None of a later run, which may
+        have taken over since the lock was looked at. The last records stay, as what has become
+        visible is not read again; that there are any says that the table has rows, or had.
         """
         self._lock.check()
-        self.storage.delete(_STAGING)
-        self.storage.delete(_WORK)
+        for directory in (_STAGING, _WORK):
+            for name in self.storage.list(directory):
+                if _numbers(name)[:1] <= [self.epoch]:
+                    self.storage.delete(f"{directory}/{name}")
         for name in self._listed(_DONE)[:-_KEPT]:
             self.storage.delete(f"{_DONE}/{name}")
 
     def _listed(self, directory: str) -> list[str]:
         """The names of records, by age: after epoch 99999 their digits do not line up."""
         names = [name for name in self.storage.list(directory) if name.endswith(".json")]
-        return sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+        return sorted(names, key=_numbers)
 
     def _anchor(self, record: Record) -> str:
         return f"{self.staging(record.name)}/_recorded"
@@ -203,3 +206,8 @@ class Ledger:
             return None
         lists = {key: tuple(document[key]) for key in ("files", "removes", "absorbs")}
         return Record(**{**document, **lists})
+
+
+def _numbers(name: str) -> list[int]:
+    """The numbers that a name is made of: the epoch comes first."""
+    return [int(part) for part in re.findall(r"\d+", name)]
