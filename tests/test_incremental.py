@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_only_new_and_changed_rows_are_embedded(
     wanted = {**FIRST, **changed, **new}
     done = embed(wanted)
     assert (done["model_rows"], done["embedded"], done["skipped"]) == (67, 67, 23)
+    check(wanted)
+
+
+def test_a_lock_that_was_removed_costs_no_rows(
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
+) -> None:
+    embed(FIRST)
+    shutil.rmtree(tmp_path / "out" / "_e5spark" / "lock")
+    wanted = {**FIRST, **{number: f"new {number}" for number in range(100, 130)}}
+    done = embed(wanted)
+    assert (done["code"], done["epoch"], done["embedded"]) == (0, 2, 30)
     check(wanted)
 
 
