@@ -204,11 +204,16 @@ def _update(
 ) -> dict[str, Any]:
     schema = intake.embedded(rows.rows, plan, rows).schema
     facts = intake.provenance(plan)
-    target.create(schema, {f"e5spark.{key}": value for key, value in facts.items()})
+    properties = {f"e5spark.{key}": value for key, value in facts.items()}
+    if not target.location:
+        target.create(schema, properties)
     files = storage(spark, target.location)
     with acquire(files) as held:
         ledger = Ledger(files, held)
-        ledger.begin(_manifest(spark, plan, rows, schema, target))
+        manifest = _manifest(spark, plan, rows, schema, target)
+        ledger.check(manifest)
+        target.create(schema, properties)
+        ledger.begin(manifest)
         commits = Commits(ledger, target, schema=schema, id=rows.id)
         given = Update(run=config.run, plan=plan, intake=rows, commits=commits)
         if stream is not None:

@@ -13,7 +13,7 @@ from e5spark.tables.delta_commit import Commit, merge, retried
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.delta_target import staged
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.storage import storage
 
@@ -70,7 +70,7 @@ class DeltaColumns:
         comment = f"e5spark {provenance[catalog.OURS]}"
         present = {each.name.lower(): each for each in self._table.rows().schema}
         added = [each for each in schema if each.name.lower() not in self._kept]
-        if not is_begun(storage(self._spark, self.location)):
+        if not has_commits(storage(self._spark, self.location)):
             for each in added:
                 there = present.get(each.name.lower())
                 if there is not None and there.metadata.get("comment") != comment:

@@ -21,7 +21,7 @@ from e5spark.tables import catalog, sink
 from e5spark.tables.delta_commit import Commit, append, merge
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits, is_begun
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.manifest import Manifest
 from e5spark.tables.staging import stage
@@ -43,7 +43,8 @@ class DeltaTarget:
 
     Attributes:
         name: The path or the catalog table.
-        location: The directory.
+        location: The directory; empty until there is a table, which Delta makes in none but a new
+            one.
     """
 
     kind = "delta"
@@ -71,8 +72,9 @@ class DeltaTarget:
             key: options[key] for key in options if key not in self._properties
         }
         self.name = table or path
-        self.location = absolute(spark, path) if path else ""
-        self._table = DeltaTable(spark, table or delta_name(self.location))
+        self.location = ""
+        self._path = absolute(spark, path) if path else ""
+        self._table = DeltaTable(spark, table or delta_name(self._path))
         self._look()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
@@ -85,7 +87,7 @@ class DeltaTarget:
             detail = self._table.detail()
         found = {} if detail is None else detail.properties
         wanted = provenance[catalog.OURS]
-        if not self._is_begun() and found.get(catalog.OURS) != wanted:
+        if not self._has_commits() and found.get(catalog.OURS) != wanted:
             raise ConflictError(
                 f"The output {self.name} was made for other vectors (fingerprint "
                 f"{found.get(catalog.OURS, 'unknown')[:12]}, this run's is {wanted[:12]}). Run "
@@ -145,12 +147,12 @@ class DeltaTarget:
         """Takes the location of a table that is ours; raises if something else is there."""
         detail = self._table.detail()
         if detail is None:
-            if self.location:
-                sink.check_path_free(self._spark, self.location)
+            if self._path:
+                sink.check_path_free(self._spark, self._path)
             return
         if detail.format != "delta" or catalog.OURS not in detail.properties:
             raise sink.exists(f"The output {self.name}")
-        self.location = self.location or detail.location
+        self.location = self._path or detail.location
         if not self._is_begun() and self._table.version() > 0:
             raise ConflictError(
                 f"The output {self.name} has lost its directory _e5spark, which says what its "
@@ -159,6 +161,9 @@ class DeltaTarget:
 
     def _is_begun(self) -> bool:
         return is_begun(storage(self._spark, self.location))
+
+    def _has_commits(self) -> bool:
+        return has_commits(storage(self._spark, self.location))
 
 
 def staged(

@@ -32,6 +32,11 @@ def is_begun(storage: Storage) -> bool:
     return bool(storage.list(HOME))
 
 
+def has_commits(storage: Storage) -> bool:
+    """Returns whether anything has ever been committed here, visible or not."""
+    return bool(storage.list(COMMITS) or storage.list(DONE))
+
+
 def last_epoch(storage: Storage) -> int:
     """Returns the highest epoch that anything but the lock is named after; 0 if there is none."""
     names = [name for place in (COMMITS, DONE, STAGING, WORK) for name in storage.list(place)]

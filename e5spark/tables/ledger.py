@@ -17,6 +17,7 @@ from e5spark.tables.home import (
     STAGING,
     WORK,
     dumped,
+    has_commits,
     numbers,
     read_document,
 )
@@ -119,19 +120,27 @@ class Ledger:
             raise E5SparkError("The manifest vanished while its lock was held.")
         return manifest
 
-    def begin(self, manifest: Manifest) -> None:
-        """Makes sure that the table holds the vectors of this manifest, and none but those.
+    def check(self, manifest: Manifest) -> None:
+        """Makes sure that no other vectors than those of this manifest are committed.
 
         Raises:
-            ConflictError: If it holds others; the message names the parts that differ.
+            ConflictError: If there are; the message names the parts that differ.
+        """
+        stored = read_manifest(self.storage)
+        if stored is not None and has_commits(self.storage):
+            check_same(stored, manifest)
+
+    def begin(self, manifest: Manifest) -> None:
+        """Writes down what the vectors are, unless that of a run that committed something stands.
+
+        Raises:
+            ConflictError: If other vectors are committed.
         """
         self._lock.check()
-        if self.storage.create(MANIFEST, dumped(asdict(manifest))):
-            return
-        if self.has_finished or self.storage.list(COMMITS):
-            check_same(self.manifest, manifest)
-        else:  # of a run that never committed anything
-            self.storage.put(MANIFEST, dumped(asdict(manifest)))
+        self.check(manifest)
+        document = dumped(asdict(manifest))
+        if not self.storage.create(MANIFEST, document) and not has_commits(self.storage):
+            self.storage.put(MANIFEST, document)
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""

@@ -21,7 +21,8 @@ class Target(Protocol):
     name: str
     """What the user calls it: a path or a catalog table."""
     location: str
-    """Its directory, as Spark takes it; the ledger is in it. Empty before ``create``."""
+    """Its directory, as Spark takes it; the ledger is in it. Empty where only ``create``
+    makes one."""
     kind: str
     """``parquet``, ``delta``, ...: what the manifest says that the table is."""
     holds: bool
@@ -30,7 +31,7 @@ class Target(Protocol):
     """Spark's writer options of staged files."""
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the table, unless it is there.
+        """Creates the table, unless it is there; under the table's lock if it has a location.
 
         Args:
             schema: Its columns, with their metadata.
