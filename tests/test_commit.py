@@ -156,6 +156,16 @@ def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) 
     assert read_manifest(files) == other
 
 
+def test_a_manifest_that_was_lost_is_not_made_up(files: LocalStorage) -> None:
+    ledger = Ledger(files, FakeLock(1))
+    ledger.begin(MANIFEST)
+    ledger.commit(Record(name="00001-00001", kind="append"))
+    files.delete("_e5spark/manifest.json")
+    with pytest.raises(ConflictError, match=r"has lost _e5spark/manifest\.json"):
+        ledger.begin(MANIFEST)
+    assert read_manifest(files) is None
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

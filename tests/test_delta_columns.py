@@ -1,5 +1,6 @@
 """Columns of vectors in the user's own Delta table: nothing else of it changes."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,14 @@ def test_a_job_that_another_one_is_ahead_of_adds_no_column(
     assert ended.code == 5
     assert "Another run writes to" in ended.document["message"]
     assert rows_of(driver, table) == before
+
+
+def test_vectors_of_which_no_commit_is_known_are_left_alone(
+    driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, trace: Trace
+) -> None:
+    assert driver.job(job()).code == 0
+    shutil.rmtree(tmp_path / "docs" / "_e5spark" / "done")
+    trace.mark()
+    ended = driver.job(job())
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in ended.document["message"]

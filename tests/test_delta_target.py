@@ -436,3 +436,16 @@ def test_a_table_follows_its_source_over_connect(
     (metadata,) = actions(tmp_path / "out", "metaData")
     columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
     assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
+
+
+def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    assert driver.job(job()).code == 0
+    shutil.rmtree(tmp_path / "out" / "_e5spark" / "done")
+    trace.mark()
+    ended = driver.job(job())
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in ended.document["message"]
+    assert read(driver, tmp_path / "out").num_rows == 1

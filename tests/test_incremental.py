@@ -80,6 +80,34 @@ def test_a_lock_that_was_removed_costs_no_rows(
     check(wanted)
 
 
+@pytest.mark.parametrize("command", ["embed", "compact"])
+def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+    embed: Callable[..., Any], base: Job, job_file: Callable[..., str], tmp_path: Path, command: str
+) -> None:
+    embed(FIRST)
+    home = tmp_path / "out" / "_e5spark"
+    for name in ("commits", "done", "lock"):
+        shutil.rmtree(home / name)
+    before, manifest = files(tmp_path / "out"), (home / "manifest.json").read_bytes()
+    if command == "embed":
+        refused = embed(FIRST, "model.max_tokens=64")
+        assert (refused["code"], refused["model_rows"]) == (5, 0)
+        assert "its directories commits and done are empty or gone" in refused["message"]
+    else:
+        assert main(["compact", job_file(**base)]) == 5
+    assert files(tmp_path / "out") == before
+    assert (home / "manifest.json").read_bytes() == manifest
+
+
+def test_a_run_that_ended_before_its_first_commit_is_begun_again(
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
+) -> None:
+    assert embed({None: "no id"})["code"] == 3
+    assert (tmp_path / "out" / "_e5spark" / "manifest.json").exists()
+    assert embed(FIRST)["code"] == 0
+    check(FIRST)
+
+
 def test_changed_rows_alone_are_replaced(
     embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:

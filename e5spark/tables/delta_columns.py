@@ -1,8 +1,9 @@
 """Columns of vectors in the Delta table that the texts are in: added, and brought up to date."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -90,6 +91,12 @@ class DeltaColumns:
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now, those without a vector too."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
+
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row has a value in the columns that were added."""
+        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._kept]
+        filled = reduce(Column.__or__, (column.isNotNull() for column in added))
+        return self.rows(schema).filter(filled).isEmpty()
 
     def stage_replacement(
         self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame

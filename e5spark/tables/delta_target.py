@@ -98,6 +98,10 @@ class DeltaTarget:
         """Returns the rows of the table now."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
     def stage_replacement(
         self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
     ) -> Record:

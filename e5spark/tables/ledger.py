@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
-from e5spark.errors import E5SparkError
+from e5spark.errors import ConflictError
 from e5spark.tables.faults import instant
 from e5spark.tables.home import (
     COMMITS,
@@ -114,10 +114,17 @@ class Ledger:
 
     @property
     def manifest(self) -> Manifest:
-        """What the vectors are, once the ledger has begun."""
+        """What the vectors are, once the ledger has begun.
+
+        Raises:
+            ConflictError: If nobody can tell any more.
+        """
         manifest = read_manifest(self.storage)
         if manifest is None:
-            raise E5SparkError("The manifest vanished while its lock was held.")
+            raise ConflictError(
+                f"{self.storage.root} has lost {MANIFEST}, which says what its vectors are. Put it "
+                "back, or give a new output."
+            )
         return manifest
 
     def check(self, manifest: Manifest) -> None:
@@ -126,9 +133,8 @@ class Ledger:
         Raises:
             ConflictError: If there are; the message names the parts that differ.
         """
-        stored = read_manifest(self.storage)
-        if stored is not None and has_commits(self.storage):
-            check_same(stored, manifest)
+        if has_commits(self.storage):
+            check_same(self.manifest, manifest)
 
     def begin(self, manifest: Manifest) -> None:
         """Writes down what the vectors are, unless that of a run that committed something stands.
@@ -138,9 +144,8 @@ class Ledger:
         """
         self._lock.check()
         self.check(manifest)
-        document = dumped(asdict(manifest))
-        if not self.storage.create(MANIFEST, document) and not has_commits(self.storage):
-            self.storage.put(MANIFEST, document)
+        if not has_commits(self.storage):
+            self.storage.put(MANIFEST, dumped(asdict(manifest)))
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""

@@ -59,6 +59,10 @@ class ParquetTarget:
         """Returns the rows that are visible now."""
         return self._read(schema, [self.location])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
     def stage_replacement(
         self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
     ) -> Record:

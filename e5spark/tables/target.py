@@ -44,6 +44,9 @@ class Target(Protocol):
     def rows(self, schema: StructType) -> DataFrame:
         """Returns what is visible in the table now; no rows before the first commit."""
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether nothing that e5spark writes is visible in the table now."""
+
     def stage_replacement(
         self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
     ) -> Record:
