@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -13,6 +12,7 @@ from e5spark.names import quoted
 from e5spark.tables.home import HOME, has_commits
 from e5spark.tables.ledger import Kind, Ledger, Record
 from e5spark.tables.manifest import Manifest
+from e5spark.tables.staging import staged
 from e5spark.tables.target import Target
 
 log = logging.getLogger("e5spark")
@@ -79,12 +79,16 @@ class Commits:
             deleted: One column, the id, each once: more rows that go, for which none come.
         """
         if self.id is not None:
-            held = [self._held_ids(spark, each) for each in self.ledger.absorbed(record)]
-            ids = [*held, *([] if deleted is None else [deleted])]
-            # A split text has several rows; a deleted id is not in the source, so none is twice.
-            stale = reduce(DataFrame.union, ids).distinct()
+            id, held = self.id, self.ledger.absorbed(record)
+
+            def stale() -> DataFrame:
+                rows = staged(spark, self.target.location, self.schema, held)
+                ids = rows.select(F.col(quoted(id)))
+                # A split text has several rows; a deleted id is not in the source.
+                return (ids if deleted is None else ids.union(deleted)).distinct()
+
             record = self.target.stage_replacement(
-                self.ledger, record, schema=self.schema, id=self.id, stale=stale
+                self.ledger, record, schema=self.schema, id=id, stale=stale
             )
         return self.record(record)
 
@@ -130,7 +134,3 @@ class Commits:
     def _finish(self, record: Record) -> None:
         self.target.publish(self.ledger, record, self.ledger.absorbed(record))
         self.ledger.close(record)
-
-    def _held_ids(self, spark: SparkSession, record: Record) -> DataFrame:
-        paths = [f"{self.target.location}/{file}" for file in record.files]
-        return spark.read.schema(self.schema).parquet(*paths).select(F.col(quoted(str(self.id))))

@@ -1,6 +1,6 @@
 """Columns of vectors in the Delta table that the texts are in: added, and brought up to date."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -12,10 +12,10 @@ from e5spark.names import quoted
 from e5spark.tables import catalog
 from e5spark.tables.delta_commit import Commit, merge, retried
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
-from e5spark.tables.delta_target import staged
 from e5spark.tables.faults import instant
 from e5spark.tables.home import has_commits
 from e5spark.tables.ledger import Ledger, Record
+from e5spark.tables.staging import staged
 from e5spark.tables.storage import storage
 
 
@@ -99,7 +99,13 @@ class DeltaColumns:
         return self.rows(schema).filter(filled).isEmpty()
 
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Returns the record: there is nothing to remove."""
         return record

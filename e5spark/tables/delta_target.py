@@ -1,6 +1,6 @@
 """A Delta table: rows come by appends that count once, and go by one MERGE, all of it in SQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -24,7 +24,7 @@ from e5spark.tables.faults import instant
 from e5spark.tables.home import has_commits, is_begun
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.manifest import Manifest
-from e5spark.tables.staging import stage
+from e5spark.tables.staging import stage, staged
 from e5spark.tables.storage import storage
 
 _KEY, _NEW = "__e5spark_key", "__e5spark_new"
@@ -103,10 +103,16 @@ class DeltaTarget:
         return self.rows(schema).isEmpty()
 
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages the stale ids; see ``Target``."""
-        ids, _ = stage(stale.select(F.col(quoted(id))), self, ledger, record.name)
+        ids, _ = stage(stale(), self, ledger, record.name)
         return replace(record, files=ids)
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
@@ -168,16 +174,6 @@ class DeltaTarget:
 
     def _has_commits(self) -> bool:
         return has_commits(storage(self._spark, self.location))
-
-
-def staged(
-    spark: SparkSession, location: str, schema: StructType, records: Sequence[Record]
-) -> DataFrame:
-    """Returns the rows that were staged for some records of the table in a directory."""
-    paths = [f"{location}/{file}" for record in records for file in record.files]
-    if not paths:
-        return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).parquet(*paths)
 
 
 def _stats(schema: StructType) -> dict[str, str]:

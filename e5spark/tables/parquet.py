@@ -1,6 +1,7 @@
 """A directory of Parquet files as a table: rows come by renamed files and go by rewritten ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import ceil
 
@@ -18,6 +19,7 @@ from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
 
 _FILE = "__e5spark_file"
+_AT_ONCE = 16  # requests to the store
 
 
 class ParquetTarget:
@@ -64,13 +66,20 @@ class ParquetTarget:
         return self.rows(schema).isEmpty()
 
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages the files that hold stale rows, without these; see ``Target``."""
+        ids = stale()
         found = (
             self.rows(schema)
             .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
-            .join(stale, id, "left_semi")
+            .join(ids, id, "left_semi")
             .groupBy(_FILE)
             .count()
             .collect()
@@ -79,19 +88,30 @@ class ParquetTarget:
         if not files:
             return record
         touched = self._read(schema, [f"{self.location}/{file}" for file in files])
-        kept = touched.join(stale, id, "left_anti")
+        kept = touched.join(ids, id, "left_anti")
         expected = touched.count() - sum(row["count"] for row in found)
         return self._rewritten(ledger, record, kept, files, expected)
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
         """Moves staged files into the directory, then removes those that they replace."""
-        for each in (*absorbed, record):
-            for number, file in enumerate(each.files):
-                ledger.storage.rename(file, f"part-{each.name}-{number:05d}.parquet")
-                instant("publishing")
-        for file in record.removes:
+        moves = [
+            (file, f"part-{each.name}-{number:05d}.parquet")
+            for each in (*absorbed, record)
+            for number, file in enumerate(each.files)
+        ]
+
+        def move(names: tuple[str, str]) -> None:
+            ledger.storage.rename(*names)
+            instant("publishing")
+
+        def remove(file: str) -> None:
             instant("removing")
             ledger.storage.delete(file)
+
+        # Each is some round trips to the store; nothing goes before all have come.
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="e5spark-publish") as pool:
+            list(pool.map(move, moves))
+            list(pool.map(remove, record.removes))
         if self._table:
             self._spark.catalog.refreshTable(self._table)
 

@@ -1,6 +1,6 @@
 """The seam between a run and the kind of table it writes: Parquet, Delta, what comes next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pyspark.sql import DataFrame
@@ -48,7 +48,13 @@ class Target(Protocol):
         """Returns whether nothing that e5spark writes is visible in the table now."""
 
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages what ``publish`` needs so that the rows of some ids go; nothing is visible yet.
 
@@ -57,8 +63,8 @@ class Target(Protocol):
             record: A ``replace`` that absorbs the rows that come in their place.
             schema: The table's columns.
             id: The column that names a row.
-            stale: One column, ``id``: the ids, each once, whose rows go. Those of the absorbed
-                records are among them.
+            stale: Reads one column, ``id``: the ids, each once, whose rows go. Those of the
+                absorbed records are among them.
 
         Returns:
             The record with what was staged.
