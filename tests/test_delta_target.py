@@ -449,3 +449,15 @@ def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
     assert (ended.code, trace.rows()) == (5, 0)
     assert "no record of a commit" in ended.document["message"]
     assert read(driver, tmp_path / "out").num_rows == 1
+
+
+def test_a_table_that_was_made_for_other_vectors_is_refused_before_its_first_rows_too(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    pq.write_table(pa.table({"id": [1, 1], "body": ["One.", "Two."]}), tmp_path / "docs.parquet")
+    assert driver.job(job()).code == 3
+    write_docs(tmp_path, {1: "One text."})
+    ended = driver.job(job(), "model.max_tokens=64")
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "if it has no rows, remove it" in ended.document["message"]
+    assert driver.job(job()).code == 0

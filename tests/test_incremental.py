@@ -387,6 +387,21 @@ def test_a_catalog_table_is_updated_by_name(
         spark.sql("DROP TABLE IF EXISTS updated_docs")
 
 
+def test_a_catalog_table_made_for_other_vectors_is_refused_before_its_first_rows_too(
+    embed: Callable[..., Any], base: Job, spark: SparkSession
+) -> None:
+    base["output"] = {"table": "unfinished_docs"}
+    try:
+        assert embed({None: "no id"})["code"] == 3
+        refused = embed(FIRST, "model.max_tokens=64")
+        assert (refused["code"], refused["model_rows"]) == (5, 0)
+        assert "if it has no rows, remove it" in refused["message"]
+        spark.sql("DROP TABLE unfinished_docs")
+        assert embed(FIRST, "model.max_tokens=64")["code"] == 0
+    finally:
+        spark.sql("DROP TABLE IF EXISTS unfinished_docs")
+
+
 def test_an_empty_input_gives_an_empty_table_that_can_be_updated(
     embed: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -85,14 +85,10 @@ class DeltaTarget:
             catalog.create(self._spark, self._table.name, schema, "delta", properties)
             self._look()
             detail = self._table.detail()
-        found = {} if detail is None else detail.properties
+        found = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
         wanted = provenance[catalog.OURS]
-        if not self._has_commits() and found.get(catalog.OURS) != wanted:
-            raise ConflictError(
-                f"The output {self.name} was made for other vectors (fingerprint "
-                f"{found.get(catalog.OURS, 'unknown')[:12]}, this run's is {wanted[:12]}). Run "
-                "with what it was made with, or give a new output."
-            )
+        if found != wanted and not self._has_commits():
+            raise sink.made_for_others(f"The output {self.name}", found, wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now."""

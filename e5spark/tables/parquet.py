@@ -13,7 +13,7 @@ from e5spark.errors import E5SparkError, InputError
 from e5spark.names import quoted
 from e5spark.tables import catalog, sink
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits, is_begun
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
@@ -56,6 +56,12 @@ class ParquetTarget:
         if self._table and not self.location:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
+        if self._table and not has_commits(storage(self._spark, self.location)):
+            shown = f"SHOW TBLPROPERTIES {self._table} ('{catalog.OURS}')"
+            (row,) = self._spark.sql(shown).collect()
+            if row["value"] != provenance[catalog.OURS]:
+                what, wanted = f"The output table {self._table}", provenance[catalog.OURS]
+                raise sink.made_for_others(what, row["value"], wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
