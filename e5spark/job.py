@@ -81,6 +81,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
     with acquire(files) as held:
         ledger = Ledger(files, held)
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
+        commits.check_known()
         commits.recover(spark)
         record = target.stage_compaction(
             ledger,
@@ -205,12 +206,13 @@ def _update(
 ) -> dict[str, Any]:
     schema = intake.embedded(rows.rows, plan, rows).schema
     facts = intake.provenance(plan)
-    target.create(schema, {f"e5spark.{key}": value for key, value in facts.items()})
+    properties = {f"e5spark.{key}": value for key, value in facts.items()}
+    if not target.location:
+        target.create(schema, properties)
     files = storage(spark, target.location)
     with acquire(files) as held:
-        ledger = Ledger(files, held)
-        ledger.begin(_manifest(spark, plan, rows, schema, target))
-        commits = Commits(ledger, target, schema=schema, id=rows.id)
+        commits = Commits(Ledger(files, held), target, schema=schema, id=rows.id)
+        commits.begin(_manifest(spark, plan, rows, schema, target), properties)
         given = Update(run=config.run, plan=plan, intake=rows, commits=commits)
         if stream is not None:
             return arrivals.follow(spark, given, config, stream)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
     embedded = trace.rows()
     difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
     assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
-    left = [name for name in ("staging", "work") if (tmp_path / "out/_e5spark" / name).exists()]
-    assert left == []
+    left = [(tmp_path / "out/_e5spark").glob(f"{name}/*") for name in ("staging", "work")]
+    assert list(chain(*left)) == []
     assert list((tmp_path / "out/_e5spark/commits").glob("*.json")) == []
     played = Played(scenario=scenario, kills=tuple(kills), embedded=embedded, difference=difference)
     PLAYED.append(played)

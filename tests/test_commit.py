@@ -103,6 +103,21 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
     assert files.list("_e5spark/commits") == []
 
 
+def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: LocalStorage) -> None:
+    def stage(epoch: int) -> list[str]:
+        run = Ledger(files, FakeLock(epoch))
+        names = [f"{run.staging(run.name(1))}/part-0.parquet", f"{run.work}/rows/part-0.parquet"]
+        for name in names:
+            files.put(name, b"rows")
+        return names
+
+    before, own = stage(99_998), stage(99_999)
+    later: list[str] = []
+    Ledger(files, FakeLock(99_999, lambda _: later.extend(stage(100_000)))).sweep()
+    assert [files.read(name) for name in (*before, *own)] == [None] * 4
+    assert [files.read(name) for name in later] == [b"rows"] * 2
+
+
 def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
     files: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +154,16 @@ def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) 
     with pytest.raises(ConflictError, match=r"model weights is bbbbbbbbbbbb\.\.\., this run's is"):
         ledger.begin(MANIFEST)
     assert read_manifest(files) == other
+
+
+def test_a_manifest_that_was_lost_is_not_made_up(files: LocalStorage) -> None:
+    ledger = Ledger(files, FakeLock(1))
+    ledger.begin(MANIFEST)
+    ledger.commit(Record(name="00001-00001", kind="append"))
+    files.delete("_e5spark/manifest.json")
+    with pytest.raises(ConflictError, match=r"has lost _e5spark/manifest\.json"):
+        ledger.begin(MANIFEST)
+    assert read_manifest(files) is None
 
 
 @pytest.mark.parametrize(

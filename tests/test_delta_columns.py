@@ -1,5 +1,6 @@
 """Columns of vectors in the user's own Delta table: nothing else of it changes."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from e5spark.tables.delta_table import delta_name
+from e5spark.tables.lock import acquire
+from e5spark.tables.storage import LocalStorage
 from tests.delta_driver import Driver, actions, delta_rs, session
 from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
@@ -153,3 +156,35 @@ def test_vectors_of_another_model_are_refused(
     ended = driver.job(job(), "model.max_tokens=64")
     assert (ended.code, trace.rows()) == (5, 0)
     assert "max_tokens is 512, this run's is 64" in ended.document["message"]
+
+
+@pytest.mark.parametrize("override", ['embed.prefix="b_"', "model.max_tokens=64"])
+def test_a_job_that_is_refused_adds_no_column(
+    driver: Driver, job: Callable[..., str], table: str, override: str
+) -> None:
+    assert driver.job(job()).code == 0
+    before = rows_of(driver, table)
+    assert driver.job(job(), override).code == 5
+    assert rows_of(driver, table) == before
+
+
+def test_a_job_that_another_one_is_ahead_of_adds_no_column(
+    driver: Driver, job: Callable[..., str], table: str, tmp_path: Path
+) -> None:
+    before = rows_of(driver, table)
+    with acquire(LocalStorage("", tmp_path / "docs")):
+        ended = driver.job(job())
+    assert ended.code == 5
+    assert "Another run writes to" in ended.document["message"]
+    assert rows_of(driver, table) == before
+
+
+def test_vectors_of_which_no_commit_is_known_are_left_alone(
+    driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, trace: Trace
+) -> None:
+    assert driver.job(job()).code == 0
+    shutil.rmtree(tmp_path / "docs" / "_e5spark" / "done")
+    trace.mark()
+    ended = driver.job(job())
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in ended.document["message"]

@@ -436,3 +436,28 @@ def test_a_table_follows_its_source_over_connect(
     (metadata,) = actions(tmp_path / "out", "metaData")
     columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
     assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
+
+
+def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    write_docs(tmp_path, {1: "One text."})
+    assert driver.job(job()).code == 0
+    shutil.rmtree(tmp_path / "out" / "_e5spark" / "done")
+    trace.mark()
+    ended = driver.job(job())
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in ended.document["message"]
+    assert read(driver, tmp_path / "out").num_rows == 1
+
+
+def test_a_table_that_was_made_for_other_vectors_is_refused_before_its_first_rows_too(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    pq.write_table(pa.table({"id": [1, 1], "body": ["One.", "Two."]}), tmp_path / "docs.parquet")
+    assert driver.job(job()).code == 3
+    write_docs(tmp_path, {1: "One text."})
+    ended = driver.job(job(), "model.max_tokens=64")
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "if it has no rows, remove it" in ended.document["message"]
+    assert driver.job(job()).code == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,45 @@ def test_only_new_and_changed_rows_are_embedded(
     done = embed(wanted)
     assert (done["model_rows"], done["embedded"], done["skipped"]) == (67, 67, 23)
     check(wanted)
+
+
+def test_a_lock_that_was_removed_costs_no_rows(
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
+) -> None:
+    embed(FIRST)
+    shutil.rmtree(tmp_path / "out" / "_e5spark" / "lock")
+    wanted = {**FIRST, **{number: f"new {number}" for number in range(100, 130)}}
+    done = embed(wanted)
+    assert (done["code"], done["epoch"], done["embedded"]) == (0, 2, 30)
+    check(wanted)
+
+
+@pytest.mark.parametrize("command", ["embed", "compact"])
+def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+    embed: Callable[..., Any], base: Job, job_file: Callable[..., str], tmp_path: Path, command: str
+) -> None:
+    embed(FIRST)
+    home = tmp_path / "out" / "_e5spark"
+    for name in ("commits", "done", "lock"):
+        shutil.rmtree(home / name)
+    before, manifest = files(tmp_path / "out"), (home / "manifest.json").read_bytes()
+    if command == "embed":
+        refused = embed(FIRST, "model.max_tokens=64")
+        assert (refused["code"], refused["model_rows"]) == (5, 0)
+        assert "its directories commits and done are empty or gone" in refused["message"]
+    else:
+        assert main(["compact", job_file(**base)]) == 5
+    assert files(tmp_path / "out") == before
+    assert (home / "manifest.json").read_bytes() == manifest
+
+
+def test_a_run_that_ended_before_its_first_commit_is_begun_again(
+    embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
+) -> None:
+    assert embed({None: "no id"})["code"] == 3
+    assert (tmp_path / "out" / "_e5spark" / "manifest.json").exists()
+    assert embed(FIRST)["code"] == 0
+    check(FIRST)
 
 
 def test_changed_rows_alone_are_replaced(
@@ -357,6 +397,21 @@ def test_a_column_called_location_is_not_where_a_catalog_table_lies(
         assert spark.table("located_docs").select("Location").collect() == [("Oslo",)]
     finally:
         spark.sql("DROP TABLE IF EXISTS located_docs")
+
+
+def test_a_catalog_table_made_for_other_vectors_is_refused_before_its_first_rows_too(
+    embed: Callable[..., Any], base: Job, spark: SparkSession
+) -> None:
+    base["output"] = {"table": "unfinished_docs"}
+    try:
+        assert embed({None: "no id"})["code"] == 3
+        refused = embed(FIRST, "model.max_tokens=64")
+        assert (refused["code"], refused["model_rows"]) == (5, 0)
+        assert "if it has no rows, remove it" in refused["message"]
+        spark.sql("DROP TABLE unfinished_docs")
+        assert embed(FIRST, "model.max_tokens=64")["code"] == 0
+    finally:
+        spark.sql("DROP TABLE IF EXISTS unfinished_docs")
 
 
 def test_an_empty_input_gives_an_empty_table_that_can_be_updated(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,6 @@ def test_of_two_runs_at_once_one_stops_before_it_embeds(
 
 def check_clean(out: Path) -> None:
     """Nothing is left over: no staged row, no work list, no record that waits."""
-    left = [name for name in ("staging", "work") if (out / "_e5spark" / name).exists()]
-    assert left == []
+    left = [(out / "_e5spark").glob(f"{name}/*") for name in ("staging", "work")]
+    assert list(chain(*left)) == []
     assert list((out / "_e5spark" / "commits").glob("*.json")) == []

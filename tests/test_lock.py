@@ -76,6 +76,21 @@ def test_the_holder_keeps_the_files_of_its_epoch_alone(output: LocalStorage) -> 
     assert output.list(lock.DIRECTORY)[-1] == "0000004.released"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["done/00007-00001.json", "commits/00007-00002.json", "staging/00007-00001/a", "work/00007/a"],
+)
+def test_an_epoch_that_anything_is_named_after_is_never_begun_again(
+    output: LocalStorage, name: str
+) -> None:
+    output.put(f"_e5spark/{name}", b"")
+    output.put("_e5spark/done/00002-00009.json", b"")
+    with acquire(output) as held:
+        assert held.epoch == 8
+        held.check()
+    assert acquire(output).epoch == 9
+
+
 def test_a_second_run_names_the_first(output: LocalStorage, start: Start) -> None:
     process = start(output)
     with pytest.raises(ConflictError) as caught:

@@ -4,12 +4,17 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from copy import copy
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import InputError, TransientError
+from e5spark.tables import hadoop
 from e5spark.tables.hadoop import HadoopStorage
 from e5spark.tables.storage import LocalStorage, Storage, storage
 from tests.storage_contract import StorageContract
@@ -41,11 +46,42 @@ class TestLocalDisk(StorageContract):
 
 
 class TestHadoop(StorageContract):
-    """Hadoop's local file system: its renames are not atomic, its calls are those of HDFS."""
+    """Hadoop's local file system: its renames are not atomic, its calls are those of others."""
 
-    @pytest.fixture
-    def files(self, spark: SparkSession, tmp_path: Path) -> Storage:
+    @pytest.fixture(params=["hdfs", "s3a"])
+    def files(
+        self,
+        spark: SparkSession,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        request: pytest.FixtureRequest,
+    ) -> Storage:
+        if request.param == "s3a":
+            monkeypatch.setattr(hadoop, "_OBJECT_STORES", {"file"})
         return hadoop_storage(spark, f"file:{tmp_path}/root")
+
+    @pytest.mark.parametrize("step", range(1, 5))
+    def test_a_rename_that_stood_still_leaves_what_another_run_has_moved(
+        self, files: HadoopStorage, step: int
+    ) -> None:
+        real = files._files
+        steps = count(1)
+
+        class Slow:
+            """Another run makes the same move before one of this one's calls."""
+
+            def __getattr__(self, name: str) -> Any:
+                if next(steps) == step:
+                    files.rename("staging/part-0", "part-0")
+                return getattr(real, name)
+
+        files.put("staging/part-0", b"vectors")
+        slow = copy(files)
+        slow._files = Slow()
+        with suppress(TransientError):
+            slow.rename("staging/part-0", "part-0")
+        assert next(steps) > step
+        assert files.read("part-0") == b"vectors"
 
 
 def test_hadoop_lists_no_checksums(spark: SparkSession, tmp_path: Path) -> None:
@@ -153,6 +189,6 @@ def writer(directory: Path, letter: bytes) -> None:
 
 def endless_writer(directory: Path, method: str) -> None:
     files = LocalStorage("", directory)
-    for count in range(10_000):
-        getattr(files, method)(f"{method}-{count}", b"1" * SIZE)
-        getattr(files, method)("always", bytes([count % 256]) * SIZE)
+    for number in range(10_000):
+        getattr(files, method)(f"{method}-{number}", b"1" * SIZE)
+        getattr(files, method)("always", bytes([number % 256]) * SIZE)

@@ -1,14 +1,18 @@
 """The steps of a commit, the same for every kind of table: record, make visible, note it."""
 
 import logging
-from functools import reduce
+from collections.abc import Mapping
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from e5spark.errors import ConflictError
 from e5spark.names import quoted
+from e5spark.tables.home import HOME, has_commits
 from e5spark.tables.ledger import Kind, Ledger, Record
+from e5spark.tables.manifest import Manifest
+from e5spark.tables.staging import staged
 from e5spark.tables.target import Target
 
 log = logging.getLogger("e5spark")
@@ -32,6 +36,31 @@ class Commits:
         self.schema = schema
         self.id = id
 
+    def begin(self, manifest: Manifest, properties: Mapping[str, str]) -> None:
+        """Creates the table, unless it is there, and writes down what its vectors are.
+
+        Raises:
+            ConflictError: If other vectors are committed, or the table has rows of no commit.
+        """
+        self.ledger.check(manifest)
+        self.target.create(self.schema, properties)
+        self.check_known()
+        self.ledger.begin(manifest)
+
+    def check_known(self) -> None:
+        """Raises if the table has rows though nothing was ever committed.
+
+        Raises:
+            ConflictError: If so: which of them are up to date cannot be told.
+        """
+        if not has_commits(self.ledger.storage) and not self.target.is_empty(self.schema):
+            raise ConflictError(
+                f"The output {self.target.name} has rows, but {self.target.location}/{HOME} no "
+                "record of a commit: its directories commits and done are empty or gone, as after "
+                "a copy of a part. Nothing was changed. Put them back from where the table came, "
+                "or give a new output."
+            )
+
     def record(self, record: Record) -> Record:
         """Commits staged rows; those of new ids become visible at once, held ones wait."""
         self.ledger.commit(record)
@@ -50,12 +79,16 @@ class Commits:
             deleted: One column, the id, each once: more rows that go, for which none come.
         """
         if self.id is not None:
-            held = [self._held_ids(spark, each) for each in self.ledger.absorbed(record)]
-            ids = [*held, *([] if deleted is None else [deleted])]
-            # A split text has several rows; a deleted id is not in the source, so none is twice.
-            stale = reduce(DataFrame.union, ids).distinct()
+            id, held = self.id, self.ledger.absorbed(record)
+
+            def stale() -> DataFrame:
+                rows = staged(spark, self.target.location, self.schema, held)
+                ids = rows.select(F.col(quoted(id)))
+                # A split text has several rows; a deleted id is not in the source.
+                return (ids if deleted is None else ids.union(deleted)).distinct()
+
             record = self.target.stage_replacement(
-                self.ledger, record, schema=self.schema, id=self.id, stale=stale
+                self.ledger, record, schema=self.schema, id=id, stale=stale
             )
         return self.record(record)
 
@@ -101,7 +134,3 @@ class Commits:
     def _finish(self, record: Record) -> None:
         self.target.publish(self.ledger, record, self.ledger.absorbed(record))
         self.ledger.close(record)
-
-    def _held_ids(self, spark: SparkSession, record: Record) -> DataFrame:
-        paths = [f"{self.target.location}/{file}" for file in record.files]
-        return spark.read.schema(self.schema).parquet(*paths).select(F.col(quoted(str(self.id))))

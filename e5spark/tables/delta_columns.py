@@ -1,8 +1,9 @@
 """Columns of vectors in the Delta table that the texts are in: added, and brought up to date."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -11,10 +12,10 @@ from e5spark.names import quoted
 from e5spark.tables import catalog
 from e5spark.tables.delta_commit import Commit, merge, retried
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
-from e5spark.tables.delta_target import staged
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits
 from e5spark.tables.ledger import Ledger, Record
+from e5spark.tables.staging import staged
 from e5spark.tables.storage import storage
 
 
@@ -70,7 +71,7 @@ class DeltaColumns:
         comment = f"e5spark {provenance[catalog.OURS]}"
         present = {each.name.lower(): each for each in self._table.rows().schema}
         added = [each for each in schema if each.name.lower() not in self._kept]
-        if not is_begun(storage(self._spark, self.location)):
+        if not has_commits(storage(self._spark, self.location)):
             for each in added:
                 there = present.get(each.name.lower())
                 if there is not None and there.metadata.get("comment") != comment:
@@ -91,8 +92,20 @@ class DeltaColumns:
         """Returns the rows of the table now, those without a vector too."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row has a value in the columns that were added."""
+        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._kept]
+        filled = reduce(Column.__or__, (column.isNotNull() for column in added))
+        return self.rows(schema).filter(filled).isEmpty()
+
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Returns the record: there is nothing to remove."""
         return record

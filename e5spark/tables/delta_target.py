@@ -1,6 +1,6 @@
 """A Delta table: rows come by appends that count once, and go by one MERGE, all of it in SQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -21,10 +21,10 @@ from e5spark.tables import catalog, sink
 from e5spark.tables.delta_commit import Commit, append, merge
 from e5spark.tables.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits, is_begun
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.manifest import Manifest
-from e5spark.tables.staging import stage
+from e5spark.tables.staging import stage, staged
 from e5spark.tables.storage import storage
 
 _KEY, _NEW = "__e5spark_key", "__e5spark_new"
@@ -43,7 +43,8 @@ class DeltaTarget:
 
     Attributes:
         name: The path or the catalog table.
-        location: The directory.
+        location: The directory; empty until there is a table, which Delta makes in none but a new
+            one.
     """
 
     kind = "delta"
@@ -71,8 +72,9 @@ class DeltaTarget:
             key: options[key] for key in options if key not in self._properties
         }
         self.name = table or path
-        self.location = absolute(spark, path) if path else ""
-        self._table = DeltaTable(spark, table or delta_name(self.location))
+        self.location = ""
+        self._path = absolute(spark, path) if path else ""
+        self._table = DeltaTable(spark, table or delta_name(self._path))
         self._look()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
@@ -83,24 +85,30 @@ class DeltaTarget:
             catalog.create(self._spark, self._table.name, schema, "delta", properties)
             self._look()
             detail = self._table.detail()
-        found = {} if detail is None else detail.properties
+        found = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
         wanted = provenance[catalog.OURS]
-        if not self._is_begun() and found.get(catalog.OURS) != wanted:
-            raise ConflictError(
-                f"The output {self.name} was made for other vectors (fingerprint "
-                f"{found.get(catalog.OURS, 'unknown')[:12]}, this run's is {wanted[:12]}). Run "
-                "with what it was made with, or give a new output."
-            )
+        if found != wanted and not self._has_commits():
+            raise sink.made_for_others(f"The output {self.name}", found, wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages the stale ids; see ``Target``."""
-        ids, _ = stage(stale.select(F.col(quoted(id))), self, ledger, record.name)
+        ids, _ = stage(stale(), self, ledger, record.name)
         return replace(record, files=ids)
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
@@ -145,12 +153,12 @@ class DeltaTarget:
         """Takes the location of a table that is ours; raises if something else is there."""
         detail = self._table.detail()
         if detail is None:
-            if self.location:
-                sink.check_path_free(self._spark, self.location)
+            if self._path:
+                sink.check_path_free(self._spark, self._path)
             return
         if detail.format != "delta" or catalog.OURS not in detail.properties:
             raise sink.exists(f"The output {self.name}")
-        self.location = self.location or detail.location
+        self.location = self._path or detail.location
         if not self._is_begun() and self._table.version() > 0:
             raise ConflictError(
                 f"The output {self.name} has lost its directory _e5spark, which says what its "
@@ -160,15 +168,8 @@ class DeltaTarget:
     def _is_begun(self) -> bool:
         return is_begun(storage(self._spark, self.location))
 
-
-def staged(
-    spark: SparkSession, location: str, schema: StructType, records: Sequence[Record]
-) -> DataFrame:
-    """Returns the rows that were staged for some records of the table in a directory."""
-    paths = [f"{location}/{file}" for record in records for file in record.files]
-    if not paths:
-        return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).parquet(*paths)
+    def _has_commits(self) -> bool:
+        return has_commits(storage(self._spark, self.location))
 
 
 def _stats(schema: StructType) -> dict[str, str]:

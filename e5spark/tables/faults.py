@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 from collections import Counter
 
 _VARIABLE = "E5SPARK_CRASH"
 _passed: Counter[str] = Counter()
+_counting = threading.Lock()
 
 
 def instant(name: str) -> None:
@@ -18,6 +20,7 @@ def instant(name: str) -> None:
     wanted, _, time = os.environ.get(_VARIABLE, "").partition(":")
     if name != wanted:
         return
-    _passed[name] += 1
-    if _passed[name] == int(time or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    with _counting:
+        _passed[name] += 1
+        if _passed[name] == int(time or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

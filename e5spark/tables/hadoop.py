@@ -97,12 +97,15 @@ class HadoopStorage:
         before, after = self._path(source), self._path(target)
         with hadoop_errors(self.root):
             self._files.mkdirs(after.getParent())
-            if self._files.exists(before):
+            # What has its name appeared whole, and may be all there is: another run can move the
+            # source away between any two of these lines, so that nothing is ever replaced.
+            if self._files.exists(after):
+                self._files.delete(before, False)
+            elif self._files.exists(before):
                 if self._context is None:
-                    self._files.delete(after, False)
                     self._files.rename(before, after)
                 else:
-                    self._move(before, after, "OVERWRITE")
+                    self._move(before, after, "NONE")
             if not self._files.exists(after):
                 raise vanished(self.root, source, target)
 

@@ -14,6 +14,7 @@ Each document carries the format version it was written in.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,12 +22,30 @@ from e5spark.errors import ConflictError
 from e5spark.tables.storage import Storage
 
 HOME = "_e5spark"
+COMMITS, DONE = f"{HOME}/commits", f"{HOME}/done"
+STAGING, WORK = f"{HOME}/staging", f"{HOME}/work"
 FORMAT = 1
 
 
 def is_begun(storage: Storage) -> bool:
     """Returns whether a run of e5spark has ever begun here, finished or not."""
     return bool(storage.list(HOME))
+
+
+def has_commits(storage: Storage) -> bool:
+    """Returns whether anything has ever been committed here, visible or not."""
+    return bool(storage.list(COMMITS) or storage.list(DONE))
+
+
+def last_epoch(storage: Storage) -> int:
+    """Returns the highest epoch that anything but the lock is named after; 0 if there is none."""
+    names = [name for place in (COMMITS, DONE, STAGING, WORK) for name in storage.list(place)]
+    return max((numbers(name)[0] for name in names if numbers(name)), default=0)
+
+
+def numbers(name: str) -> list[int]:
+    """Returns the numbers that the name of a record is made of: the epoch comes first."""
+    return [int(part) for part in re.findall(r"\d+", name)]
 
 
 def dumped(document: Mapping[str, Any]) -> bytes:

@@ -4,19 +4,25 @@ A record is the commit: before it is put, its rows do not exist; from then on th
 embedded again. ``tables.home`` shows where everything lies.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
-from e5spark.errors import E5SparkError
+from e5spark.errors import ConflictError
 from e5spark.tables.faults import instant
-from e5spark.tables.home import FORMAT, HOME, dumped, read_document
+from e5spark.tables.home import (
+    COMMITS,
+    DONE,
+    FORMAT,
+    STAGING,
+    WORK,
+    dumped,
+    has_commits,
+    numbers,
+    read_document,
+)
 from e5spark.tables.manifest import MANIFEST, Manifest, check_same, read_manifest
 from e5spark.tables.storage import Storage
-
-_COMMITS, _DONE = f"{HOME}/commits", f"{HOME}/done"
-_STAGING, _WORK = f"{HOME}/staging", f"{HOME}/work"
 
 Kind = Literal["append", "hold", "replace"]
 _KEPT = 100  # of done, which every run lists
@@ -93,12 +99,12 @@ class Ledger:
 
     def staging(self, name: str) -> str:
         """Returns the directory of a record's staged files, from the table's root."""
-        return f"{_STAGING}/{name}"
+        return f"{STAGING}/{name}"
 
     @property
     def work(self) -> str:
         """The directory of what this run has to do, from the table's root."""
-        return f"{_WORK}/{self.epoch:05d}"
+        return f"{WORK}/{self.epoch:05d}"
 
     def staged(self, name: str) -> tuple[str, ...]:
         """Returns the Parquet files that a finished Spark job has staged for a record."""
@@ -108,29 +114,42 @@ class Ledger:
 
     @property
     def manifest(self) -> Manifest:
-        """What the vectors are, once the ledger has begun."""
-        manifest = read_manifest(self.storage)
-        if manifest is None:
-            raise E5SparkError("The manifest vanished while its lock was held.")
-        return manifest
-
-    def begin(self, manifest: Manifest) -> None:
-        """Makes sure that the table holds the vectors of this manifest, and none but those.
+        """What the vectors are, once the ledger has begun.
 
         Raises:
-            ConflictError: If it holds others; the message names the parts that differ.
+            ConflictError: If nobody can tell any more.
+        """
+        manifest = read_manifest(self.storage)
+        if manifest is None:
+            raise ConflictError(
+                f"{self.storage.root} has lost {MANIFEST}, which says what its vectors are. Put it "
+                "back, or give a new output."
+            )
+        return manifest
+
+    def check(self, manifest: Manifest) -> None:
+        """Makes sure that no other vectors than those of this manifest are committed.
+
+        Raises:
+            ConflictError: If there are; the message names the parts that differ.
+        """
+        if has_commits(self.storage):
+            check_same(self.manifest, manifest)
+
+    def begin(self, manifest: Manifest) -> None:
+        """Writes down what the vectors are, unless that of a run that committed something stands.
+
+        Raises:
+            ConflictError: If other vectors are committed.
         """
         self._lock.check()
-        if self.storage.create(MANIFEST, dumped(asdict(manifest))):
-            return
-        if self.has_finished or self.storage.list(_COMMITS):
-            check_same(self.manifest, manifest)
-        else:  # of a run that never committed anything
+        self.check(manifest)
+        if not has_commits(self.storage):
             self.storage.put(MANIFEST, dumped(asdict(manifest)))
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, by age."""
-        records = [self._read(_COMMITS, name) for name in self._listed(_COMMITS)]
+        records = [self._read(COMMITS, name) for name in self._listed(COMMITS)]
         return [record for record in records if record is not None and record.kind in kinds]
 
     def is_lost(self, record: Record) -> bool:
@@ -140,7 +159,7 @@ class Ledger:
     @property
     def has_finished(self) -> bool:
         """Whether any commit has become visible ever."""
-        return bool(self.storage.list(_DONE))
+        return bool(self.storage.list(DONE))
 
     def commit(self, record: Record) -> None:
         """Makes a record durable: from now on its rows are the table's.
@@ -153,46 +172,49 @@ class Ledger:
         self.storage.put(self._anchor(record), b"")
         instant(first)
         self._lock.check()
-        self.storage.put(f"{_COMMITS}/{record.name}.json", dumped(asdict(record)))
+        self.storage.put(f"{COMMITS}/{record.name}.json", dumped(asdict(record)))
         # A run that was overtaken between the two lines must not go on to publish.
         self._lock.check()
         instant(then)
 
     def absorbed(self, record: Record) -> list[Record]:
         """Returns the held records that a replacement makes visible and that still wait."""
-        found = [self._read(_COMMITS, f"{name}.json") for name in record.absorbs]
+        found = [self._read(COMMITS, f"{name}.json") for name in record.absorbs]
         return [held for held in found if held is not None]
 
     def close(self, record: Record) -> None:
         """Notes that a record is visible, with those it absorbs; they are not touched again."""
         for each in (*self.absorbed(record), record):
             self._lock.check()
-            self.storage.rename(f"{_COMMITS}/{each.name}.json", f"{_DONE}/{each.name}.json")
+            self.storage.rename(f"{COMMITS}/{each.name}.json", f"{DONE}/{each.name}.json")
             self.storage.delete(self.staging(each.name))
 
     def discard(self, record: Record) -> None:
         """Forgets a record that nobody can see, and its rows."""
         self._lock.check()
-        self.storage.delete(f"{_COMMITS}/{record.name}.json")
+        self.storage.delete(f"{COMMITS}/{record.name}.json")
         self.storage.delete(self.staging(record.name))
 
     def sweep(self) -> None:
-        """Removes all staged rows and work lists, once nothing is pending, and old records.
+        """Removes staged rows and work lists, once nothing is pending, and old records.
 
-        Without exception: what appears now is of a run that was overtaken, and its rows may be
-        embedded again by this one. The last records stay, as what has become visible is not read
-        again; that there are any says that the table has rows, or had.
+        All of this run's and of those before: what of theirs appears now is of a run that was
+        overtaken, and its rows may be embedded again by this one. None of a later run, which may
+        have taken over since the lock was looked at. The last records stay, as what has become
+        visible is not read again; that there are any says that the table has rows, or had.
         """
         self._lock.check()
-        self.storage.delete(_STAGING)
-        self.storage.delete(_WORK)
-        for name in self._listed(_DONE)[:-_KEPT]:
-            self.storage.delete(f"{_DONE}/{name}")
+        for directory in (STAGING, WORK):
+            for name in self.storage.list(directory):
+                if numbers(name)[:1] <= [self.epoch]:
+                    self.storage.delete(f"{directory}/{name}")
+        for name in self._listed(DONE)[:-_KEPT]:
+            self.storage.delete(f"{DONE}/{name}")
 
     def _listed(self, directory: str) -> list[str]:
         """The names of records, by age: after epoch 99999 their digits do not line up."""
         names = [name for name in self.storage.list(directory) if name.endswith(".json")]
-        return sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+        return sorted(names, key=numbers)
 
     def _anchor(self, record: Record) -> str:
         return f"{self.staging(record.name)}/_recorded"

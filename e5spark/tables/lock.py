@@ -19,7 +19,7 @@ from types import TracebackType
 from uuid import getnode, uuid4
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
-from e5spark.tables.home import HOME
+from e5spark.tables.home import HOME, last_epoch
 from e5spark.tables.storage import Storage
 
 DIRECTORY = f"{HOME}/lock"
@@ -130,11 +130,14 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     Raises:
         ConflictError: If another run holds it, or was faster.
     """
+    # Looked for before the lock is: a live run may go on to name its records after a new epoch.
+    last = last_epoch(storage)
     names = storage.list(DIRECTORY)
     highest = _highest(names)
     if highest and _file(highest, "released") not in names:
         _outlive(storage, highest)
-    epoch = highest + 1
+    # Names of an epoch are never given again, even if somebody has removed the lock's files.
+    epoch = max(highest, last) + 1
     owner = _this_process(ttl)
     claim = json.dumps(asdict(owner)).encode()
     # A store that repeats a request on its own finds its first try's file in the way.

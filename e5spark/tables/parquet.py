@@ -1,6 +1,7 @@
 """A directory of Parquet files as a table: rows come by renamed files and go by rewritten ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import ceil
 
@@ -12,12 +13,13 @@ from e5spark.errors import E5SparkError, InputError
 from e5spark.names import quoted
 from e5spark.tables import catalog, sink
 from e5spark.tables.faults import instant
-from e5spark.tables.home import is_begun
+from e5spark.tables.home import has_commits, is_begun
 from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.staging import stage
 from e5spark.tables.storage import storage
 
 _FILE = "__e5spark_file"
+_AT_ONCE = 16  # requests to the store
 
 
 class ParquetTarget:
@@ -54,19 +56,36 @@ class ParquetTarget:
         if self._table and not self.location:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
+        if self._table and not has_commits(storage(self._spark, self.location)):
+            shown = f"SHOW TBLPROPERTIES {self._table} ('{catalog.OURS}')"
+            (row,) = self._spark.sql(shown).collect()
+            if row["value"] != provenance[catalog.OURS]:
+                what, wanted = f"The output table {self._table}", provenance[catalog.OURS]
+                raise sink.made_for_others(what, row["value"], wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
         return self._read(schema, [self.location])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages the files that hold stale rows, without these; see ``Target``."""
+        ids = stale()
         found = (
             self.rows(schema)
             .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
-            .join(stale, id, "left_semi")
+            .join(ids, id, "left_semi")
             .groupBy(_FILE)
             .count()
             .collect()
@@ -75,19 +94,30 @@ class ParquetTarget:
         if not files:
             return record
         touched = self._read(schema, [f"{self.location}/{file}" for file in files])
-        kept = touched.join(stale, id, "left_anti")
+        kept = touched.join(ids, id, "left_anti")
         expected = touched.count() - sum(row["count"] for row in found)
         return self._rewritten(ledger, record, kept, files, expected)
 
     def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
         """Moves staged files into the directory, then removes those that they replace."""
-        for each in (*absorbed, record):
-            for number, file in enumerate(each.files):
-                ledger.storage.rename(file, f"part-{each.name}-{number:05d}.parquet")
-                instant("publishing")
-        for file in record.removes:
+        moves = [
+            (file, f"part-{each.name}-{number:05d}.parquet")
+            for each in (*absorbed, record)
+            for number, file in enumerate(each.files)
+        ]
+
+        def move(names: tuple[str, str]) -> None:
+            ledger.storage.rename(*names)
+            instant("publishing")
+
+        def remove(file: str) -> None:
             instant("removing")
             ledger.storage.delete(file)
+
+        # Each is some round trips to the store; nothing goes before all have come.
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="e5spark-publish") as pool:
+            list(pool.map(move, moves))
+            list(pool.map(remove, record.removes))
         if self._table:
             self._spark.catalog.refreshTable(self._table)
 

@@ -93,6 +93,15 @@ def exists(what: str) -> ConflictError:
     )
 
 
+def made_for_others(what: str, found: str, wanted: str) -> ConflictError:
+    """Returns what to raise where a table without a commit names another fingerprint."""
+    return ConflictError(
+        f"{what} was made for other vectors (fingerprint {found[:12]}, this run's is "
+        f"{wanted[:12]}), and no commit to it is known. Run with what it was made with; or, if it "
+        "has no rows, remove it and run again; or give a new output."
+    )
+
+
 @contextmanager
 def as_ours(what: str) -> Iterator[None]:
     """Raises an error that is the table's or the session's as one of ours, any other as it is."""

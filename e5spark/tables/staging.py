@@ -1,9 +1,12 @@
 """Rows that are written and not visible yet: Parquet files in a directory of their record."""
 
-from pyspark.sql import DataFrame
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from e5spark.tables import sink
-from e5spark.tables.ledger import Ledger
+from e5spark.tables.ledger import Ledger, Record
 from e5spark.tables.target import Target
 
 
@@ -19,3 +22,13 @@ def stage(df: DataFrame, target: Target, ledger: Ledger, name: str) -> tuple[tup
     files = ledger.staged(name)
     paths = [f"{target.location}/{file}" for file in files]
     return files, df.sparkSession.read.schema(df.schema).parquet(*paths).count()
+
+
+def staged(
+    spark: SparkSession, location: str, schema: StructType, records: Sequence[Record]
+) -> DataFrame:
+    """Returns the rows that were staged for some records of the table in a directory."""
+    paths = [f"{location}/{file}" for record in records for file in record.files]
+    if not paths:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).parquet(*paths)

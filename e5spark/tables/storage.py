@@ -53,7 +53,7 @@ class Storage(Protocol):
         """Returns the names in a directory (`""`: the root), sorted; none where there is none."""
 
     def rename(self, source: str, target: str) -> None:
-        """Moves a file onto its target; done already if only the target is there."""
+        """Moves a file to a name that is never given to another; done already if it is there."""
 
     def delete(self, name: str) -> None:
         """Removes a file, or a directory with all that is in it; done already if there is none."""

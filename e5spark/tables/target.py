@@ -1,6 +1,6 @@
 """The seam between a run and the kind of table it writes: Parquet, Delta, what comes next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pyspark.sql import DataFrame
@@ -21,7 +21,8 @@ class Target(Protocol):
     name: str
     """What the user calls it: a path or a catalog table."""
     location: str
-    """Its directory, as Spark takes it; the ledger is in it. Empty before ``create``."""
+    """Its directory, as Spark takes it; the ledger is in it. Empty where only ``create``
+    makes one."""
     kind: str
     """``parquet``, ``delta``, ...: what the manifest says that the table is."""
     holds: bool
@@ -30,7 +31,7 @@ class Target(Protocol):
     """Spark's writer options of staged files."""
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the table, unless it is there.
+        """Creates the table, unless it is there; under the table's lock if it has a location.
 
         Args:
             schema: Its columns, with their metadata.
@@ -43,8 +44,17 @@ class Target(Protocol):
     def rows(self, schema: StructType) -> DataFrame:
         """Returns what is visible in the table now; no rows before the first commit."""
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether nothing that e5spark writes is visible in the table now."""
+
     def stage_replacement(
-        self, ledger: Ledger, record: Record, *, schema: StructType, id: str, stale: DataFrame
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
     ) -> Record:
         """Stages what ``publish`` needs so that the rows of some ids go; nothing is visible yet.
 
@@ -53,8 +63,8 @@ class Target(Protocol):
             record: A ``replace`` that absorbs the rows that come in their place.
             schema: The table's columns.
             id: The column that names a row.
-            stale: One column, ``id``: the ids, each once, whose rows go. Those of the absorbed
-                records are among them.
+            stale: Reads one column, ``id``: the ids, each once, whose rows go. Those of the
+                absorbed records are among them.
 
         Returns:
             The record with what was staged.
