@@ -36,9 +36,18 @@ class Batch:
                 f"token id {highest} is out of range: the checkpoint embeds {vocabulary} tokens"
             )
 
-    def padded(self, pad_id: int) -> Longs:
-        """Returns the ids with each row filled up on the right.  # (rows, longest)."""
-        inside = np.arange(int(self.lengths.max(initial=0))) < self.lengths[:, None]
+    def padded(self, pad_id: int, *, multiple: int = 1) -> Longs:
+        """Returns the ids with each row filled up on the right.
+
+        Args:
+            pad_id: What it is filled up with.
+            multiple: Of this the width is the least multiple that holds the longest row.
+
+        Returns:
+            int64.  # (rows, width)
+        """
+        width = -(-int(self.lengths.max(initial=0)) // multiple) * multiple
+        inside = np.arange(width) < self.lengths[:, None]
         ids = np.full(inside.shape, pad_id, dtype=np.int64)
         ids[inside] = self.ids
         return ids

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e5spark.batching import micro_batches
+from e5spark.batching import Batch, micro_batches
 from e5spark.errors import OptionError
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
@@ -33,6 +33,20 @@ def test_batches_are_as_full_as_the_budget_allows(lengths, budget):
 def test_rows_go_longest_first_and_equal_lengths_keep_their_order(lengths, budget):
     rows = [int(row) for batch in micro_batches(lengths, budget) for row in batch]
     assert rows == sorted(rows, key=lambda row: (-lengths[row], row))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    multiple=st.sampled_from([1, 4, 8]),
+)
+def test_rows_are_filled_up_to_the_least_multiple_that_holds_them(lengths, multiple):
+    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    batch = Batch(ids=ids, lengths=np.array(lengths))
+    padded = batch.padded(0, multiple=multiple)
+    assert padded.shape[1] % multiple == 0
+    assert 0 <= padded.shape[1] - max(lengths) < multiple
+    assert padded[padded > 0].tolist() == ids.tolist()
+    assert [(row > 0).sum() for row in padded] == lengths
 
 
 def test_batches_of_a_small_example():
