@@ -37,7 +37,8 @@ chaos: .venv/installed java
 chaos-sample: .venv/installed java
 	$(BIN)/python -m pytest -m chaos_sample
 
-# The checkpoints at their true size, and texts of 200 MB: minutes, and 10 GB of disk and memory.
+# The checkpoints at their true size, texts of 200 MB, and a search over SciFact where
+# E5SPARK_TEST_DATA has it: minutes, and 10 GB of disk and memory.
 large: .venv/installed java
 	$(BIN)/python -m pytest -m large
 

@@ -26,13 +26,7 @@ SIZE = 100_000
 
 class TestLocalDisk(StorageContract):
     @pytest.fixture(params=["plain", "file:", "file://", "relative"])
-    def files(
-        self,
-        spark: SparkSession,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        request: pytest.FixtureRequest,
-    ) -> Storage:
+    def files(self, spark: SparkSession, tmp_path: Path, request: pytest.FixtureRequest) -> Storage:
         prefix = {"file:": "file:", "file://": "file://"}.get(request.param, "")
         path = f"{prefix}{tmp_path}/with space %20/"
         if request.param == "relative":
