@@ -1,9 +1,14 @@
 """One load for each worker and one pass for each row; windows; checkpoints that differ."""
 
+import importlib
+import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import pyspark
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
@@ -13,7 +18,7 @@ from e5spark import encoder
 from e5spark.errors import ConflictError, ModelError, from_text
 from e5spark.spark import embed
 from e5spark.spark.embed import Texts, embed_plan, plan_model
-from e5spark.spark.encoders import encoder_of
+from e5spark.spark.encoders import encoder_of, forget_zips
 from e5spark.spec import model_spec
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
@@ -133,3 +138,22 @@ def workers(trace: Trace) -> set[int]:
 
 def loads_by_worker(trace: Trace) -> Counter[int]:
     return Counter(event["pid"] for event in trace.events("load"))
+
+
+def test_sparks_own_zip_files_are_forgotten_and_can_still_be_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tmp_path / "spark" / "pyspark.zip", tmp_path / "app" / "job.zip"
+    for archive, names in ((own, "zipped_one zipped_two"), (other, "zipped_job")):
+        archive.parent.mkdir()
+        with zipfile.ZipFile(archive, "w") as file:
+            for name in names.split():
+                file.writestr(f"{name}.py", "")
+        monkeypatch.syspath_prepend(archive)
+    for name in ("zipped_one", "zipped_job"):
+        importlib.import_module(name)
+    monkeypatch.setattr(pyspark, "__file__", str(own / "pyspark" / "__init__.py"))
+    forget_zips()
+    assert str(own) not in sys.path_importer_cache
+    assert str(other) in sys.path_importer_cache  # one of --py-files may be another file by now
+    importlib.import_module("zipped_two")
