@@ -99,7 +99,8 @@ def table(
         "error": messages,
     }
     arrays = {name: pa.array(values, _SCALARS[name][0]) for name, values in columns.items()}
-    arrays["embedding"] = _vectors(found.vectors[good[where]], good, plan)
+    vectors = found.vectors if good[where].all() else found.vectors[good[where]]
+    arrays["embedding"] = _vectors(vectors, good, plan)
     if plan.recipe.long_text == "split":
         arrays |= _windows(found, where, first, good)
     names = result_type(plan).names
