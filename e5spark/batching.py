@@ -46,7 +46,7 @@ class Batch:
         Returns:
             int64.  # (rows, width)
         """
-        width = -(-int(self.lengths.max(initial=0)) // multiple) * multiple
+        width = padded_width(int(self.lengths.max(initial=0)), multiple)
         inside = np.arange(width) < self.lengths[:, None]
         ids = np.full(inside.shape, pad_id, dtype=np.int64)
         ids[inside] = self.ids
@@ -54,19 +54,21 @@ class Batch:
 
 
 def micro_batches(
-    lengths: npt.ArrayLike, token_budget: int, *, packed: bool = False
+    lengths: npt.ArrayLike, token_budget: int, *, packed: bool = False, multiple: int = 1
 ) -> list[Indices]:
     """Returns the rows of each forward pass: every row once, longest rows first.
 
     Rows are sorted by token count (equal counts keep their order), then cut greedily so that rows
-    times the longest of them, padding included, stays within the budget. A row longer than the
-    budget goes alone. Longest first, so that a budget too large for the memory fails at once and
+    times their width, padding included, stays within the budget. A row longer than the budget goes
+    alone. Longest first, so that a budget too large for the memory fails at once and
     not after hours.
 
     Args:
         lengths: Tokens per row, special tokens and prompt included; each at least 1.
         token_budget: Most tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
+        multiple: Of this the width of a batch is the least multiple that holds its longest row.
+            As many rows for every longest row of one width: fewer shapes than lengths.
 
     Raises:
         OptionError: If the budget is not positive.
@@ -83,7 +85,12 @@ def micro_batches(
         if packed:
             rows = int(np.searchsorted(ends, before + token_budget, "right")) - start
         else:
-            rows = token_budget // max(int(counts[order[start]]), 1)
+            rows = token_budget // max(padded_width(int(counts[order[start]]), multiple), 1)
         batches.append(order[start : start + max(1, rows)])
         start += max(1, rows)
     return batches
+
+
+def padded_width(longest: int, multiple: int) -> int:
+    """Returns the least multiple that holds the longest row."""
+    return -(-longest // multiple) * multiple

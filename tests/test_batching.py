@@ -8,6 +8,7 @@ from e5spark.errors import OptionError
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 BUDGETS = st.integers(1, 5000)
+MULTIPLES = st.sampled_from([1, 4, 8])
 
 
 @given(lengths=LENGTHS, budget=BUDGETS)
@@ -16,17 +17,23 @@ def test_every_row_is_in_exactly_one_batch(lengths, budget):
     assert sorted(rows) == list(range(len(lengths)))
 
 
-@given(lengths=LENGTHS, budget=BUDGETS)
-def test_padded_batches_hold_the_budget_except_a_long_row_alone(lengths, budget):
-    for batch in micro_batches(lengths, budget):
-        padded = len(batch) * max(lengths[row] for row in batch)
-        assert padded <= budget or len(batch) == 1
+@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
+def test_padded_batches_hold_the_budget_except_a_long_row_alone(lengths, budget, multiple):
+    for batch in micro_batches(lengths, budget, multiple=multiple):
+        assert len(batch) * width(lengths, batch, multiple) <= budget or len(batch) == 1
 
 
-@given(lengths=LENGTHS, budget=BUDGETS)
-def test_batches_are_as_full_as_the_budget_allows(lengths, budget):
-    for batch in micro_batches(lengths, budget)[:-1]:
-        assert (len(batch) + 1) * max(lengths[row] for row in batch) > budget
+@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
+def test_batches_are_as_full_as_the_budget_allows(lengths, budget, multiple):
+    for batch in micro_batches(lengths, budget, multiple=multiple)[:-1]:
+        assert (len(batch) + 1) * width(lengths, batch, multiple) > budget
+
+
+@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
+def test_full_batches_of_one_width_have_one_shape(lengths, budget, multiple):
+    batches = micro_batches(lengths, budget, multiple=multiple)[:-1]
+    shapes = {(width(lengths, batch, multiple), len(batch)) for batch in batches}
+    assert len(shapes) == len({shape[0] for shape in shapes})
 
 
 @given(lengths=LENGTHS, budget=BUDGETS)
@@ -37,7 +44,7 @@ def test_rows_go_longest_first_and_equal_lengths_keep_their_order(lengths, budge
 
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
-    multiple=st.sampled_from([1, 4, 8]),
+    multiple=MULTIPLES,
 )
 def test_rows_are_filled_up_to_the_least_multiple_that_holds_them(lengths, multiple):
     ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
@@ -47,6 +54,10 @@ def test_rows_are_filled_up_to_the_least_multiple_that_holds_them(lengths, multi
     assert 0 <= padded.shape[1] - max(lengths) < multiple
     assert padded[padded > 0].tolist() == ids.tolist()
     assert [(row > 0).sum() for row in padded] == lengths
+
+
+def width(lengths, batch, multiple):
+    return -(-max(lengths[row] for row in batch) // multiple) * multiple
 
 
 def test_batches_of_a_small_example():

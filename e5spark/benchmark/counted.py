@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from e5spark import encoder
-from e5spark.batching import Batch
+from e5spark.batching import Batch, padded_width
 from e5spark.benchmark import ledger
 from e5spark.encoder import Encoder, Loaded
 from e5spark.encoder.engine import Engine, Vectors
@@ -46,8 +46,8 @@ class CountedEngine:
         for vectors in self._engine.run(seen(), pooling):
             lengths = taken.popleft().lengths
             tokens = int(lengths.sum())
-            padded = tokens if self._engine.packed else len(lengths) * int(lengths.max(initial=0))
-            ledger.note(tokens, padded)
+            width = padded_width(int(lengths.max(initial=0)), self._engine.multiple)
+            ledger.note(tokens, tokens if self._engine.packed else len(lengths) * width)
             yield vectors
 
 

@@ -173,9 +173,10 @@ class Encoder:
         budget = self._spec.token_budget or engine.token_budget
         errors: dict[int, str] = {}
         vectors = np.zeros((len(window.owner), self.dim), dtype=np.float32)
-        self._encode_batches(
-            tokens, micro_batches(tokens.lengths, budget, packed=engine.packed), vectors, errors
+        batches = micro_batches(
+            tokens.lengths, budget, packed=engine.packed, multiple=engine.multiple
         )
+        self._encode_batches(tokens, batches, vectors, errors)
         encoding = Encoding(
             vectors=vectors,
             n_tokens=tokens.n_tokens.copy(),

@@ -34,12 +34,14 @@ class Engine(Protocol):
         precision: What it computes in, as it says itself: ``fp32``, ``bf16`` or ``int8``.
         token_budget: The tokens of a forward pass, padding included, that suit it best.
         packed: Whether rows of different lengths cost it no padding.
+        multiple: Of this the widths of its batches are multiples, if it pads them.
     """
 
     name: str
     precision: str
     token_budget: int
     packed: bool
+    multiple: int
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
         """Yields for each batch, in order, one vector a row, or what its content made it raise.

@@ -40,9 +40,11 @@ class TorchEngine:
     Attributes:
         token_budget: See ``Engine``; less once the device ran out of memory.
         packed: See ``Engine``.
+        multiple: See ``Engine``.
     """
 
     name = "torch"
+    multiple = 1
 
     def __init__(
         self,
