@@ -41,7 +41,7 @@ class Batch:
 
         Args:
             pad_id: What it is filled up with.
-            multiple: Of this the width is the least multiple that holds the longest row.
+            multiple: See ``padded_width``.
 
         Returns:
             int64.  # (rows, width)
@@ -67,8 +67,8 @@ def micro_batches(
         lengths: Tokens per row, special tokens and prompt included; each at least 1.
         token_budget: Most tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
-        multiple: Of this the width of a batch is the least multiple that holds its longest row.
-            As many rows for every longest row of one width: fewer shapes than lengths.
+        multiple: See ``padded_width``. Full batches of one width have as many rows: fewer shapes
+            than lengths.
 
     Raises:
         OptionError: If the budget is not positive.
@@ -92,5 +92,15 @@ def micro_batches(
 
 
 def padded_width(longest: int, multiple: int) -> int:
-    """Returns the least multiple that holds the longest row."""
-    return -(-longest // multiple) * multiple
+    """Returns the width of a batch: at least its longest row, and one of few that there are.
+
+    Args:
+        longest: Tokens of that row.
+        multiple: Widths are multiples of this, and beyond 16 of them of an eighth of the power of
+            two below; with 1 they are as they come.
+    """
+    if multiple == 1:
+        return longest
+    octave = 1 << max((longest - 1).bit_length() - 1, 0)
+    step = max(multiple, octave // 8)
+    return -(-longest // step) * step

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e5spark.batching import Batch, micro_batches
+from e5spark.batching import Batch, micro_batches, padded_width
 from e5spark.errors import OptionError
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
@@ -46,18 +46,30 @@ def test_rows_go_longest_first_and_equal_lengths_keep_their_order(lengths, budge
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     multiple=MULTIPLES,
 )
-def test_rows_are_filled_up_to_the_least_multiple_that_holds_them(lengths, multiple):
+def test_rows_are_filled_up_to_the_width_of_their_batch(lengths, multiple):
     ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
     batch = Batch(ids=ids, lengths=np.array(lengths))
     padded = batch.padded(0, multiple=multiple)
-    assert padded.shape[1] % multiple == 0
-    assert 0 <= padded.shape[1] - max(lengths) < multiple
+    assert padded.shape[1] == padded_width(max(lengths), multiple)
     assert padded[padded > 0].tolist() == ids.tolist()
     assert [(row > 0).sum() for row in padded] == lengths
 
 
 def width(lengths, batch, multiple):
-    return -(-max(lengths[row] for row in batch) // multiple) * multiple
+    return padded_width(max(lengths[row] for row in batch), multiple)
+
+
+@given(longest=st.integers(1, 2000), multiple=MULTIPLES)
+def test_a_width_holds_its_longest_row_and_little_more(longest, multiple):
+    found = padded_width(longest, multiple)
+    assert found % multiple == 0
+    assert 0 <= found - longest < max(multiple, longest / 8)
+
+
+def test_512_tokens_have_few_widths():
+    assert {padded_width(longest, 1) for longest in range(1, 513)} == set(range(1, 513))
+    widths = sorted({padded_width(longest, 8) for longest in range(1, 513)})
+    assert widths == [*range(8, 129, 8), *range(144, 257, 16), *range(288, 513, 32)]
 
 
 def test_batches_of_a_small_example():

@@ -34,7 +34,7 @@ class Engine(Protocol):
         precision: What it computes in, as it says itself: ``fp32``, ``bf16`` or ``int8``.
         token_budget: The tokens of a forward pass, padding included, that suit it best.
         packed: Whether rows of different lengths cost it no padding.
-        multiple: Of this the widths of its batches are multiples, if it pads them.
+        multiple: Of the widths of its batches, if it pads them; see ``padded_width``.
     """
 
     name: str
