@@ -194,3 +194,21 @@ def test_a_cut_off_preparation_leaves_nothing(model, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         export.export(Files(model=Path(model), tokenizer=Path(model)), tmp_path / "prepared")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no smaps on this system")
+def test_files_of_a_prepared_model_take_no_memory_between_windows(new_model):
+    directory = ready(Files(model=Path(new_model), tokenizer=Path(new_model)))
+    encoder = Encoder.load(new_model, engine="openvino", threads=2)
+    first = encoder.encode(TEXTS, role="passage")
+    for name in (prepared.EMBEDDINGS, prepared.WEIGHTS):
+        assert set(resident(directory / name)) == {0}
+    assert_close(encoder.encode(TEXTS, role="passage"), first, INVARIANCE_TOLERANCE)
+
+
+def resident(path):
+    """Kilobytes of each mapping of a file that are in this process' memory."""
+    lines = iter(Path("/proc/self/smaps").read_text("utf-8").splitlines())
+    mapped = (line for line in lines if line.endswith(str(path)))
+    sizes = (next(line for line in lines if line.startswith("Rss:")) for _ in mapped)
+    return [int(size.split()[1]) for size in sizes]
