@@ -24,7 +24,7 @@ def loaded_by(module):
         ("e5spark.recipe", ENGINES | SPARK),
         ("e5spark.encoder", ENGINES | SPARK),
         ("e5spark.spark", ENGINES),
-        ("e5spark.spark.worker", ENGINES),
+        ("e5spark.spark.worker", ENGINES | {"pandas"}),
         ("e5spark.cli", ENGINES),
     ],
 )
