@@ -43,7 +43,7 @@ def tokenize_window(
     Lone surrogates are replaced by U+FFFD. Texts that are the same, prefix included, are
     tokenised, and later encoded, once.
     """
-    repaired = [each if each.isascii() else text.repair(each) for each in texts]
+    repaired = [text.repair(each) for each in texts]
     if recipe.prompted == "keep":
         prefixes = _kept(recipe, repaired, prefixes)
     repaired, prefixes, inverse = _distinct(repaired, prefixes)
