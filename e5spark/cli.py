@@ -11,11 +11,13 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-from e5spark import __version__, benchmark, errors, job, job_file
+from e5spark import __version__, benchmark, errors
 from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
-from e5spark.session import session
-from e5spark.spec import model_spec
-from e5spark.tables import source
+from e5spark.job import job_file
+from e5spark.job import run as job
+from e5spark.job.session import session
+from e5spark.model.spec import model_spec
+from e5spark.tables.sources import batch as source
 
 log = logging.getLogger("e5spark")
 
@@ -146,7 +148,7 @@ def _calibrate(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prepare(given: argparse.Namespace) -> dict[str, Any]:
-    from e5spark.prepare import prepare, prepare_int8
+    from e5spark.encoder.prepare import prepare, prepare_int8
 
     if (given.precision == "int8") != (given.calibrate is not None):
         raise OptionError("--precision int8 and --calibrate JOB.toml belong together; give both.")

@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.cli import main as e5spark
 from e5spark.errors import ModelError
+from e5spark.model.spec import ModelOptions
 from e5spark.spark import embed
-from e5spark.spec import ModelOptions
 
 CORPUS = Path("jobs/demo_corpus")
 OUTPUT = "build/demo/passages"

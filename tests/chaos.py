@@ -38,8 +38,8 @@ class Kill:
 
     Attributes:
         what: The Python process of the driver, its JVM, a Python worker, or an executor's JVM.
-        at: An instant of ``e5spark.tables.faults``; or ``merging``: a MERGE has written a file and
-            has not committed. If there is none:
+        at: An instant of ``tables.ledger.failpoints``; or ``merging``: a MERGE has written a file
+            and has not committed. If there is none:
         share: Once this share of the rows has gone through the model,
         delay: and so many seconds later.
         cluster: Whether the run has a cluster, which tries a task again, or a local master, which

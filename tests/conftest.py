@@ -18,12 +18,12 @@ import pytest
 import transformers
 from pyspark.sql import DataFrame, SparkSession
 
-from e5spark.checkpoint import locate
 from e5spark.cli import main
 from e5spark.encoder import Encoder, Loaded, load
-from e5spark.recipe import describe
+from e5spark.model.checkpoint import locate
+from e5spark.model.recipe import describe
+from e5spark.model.spec import model_spec
 from e5spark.spark import udf
-from e5spark.spec import model_spec
 from tests import chaos, checkpoints, tables
 from tests.delta_driver import Driver, start_classic
 from tests.frames import from_arrow

@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from e5spark.cli import main
-from e5spark.tables import delta
+from e5spark.tables import delta_session as delta
 from tests.frames import to_arrow
 
 # A JVM that lives for a few small jobs gains nothing from the compiler that optimizes.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from e5spark import job_file
-from e5spark.config import JobConfig
 from e5spark.errors import ConfigError
+from e5spark.job import job_file
+from e5spark.job.config import JobConfig
 
 MINIMAL = """
 [input]

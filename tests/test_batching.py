@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e5spark.batching import Batch, micro_batches, padded_width
+from e5spark.encoder.batching import Batch, micro_batches, padded_width
 from e5spark.errors import OptionError
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from e5spark.errors import ConflictError
-from e5spark.tables.bookmark import claim
-from e5spark.tables.storage import LocalStorage
+from e5spark.tables.ledger.stream_checkpoint import claim
+from e5spark.tables.storage.open import LocalStorage
 
 
 @pytest.fixture

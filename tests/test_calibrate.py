@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from sentence_transformers.util import quantize_embeddings
 
 from e5spark.cli import main
-from e5spark.quantize import load_calibration
+from e5spark.model.output_type import load_calibration
 from e5spark.spark import embed
 from tests.oracle import FP32_TOLERANCE, assert_close, reference, vectors_of
 from tests.trace import Trace

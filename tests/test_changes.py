@@ -7,8 +7,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from e5spark.progress import Progress
-from e5spark.tables.changes import content_hash
+from e5spark.job.diff import content_hash
+from e5spark.job.progress import Progress
 from tests.frames import from_arrow, to_arrow
 
 PARTS = (None, b"", b"-", b"a", b"1:a", b"ab", b"\xff\xfe", "Ж図".encode())

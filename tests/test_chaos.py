@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from e5spark.tables.delta_table import delta_name
+from e5spark.tables.sinks.delta_table import delta_name
 from tests import chaos
 from tests.chaos import CHUNK, IN_FLIGHT, NEXT, PLAYED, ROWS, Kill, Played, Scenario, Table
 from tests.cluster import standalone_cluster

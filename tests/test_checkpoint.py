@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import transformers
 
-from e5spark import checkpoint
-from e5spark import models as table
 from e5spark.errors import ModelError
-from e5spark.spec import model_spec
+from e5spark.model import checkpoint
+from e5spark.model import registry as table
+from e5spark.model.spec import model_spec
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -3,7 +3,7 @@
 import pytest
 from pyspark.sql import SparkSession
 
-from e5spark.chunks import Sizes, sizes
+from e5spark.job.chunks import Sizes, sizes
 
 
 @pytest.mark.parametrize(("cpus", "slots"), [("1", 2), ("2", 1), ("4", 1)])

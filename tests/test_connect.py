@@ -15,12 +15,12 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from e5spark import job
 from e5spark.cli import main
 from e5spark.errors import ColumnError, InputError, ModelError
-from e5spark.job_file import load
+from e5spark.job import run as job
+from e5spark.job.job_file import load
 from e5spark.spark import embed, embedding_udf
-from e5spark.tables.storage import storage
+from e5spark.tables.storage.open import storage
 from tests.cluster import connect_server
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace

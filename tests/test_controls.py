@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from e5spark.checkpoint import locate
-from e5spark.encoder import Encoder, load, torch_engine
-from e5spark.encoder.packed import Rows
-from e5spark.recipe import describe
-from e5spark.spec import ModelOptions, model_spec
+from e5spark.encoder import Encoder, load
+from e5spark.encoder.engines import torch as torch_engine
+from e5spark.encoder.engines.packed import Rows
+from e5spark.model.checkpoint import locate
+from e5spark.model.recipe import describe
+from e5spark.model.spec import ModelOptions, model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.texts import SENTENCES, mixed_texts
 

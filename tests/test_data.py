@@ -15,10 +15,10 @@ from pyspark.sql import SparkSession
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 
-from e5spark.encoder import quantized
-from e5spark.prepare import prepare_int8
+from e5spark.encoder import int8 as quantized
+from e5spark.encoder.prepare import prepare_int8
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed
-from e5spark.spec import model_spec
 from tests.frames import to_arrow
 
 pytestmark = pytest.mark.data

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pyspark
 import pytest
 
-from e5spark.tables import delta
+from e5spark.tables import delta_session as delta
 from tests.cluster import REPOSITORY, spark_submit
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from e5spark.tables.delta_commit import Commit, append, merge
-from e5spark.tables.delta_table import DeltaTable, delta_name
-from e5spark.tables.ledger import Record
+from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.sinks.delta_commit import Commit, append, merge
+from e5spark.tables.sinks.delta_table import DeltaTable, delta_name
 from tests.cluster import connect_server
 from tests.delta_driver import (
     SETTINGS,

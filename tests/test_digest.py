@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from e5spark import digest
+from e5spark.model import digest
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from e5spark.fingerprint import Fingerprint
-from e5spark.models import Recipe
+from e5spark.model.fingerprint import Fingerprint
+from e5spark.model.registry import Recipe
 
 RECIPE = Recipe(
     dim=384, pooling="mean", prompts={"query": "query: ", "passage": "passage: "}, max_tokens=512

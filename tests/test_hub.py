@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from e5spark import models as table
 from e5spark.encoder import Encoder
+from e5spark.model import registry as table
 from tests import checkpoints
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 
@@ -30,9 +30,9 @@ TEXTS = ["A short text.", "图书馆早上九点开门", ""]
 
 CLIENT = """
 import json, sys
-from e5spark import checkpoint
+from e5spark.model import checkpoint
 from e5spark.errors import E5SparkError
-from e5spark.spec import model_spec
+from e5spark.model.spec import model_spec
 
 def located(name, options):
     spec = model_spec(name, options)

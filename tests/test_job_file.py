@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark import job_file
-from e5spark.config import (
+from e5spark.errors import ConfigError
+from e5spark.job import job_file
+from e5spark.job.config import (
     EmbedConfig,
     InputConfig,
     JobConfig,
@@ -19,8 +20,7 @@ from e5spark.config import (
     OutputConfig,
     RunConfig,
 )
-from e5spark.errors import ConfigError
-from e5spark.spec import ModelOptions, ModelSpec, model_spec
+from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from tests import minimal_job
 from tests.minimal_job import MINIMAL, refusal
 

@@ -20,8 +20,8 @@ def loaded_by(module):
     ("module", "never"),
     [
         ("e5spark", HEAVY),
-        ("e5spark.job_file", HEAVY - {"numpy"}),
-        ("e5spark.recipe", ENGINES | SPARK),
+        ("e5spark.job.job_file", HEAVY - {"numpy"}),
+        ("e5spark.model.recipe", ENGINES | SPARK),
         ("e5spark.encoder", ENGINES | SPARK),
         ("e5spark.spark", ENGINES),
         ("e5spark.spark.worker", ENGINES | {"pandas"}),

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
-from e5spark.tables import lock
-from e5spark.tables.lock import Lock, acquire
-from e5spark.tables.storage import LocalStorage
+from e5spark.tables.ledger import lock
+from e5spark.tables.ledger.lock import Lock, acquire
+from e5spark.tables.storage.open import LocalStorage
 
 RACERS = 4
 SHORT = 0.4

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 from e5spark.encoder import Encoder
 from e5spark.encoder.tokenizer import EXACT_CHARS, Tokenizer
 from e5spark.errors import OptionError
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed, embedding_udf
-from e5spark.spec import model_spec
 from tests.frames import from_arrow, to_arrow
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.texts import SENTENCES, all_texts, mixed_texts

@@ -1,8 +1,9 @@
 import pytest
 
-from e5spark import models, prompts
 from e5spark.errors import ModelError
-from e5spark.models import Shape
+from e5spark.model import prompts
+from e5spark.model import registry as models
+from e5spark.model.registry import Shape
 
 SMALL = Shape(layers=12, hidden=384, heads=12, ffn=1536)
 BASE = Shape(layers=12, hidden=768, heads=12, ffn=3072)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark import prepared
-from e5spark.batching import micro_batches
-from e5spark.checkpoint import Files
 from e5spark.encoder import Encoder
-from e5spark.encoder.engine import decide_engine, ready
+from e5spark.encoder.batching import micro_batches
+from e5spark.encoder.loading import decide_engine, ready
 from e5spark.errors import ModelError, OptionError
+from e5spark.model import prepared
+from e5spark.model.checkpoint import Files
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close
 from tests.texts import all_texts, mixed_texts
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_prepared_once_on_a_machine(new_model):
 
 def test_processes_that_want_a_model_at_once_prepare_it_once(new_model):
     code = (
-        "import sys; from pathlib import Path; from e5spark.checkpoint import Files\n"
+        "import sys; from pathlib import Path; from e5spark.model.checkpoint import Files\n"
         "from e5spark.encoder.engine import ready\n"
         "path = Path(sys.argv[1]); print(ready(Files(model=path, tokenizer=path)))"
     )
@@ -145,8 +145,8 @@ print(vectors.shape)
 
 
 def test_a_prepared_model_has_the_fingerprint_of_its_checkpoint(model, prepared_model):
-    from e5spark.plan import make_plan
-    from e5spark.spec import model_spec
+    from e5spark.model.resolve import make_plan
+    from e5spark.model.spec import model_spec
 
     plans = [
         make_plan(spec, spec) for spec in map(model_spec, [model, str(prepared_model)], [{}] * 2)
@@ -185,7 +185,7 @@ def test_what_a_prepared_model_cannot_do_is_refused(prepared_model, options, mes
 
 
 def test_a_cut_off_preparation_leaves_nothing(model, tmp_path, monkeypatch):
-    from e5spark.encoder import export
+    from e5spark.encoder.engines import export
 
     def fail(*_, **__):
         raise RuntimeError("the disk is full")

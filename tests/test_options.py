@@ -14,13 +14,13 @@ import torch
 import transformers
 from pyspark.sql import DataFrame
 
-from e5spark import models as table
 from e5spark.encoder import Encoder
 from e5spark.encoder.verify import agreement
 from e5spark.errors import ConfigError, OptionError
-from e5spark.recipe import describe
+from e5spark.model import registry as table
+from e5spark.model.recipe import describe
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed, embedding_udf
-from e5spark.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close, vectors_of
 from tests.texts import SENTENCES, all_texts
 

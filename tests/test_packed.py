@@ -16,15 +16,15 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel, MistralConfig, MistralModel
 
-from e5spark.batching import Batch
-from e5spark.encoder import torch_engine
+from e5spark.encoder.batching import Batch
 from e5spark.encoder.encoder import Encoder
 from e5spark.encoder.engine import Loaded
-from e5spark.encoder.packed import Kernel, Rows, by_length, kernel_for
-from e5spark.encoder.room import Room
-from e5spark.encoder.torch_engine import TorchEngine
+from e5spark.encoder.engines import torch as torch_engine
+from e5spark.encoder.engines.packed import Kernel, Rows, by_length, kernel_for
+from e5spark.encoder.engines.torch import TorchEngine
+from e5spark.encoder.memory import Room
 from e5spark.errors import OptionError, TransientError
-from e5spark.models import POOLINGS, Pooling
+from e5spark.model.registry import POOLINGS, Pooling
 from tests.oracle import FP32_TOLERANCE
 
 SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram", "mistral", "mistral_window"]

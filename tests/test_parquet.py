@@ -7,10 +7,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import TransientError
-from e5spark.tables.commit import Commits
-from e5spark.tables.ledger import Ledger, Record
-from e5spark.tables.parquet import ParquetTarget
-from e5spark.tables.storage import LocalStorage
+from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.sinks.commit import Commits
+from e5spark.tables.sinks.parquet import ParquetTarget
+from e5spark.tables.storage.open import LocalStorage
 from tests.test_commit import FakeLock, FakeTarget
 
 RECORDS, FILES = 3, 20

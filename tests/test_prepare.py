@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame
 
-from e5spark import prepared
 from e5spark.cli import main
-from e5spark.encoder import Encoder, quantized
-from e5spark.plan import make_plan
-from e5spark.spec import model_spec
+from e5spark.encoder import Encoder
+from e5spark.encoder import int8 as quantized
+from e5spark.model import prepared
+from e5spark.model.resolve import make_plan
+from e5spark.model.spec import model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close
 from tests.trace import Trace
 
@@ -158,14 +159,14 @@ def test_int8_knows_whether_it_needs_vnni(
     monkeypatch.setattr(quantized, "SCHEMES", quantized.SCHEMES[:1])
     # On a CPU without VNNI the sums of one of them do overflow; that is not the matter here.
     monkeypatch.setattr(quantized, "MEAN_COSINE", -1.0)
-    monkeypatch.setattr("e5spark.encoder.openvino_engine.has_vnni", lambda: True)
+    monkeypatch.setattr("e5spark.encoder.engines.openvino.has_vnni", lambda: True)
     job = job_file(**sections)
     flag = "--overflow-safe" if overflow_safe else "--no-overflow-safe"
     to = tmp_path / "int8"
     options = ["--precision", "int8", "--calibrate", job, "--sample", 60, flag]
     code, document = prepare(model, "--to", to, *options)
     assert (code, document.get("needs_vnni")) == (0, not overflow_safe), document
-    monkeypatch.setattr("e5spark.encoder.openvino_engine.has_vnni", lambda: False)
+    monkeypatch.setattr("e5spark.encoder.engines.openvino.has_vnni", lambda: False)
     if overflow_safe:
         assert Encoder.load(str(to)).encode(["a text"], role="query").shape == (1, 32)
     else:

@@ -13,8 +13,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from transformers import AutoTokenizer
 
-from e5spark import prompts
 from e5spark.errors import OptionError, TextError
+from e5spark.model import prompts
 from e5spark.spark import embed, embedding_udf
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.texts import all_texts

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e5spark import prompts
 from e5spark.errors import OptionError
+from e5spark.model import prompts
 
 INSTRUCTIONS = st.text(min_size=1).filter(str.strip)
 BLANK = [None, "", "  \n"]

@@ -14,10 +14,10 @@ from pyspark.sql import types as T
 from sentence_transformers.util import quantize_embeddings
 
 from e5spark.errors import ConflictError, OptionError
-from e5spark.quantize import Calibration, load_calibration, quantize
+from e5spark.model.output_type import Calibration, load_calibration, quantize
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed, embedding_udf
-from e5spark.spark.embed import plan_model
-from e5spark.spec import model_spec
+from e5spark.spark.embedding import plan_model
 from tests.oracle import FP32_TOLERANCE, assert_close, reference, rows_of
 
 OURS_TO_THEIRS = ["int8", "uint8", "binary", "ubinary"]

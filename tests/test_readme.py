@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e5spark.models import find
+from e5spark.model.registry import find
 from tests import checkpoints
 
 ROOT = Path(__file__).parents[1]

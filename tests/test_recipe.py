@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from e5spark import models, prompts
 from e5spark.errors import ModelError, OptionError
-from e5spark.models import Recipe
-from e5spark.recipe import describe
-from e5spark.spec import model_spec
+from e5spark.model import prompts
+from e5spark.model import registry as models
+from e5spark.model.recipe import describe
+from e5spark.model.registry import Recipe
+from e5spark.model.spec import model_spec
 
 CONFIG = {
     "model_type": "bert",

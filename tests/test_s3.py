@@ -17,9 +17,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import ConflictError, InputError
-from e5spark.tables.hadoop import HadoopStorage
-from e5spark.tables.lock import acquire
-from e5spark.tables.storage import Storage, storage
+from e5spark.tables.ledger.lock import acquire
+from e5spark.tables.storage.hadoop import HadoopStorage
+from e5spark.tables.storage.open import Storage, storage
 from tests.cluster import REPOSITORY, SPARK_HOME
 from tests.storage_contract import StorageContract
 

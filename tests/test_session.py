@@ -3,7 +3,7 @@
 import pytest
 
 from e5spark import cpus
-from e5spark.session import one_worker
+from e5spark.job.session import one_worker
 
 
 @pytest.mark.parametrize("master", ["local[3]", "local[7]"])

@@ -14,9 +14,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.errors import InputError, TransientError
-from e5spark.tables import hadoop
-from e5spark.tables.hadoop import HadoopStorage
-from e5spark.tables.storage import LocalStorage, Storage, storage
+from e5spark.tables.storage import hadoop
+from e5spark.tables.storage.hadoop import HadoopStorage
+from e5spark.tables.storage.open import LocalStorage, Storage, storage
 from tests.storage_contract import StorageContract
 
 RACERS = 4

@@ -20,12 +20,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from e5spark import models, prompts
 from e5spark.encoder import Encoder
 from e5spark.encoder.verify import agreement
 from e5spark.errors import OptionError
-from e5spark.recipe import describe
-from e5spark.spec import ModelOptions, model_spec
+from e5spark.model import prompts
+from e5spark.model import registry as models
+from e5spark.model.recipe import describe
+from e5spark.model.spec import ModelOptions, model_spec
 from tests.checkpoints import sentence_transformers_layout, true_size
 from tests.oracle import FP32_TOLERANCE, assert_close
 from tests.texts import SENTENCES

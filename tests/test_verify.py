@@ -14,12 +14,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import MistralConfig, MistralModel, PreTrainedTokenizerFast
 
-from e5spark import prompts
 from e5spark.cli import main
-from e5spark.encoder import Encoder, packed
-from e5spark.encoder.packed import Rows
+from e5spark.encoder import Encoder
+from e5spark.encoder.engines import packed
+from e5spark.encoder.engines.packed import Rows
 from e5spark.encoder.tokenizer import Tokenizer as OurTokenizer
 from e5spark.encoder.verify import TEXTS
+from e5spark.model import prompts
 from e5spark.spark import embed
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.texts import SENTENCES, all_texts

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark.checkpoint import locate
 from e5spark.encoder import load
-from e5spark.encoder.windows import windows
-from e5spark.spec import model_spec
+from e5spark.encoder.long_text import windows
+from e5spark.model.checkpoint import locate
+from e5spark.model.spec import model_spec
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 from tests.texts import SENTENCES, all_texts, mixed_texts
 

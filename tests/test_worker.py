@@ -16,10 +16,10 @@ from pyspark.sql import functions as F
 
 from e5spark import encoder
 from e5spark.errors import ConflictError, ModelError, from_text
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed
-from e5spark.spark.embed import Texts, embed_plan, plan_model
-from e5spark.spark.encoders import encoder_of, forget_zips
-from e5spark.spec import model_spec
+from e5spark.spark.embedding import Texts, embed_plan, plan_model
+from e5spark.spark.encoder_cache import encoder_of, forget_zips
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace

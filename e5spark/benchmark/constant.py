@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from e5spark.batching import Batch
 from e5spark.benchmark.counted import run_with
-from e5spark.checkpoint import Files, read_json
 from e5spark.encoder import Loaded
+from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import Vectors
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
-from e5spark.models import Pooling
+from e5spark.model.checkpoint import Files, read_json
+from e5spark.model.registry import Pooling
 from e5spark.spark.worker import Request
 
 _TOKENS = 8  # of every text, so that micro-batches have a few hundred rows

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from e5spark.benchmark.machine import has_native_bf16
-from e5spark.spec import PRECISIONS, ModelOptions
+from e5spark.model.spec import PRECISIONS, ModelOptions
 
 Kind = Literal[
     "sentence-transformers", "encoder", "recipe", "predict-batch-udf", "embed", "bare", "constant"

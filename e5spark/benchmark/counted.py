@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from e5spark import encoder
-from e5spark.batching import Batch, padded_width
 from e5spark.benchmark import ledger
 from e5spark.encoder import Encoder, Loaded
+from e5spark.encoder.batching import Batch, padded_width
 from e5spark.encoder.engine import Engine, Vectors
-from e5spark.models import Pooling
+from e5spark.model.registry import Pooling
 from e5spark.spark import udf, worker
 from e5spark.spark.worker import Request
 

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from e5spark import prompts
 from e5spark.benchmark import corpus, machine, report, synthetic
 from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
@@ -21,10 +20,11 @@ from e5spark.benchmark.rounds import Children, run_rounds
 from e5spark.benchmark.settings import Settings
 from e5spark.benchmark.shapes import SHAPES, flops
 from e5spark.benchmark.task import Task
-from e5spark.checkpoint import locate, read_json
 from e5spark.errors import E5SparkError, OptionError
-from e5spark.recipe import describe
-from e5spark.spec import model_spec
+from e5spark.model import prompts
+from e5spark.model.checkpoint import locate, read_json
+from e5spark.model.recipe import describe
+from e5spark.model.spec import model_spec
 
 log = logging.getLogger("e5spark")
 

@@ -1,6 +1,7 @@
 """The engine door: texts in, unit vectors out, in order. Nothing behind it knows Spark."""
 
 from e5spark.encoder.encoder import Encoder, Encoding
-from e5spark.encoder.engine import Loaded, load
+from e5spark.encoder.engine import Loaded
+from e5spark.encoder.loading import load
 
 __all__ = ["Encoder", "Encoding", "Loaded", "load"]

@@ -7,17 +7,18 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
-from e5spark import prompts
-from e5spark.batching import Indices, Ints, micro_batches
-from e5spark.checkpoint import check_published, decide_precision, locate
-from e5spark.encoder.engine import Engine, Loaded, Vectors, load
-from e5spark.encoder.tokenized import Tokenized, tokenize_window
+from e5spark.encoder.batching import Indices, Ints, micro_batches
+from e5spark.encoder.engine import Engine, Loaded, Vectors
+from e5spark.encoder.loading import load
+from e5spark.encoder.long_text import Window
+from e5spark.encoder.sort_window import Tokenized, tokenize_window
 from e5spark.encoder.tokenizer import Tokens
-from e5spark.encoder.windows import Window
 from e5spark.errors import OptionError, TextError
-from e5spark.models import Recipe
-from e5spark.recipe import describe
-from e5spark.spec import ModelOptions, ModelSpec, model_spec
+from e5spark.model import prompts
+from e5spark.model.checkpoint import check_published, decide_precision, locate
+from e5spark.model.recipe import describe
+from e5spark.model.registry import Recipe
+from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 
 Bools = npt.NDArray[np.bool_]
 
@@ -98,7 +99,7 @@ class Encoder:
         if spec.long_text == "split" or spec.output_type != "float32":
             raise OptionError(
                 "An Encoder returns one float32 vector for each text; long_text='split' and other "
-                "output types are for tables. e5spark.quantize turns vectors into other types."
+                "output types are for tables. e5spark.model.output_type converts vectors."
             )
         files = locate(spec)
         check_published(spec, files)

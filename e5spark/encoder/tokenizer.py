@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from e5spark.batching import Batch, Ints, Longs
+from e5spark.encoder.batching import Batch, Ints, Longs
 from e5spark.errors import ModelError
 
 # A text up to this long is tokenised whole. Of a longer one only the beginning is: a tokenizer

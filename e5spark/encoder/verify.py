@@ -17,15 +17,16 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from e5spark import prepared, prompts
-from e5spark.checkpoint import Files, decide_precision, locate
 from e5spark.encoder.encoder import Encoder
-from e5spark.encoder.engine import Vectors, load
+from e5spark.encoder.engine import Vectors
+from e5spark.encoder.loading import load
 from e5spark.encoder.tokenizer import appends_eos
 from e5spark.errors import GateError, OptionError, TextError
-from e5spark.models import Recipe
-from e5spark.recipe import describe
-from e5spark.spec import ModelSpec
+from e5spark.model import prepared, prompts
+from e5spark.model.checkpoint import Files, decide_precision, locate
+from e5spark.model.recipe import describe
+from e5spark.model.registry import Recipe
+from e5spark.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 

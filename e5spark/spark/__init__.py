@@ -4,6 +4,6 @@
 executors.
 """
 
-from e5spark.spark.embed import embed, embedding_udf
+from e5spark.spark.embedding import embed, embedding_udf
 
 __all__ = ["embed", "embedding_udf"]

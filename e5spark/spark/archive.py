@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pyspark import TaskContext
 
-from e5spark.checkpoint import ARCHIVE
 from e5spark.errors import ModelError
-from e5spark.spec import ModelSpec
+from e5spark.model.checkpoint import ARCHIVE
+from e5spark.model.spec import ModelSpec
 
 
 def localized(spec: ModelSpec) -> ModelSpec:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from e5spark.plan import Plan
-from e5spark.quantize import quantize
+from e5spark.model.output_type import quantize
+from e5spark.model.resolve import Plan
 from e5spark.text import Status
 
 if TYPE_CHECKING:

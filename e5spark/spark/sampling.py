@@ -5,8 +5,8 @@ from pyspark.sql import DataFrame
 
 from e5spark import text
 from e5spark.errors import InputError
-from e5spark.plan import Plan
-from e5spark.spark.embed import Texts, request
+from e5spark.model.resolve import Plan
+from e5spark.spark.embedding import Texts, request
 from e5spark.spark.worker import prefixes
 
 

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from e5spark import prompts, text
+from e5spark import text
 from e5spark.errors import OptionError
-from e5spark.plan import Plan
+from e5spark.model import prompts
+from e5spark.model.resolve import Plan
 from e5spark.spark import results
-from e5spark.spark.ahead import ahead
-from e5spark.spark.encoders import encoder_of
+from e5spark.spark.encoder_cache import encoder_of
+from e5spark.spark.prefetch import ahead
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder
-    from e5spark.encoder.tokenized import Tokenized
+    from e5spark.encoder.sort_window import Tokenized
 
 # A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.

@@ -1,0 +1,1 @@
+"""The engines: token ids in, pooled vectors out."""

@@ -1,0 +1,110 @@
+"""A checkpoint as a prepared model: traced once, and then run without torch or transformers.
+
+The token embeddings stay outside of the graph, as a file that every process of a machine maps into
+its memory: they are most of a multilingual checkpoint (384 of 470 MB of multilingual-e5-small), a
+text touches few of them, and an engine would copy them all.
+"""
+
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import openvino
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from e5spark.encoder.engines.packed import pad_position
+from e5spark.encoder.engines.torch import load_model
+from e5spark.errors import ModelError
+from e5spark.model import prepared
+from e5spark.model.checkpoint import Files, hash_files
+from e5spark.model.prepared import Manifest
+
+# What of a checkpoint's directory says how its vectors are made.
+_SMALL_FILES = (
+    "config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+
+
+def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
+    """Makes a prepared model of kind ``float`` in a new directory.
+
+    Args:
+        files: The checkpoint.
+        to: The new directory.
+        checkpoint: The published checkpoint that it is, if it is one.
+
+    Raises:
+        ModelError: If the checkpoint cannot be loaded, or is of another architecture.
+    """
+    if not prepared.can_prepare(files.model):
+        raise ModelError(
+            f"{files.model} is no {' or '.join(prepared.ARCHITECTURES)} checkpoint, and only those "
+            "can be prepared; use engine='torch'."
+        )
+    prepared.build(to, lambda directory: _fill(directory, files, checkpoint))
+
+
+def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
+    model = load_model(files.model, dtype=torch.float32)
+    table = model.get_input_embeddings().weight.detach().numpy()
+    np.save(directory / prepared.EMBEDDINGS, table)
+    openvino.save_model(_traced(model), directory / prepared.MODEL, compress_to_fp16=False)
+    loaded = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
+    tokenizer = loaded.backend_tokenizer.to_str()
+    (directory / prepared.TOKENIZER).write_text(tokenizer, "utf-8")
+    for name in _SMALL_FILES:
+        if (files.model / name).is_file():
+            (directory / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(files.model / name, directory / name)
+    pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
+    manifest = Manifest(
+        kind="float",
+        source=hash_files(files),
+        pad_id=int(pad),
+        pad_position=pad_position(model),
+        checkpoint=checkpoint,
+    )
+    prepared.write(directory, manifest)
+
+
+class _Encoder(torch.nn.Module):
+    """The checkpoint from its token embeddings on."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the final hidden states.  # (rows, longest, hidden)."""
+        found = self.model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions)
+        return found.last_hidden_state  # type: ignore[no-any-return]
+
+
+def _traced(model: PreTrainedModel) -> "openvino.Model":
+    hidden: int = model.config.hidden_size
+    # Padded, or the mask would be folded away.
+    mask = (torch.arange(16) < torch.tensor([16, 10, 5])[:, None]).long()
+    positions = torch.arange(16).repeat(3, 1)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer's, about shapes that it keeps dynamic
+        traced = openvino.convert_model(
+            _Encoder(model), example_input=(torch.randn(3, 16, hidden), mask, positions)
+        )
+    shapes = {"embeddings": [-1, -1, hidden], "mask": [-1, -1], "positions": [-1, -1]}
+    for given, name in zip(traced.inputs, shapes, strict=True):
+        given.get_tensor().set_names({name})
+    traced.reshape(shapes)
+    return traced
+
+
+if __name__ == "__main__":
+    export(Files(model=Path(sys.argv[1]), tokenizer=Path(sys.argv[2])), Path(sys.argv[3]))

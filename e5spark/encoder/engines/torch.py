@@ -1,0 +1,271 @@
+"""The torch engine: forward passes through transformers, pooling in fp32."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModel, PreTrainedModel
+
+from e5spark.encoder.batching import Batch
+from e5spark.encoder.engine import Vectors
+from e5spark.encoder.engines import packed
+from e5spark.encoder.engines.packed import Kernel, PackedModel, Rows, kernel_for
+from e5spark.encoder.engines.transfer import Blocking, Overlapped, Pending, Transfer
+from e5spark.encoder.memory import Room
+from e5spark.errors import ModelError, OptionError, TransientError
+from e5spark.model.registry import Pooling
+
+log = logging.getLogger(__name__)
+
+# torch 2.8 and later tell a broken device from a bad input; it is not raised for lack of memory.
+_DeviceError: type[Exception] = getattr(torch, "AcceleratorError", TransientError)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The tokens of a forward pass by the widest hidden state that they suit. On CPUs 512 to 2,048 are
+# fastest (measured): the activations of more no longer fit the caches. GPUs need enough to fill
+# their cores (calculated, not measured): 65,536 tokens are about 0.2 GB of bf16 activations in the
+# feed-forward layer of small, 0.4 GB of base; 32,768 are 0.3 GB of large.
+_TOKEN_BUDGETS = {"cuda": ((768, 65_536), (math.inf, 32_768))}
+_SMALL_BUDGET = ((math.inf, 2048),)
+
+
+class TorchEngine:
+    """A loaded checkpoint that turns token ids into pooled token vectors.
+
+    Attributes:
+        token_budget: See ``Engine``; less once the device ran out of memory.
+        packed: See ``Engine``.
+        multiple: See ``Engine``.
+    """
+
+    name = "torch"
+    multiple = 1
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: torch.device,
+        *,
+        precision: str,
+        pad_id: int,
+        kernel: Kernel | None = None,
+    ) -> None:
+        """Takes over a model of transformers in evaluation mode that lies on the device.
+
+        Args:
+            model: BERT, XLM-R or Mistral.
+            device: Where it lies.
+            precision: Of its weights.
+            pad_id: What fills up short rows, where rows are padded.
+            kernel: The attention of packed rows; None pads them.
+        """
+        self.precision = precision
+        self._model = model
+        self._device = device
+        self._pad_id = pad_id
+        self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._packed_model = None if kernel is None else PackedModel(model, kernel)
+        self.packed = kernel is not None
+        self._transfer: Transfer = Overlapped(device) if device.type == "cuda" else Blocking(device)
+        self._room = Room()
+        self._best_budget = _token_budget(device.type, model.config.hidden_size)
+        self.token_budget = self._best_budget
+
+    @classmethod
+    def load(
+        cls, directory: Path, *, precision: str, device: str, threads: int | None, pad_id: int
+    ) -> "TorchEngine":
+        """Returns the engine of a checkpoint.
+
+        Args:
+            directory: config.json and safetensors weights.
+            precision: ``fp32`` or ``bf16``.
+            device: A torch device.
+            threads: CPU threads of this process's forward passes; None leaves torch's own choice.
+            pad_id: What fills up short rows.
+
+        Raises:
+            ModelError: If the weights do not fill the architecture.
+            OptionError: If there is no such device.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        where = _device(device)
+        if precision == "bf16" and where.type == "cpu" and not _has_native_bf16():
+            log.warning("This CPU has no bf16 instructions; bf16 is emulated and slower than fp32.")
+        dtype = _DTYPES[precision]
+        model = load_model(directory, dtype=dtype)
+        if hasattr(model, "pooler"):
+            model.pooler = None
+        kernel = kernel_for(model.config, dtype, where)
+        return cls(model.to(where), where, precision=precision, pad_id=pad_id, kernel=kernel)
+
+    def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
+        """Yields for each batch, in order, one vector a row, or what its content made it raise.
+
+        A batch that does not fit the device's memory is run in halves. Where copies can overlap,
+        the next batch is under way before a batch is yielded.
+
+        Raises:
+            TransientError: If the device failed.
+        """
+        under_way: deque[list[Pending] | Exception] = deque()
+        for batch in batches:
+            under_way.append(self._start(batch, pooling))
+            if len(under_way) > self._transfer.ahead:
+                yield self._finish(under_way.popleft())
+        while under_way:
+            yield self._finish(under_way.popleft())
+
+    def _start(self, batch: Batch, pooling: Pooling) -> list[Pending] | Exception:
+        """The batch's parts under way, in order, or what its content made it raise."""
+        try:
+            return self._parts(batch, pooling)
+        except _DeviceError as error:
+            # A device that failed once fails every later call: no text is to blame.
+            raise TransientError(f"The device failed: {error}") from error
+        except Exception as error:  # whatever a text makes it raise
+            # Its frames hold the tensors of the pass that failed.
+            return error.with_traceback(None)
+
+    def _finish(self, parts: list[Pending] | Exception) -> Vectors | Exception:
+        if isinstance(parts, Exception):
+            return parts
+        try:
+            found = [fetch() for fetch in parts]
+        except _DeviceError as error:
+            raise TransientError(f"The device failed: {error}") from error
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _parts(self, batch: Batch, pooling: Pooling) -> list[Pending]:
+        rows = len(batch.lengths)
+        if rows == 1 or self._room.holds(self._tokens(batch)):
+            try:
+                pending = self._transfer.down(self._forward(batch, pooling))
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+            else:
+                self._room.passed()
+                self.token_budget = self._room.within(self._best_budget)
+                return [pending]
+            # Not where the error is caught: there it still holds the memory.
+            self._shrink(batch)
+        return [each for half in _halves(batch) for each in self._parts(half, pooling)]
+
+    def _shrink(self, batch: Batch) -> None:
+        tokens = max(self._tokens(half) for half in _halves(batch))
+        self._room.shrink(tokens)
+        self.token_budget = self._room.within(self._best_budget)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "The device has no memory for a forward pass of %d tokens; going on with %d.",
+            self._tokens(batch),
+            tokens,
+        )
+
+    def _tokens(self, batch: Batch) -> int:
+        """What the batch takes of a token budget."""
+        if self.packed:
+            return len(batch.ids)
+        return len(batch.lengths) * int(batch.lengths.max(initial=0))
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch, pooling: Pooling) -> torch.Tensor:
+        """One fp32 vector a row, on the device."""
+        batch.check_ids(self._vocabulary)
+        if self._packed_model is None:
+            return self._padded(batch, pooling)
+        offsets = np.zeros(len(batch.lengths) + 1, dtype=np.int32)
+        np.cumsum(batch.lengths, out=offsets[1:])
+        ids, on_device = self._transfer.up([batch.ids, offsets])
+        rows = Rows(offsets=on_device, longest=int(batch.lengths.max(initial=0)))
+        return packed.pool(self._packed_model(ids, rows), rows, pooling)
+
+    def _padded(self, batch: Batch, pooling: Pooling) -> torch.Tensor:
+        ids, counts = self._transfer.up([batch.padded(self._pad_id), batch.lengths])
+        mask = torch.arange(ids.shape[1], device=self._device) < counts[:, None]  # (rows, longest)
+        hidden = self._model(
+            input_ids=ids, attention_mask=mask.long()
+        ).last_hidden_state.float()  # (rows, longest, hidden)
+        return _pool(hidden, mask, counts, pooling)
+
+
+def _token_budget(device: str, hidden: int) -> int:
+    budgets = _TOKEN_BUDGETS.get(device, _SMALL_BUDGET)
+    return next(tokens for widest, tokens in budgets if hidden <= widest)
+
+
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    rows = len(batch.lengths) // 2
+    tokens = int(batch.lengths[:rows].sum())
+    return (
+        Batch(ids=batch.ids[:tokens], lengths=batch.lengths[:rows]),
+        Batch(ids=batch.ids[tokens:], lengths=batch.lengths[rows:]),
+    )
+
+
+def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    """Returns a checkpoint's transformer on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: If the weights do not fill the architecture.
+    """
+    try:
+        # A progress bar for each worker would drown an executor's log.
+        transformers.utils.logging.disable_progress_bar()
+        model, found = AutoModel.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{directory} could not be loaded: {error}") from error
+    # E5's pooler is never used, and some checkpoints ship without it.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
+            "among them; transformers would fill them with random numbers. Fetch it again."
+        )
+    return model.eval()
+
+
+def _pool(
+    hidden: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor, pooling: Pooling
+) -> torch.Tensor:
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), counts - 1]
+    return hidden.masked_fill(~mask[..., None], 0.0).sum(dim=1) / counts[:, None]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"device is {name!r}; use auto, cpu or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device is {name!r}, but torch sees no GPU here; use auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(
+            f"device is {name!r}, but this process sees {torch.cuda.device_count()} GPUs, numbered "
+            "from 0; CUDA_VISIBLE_DEVICES decides which."
+        )
+    return device
+
+
+def _has_native_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

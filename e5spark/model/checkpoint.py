@@ -1,0 +1,243 @@
+"""A checkpoint on disk: found, completed from the hub where allowed, and hashed.
+
+Nothing here loads an engine: a driver that plans a run needs only this.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from e5spark.errors import ModelError
+from e5spark.model import hub, prepared
+from e5spark.model import registry as models
+from e5spark.model.digest import sha256
+from e5spark.model.fingerprint import Weights
+from e5spark.model.registry import Checkpoint
+from e5spark.model.spec import ModelSpec, Precision
+
+ARCHIVE = "archive:"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the files of a checkpoint lie on this machine.
+
+    Attributes:
+        model: Directory of config.json and the weights.
+        tokenizer: Directory of the tokenizer's files; the same one for most checkpoints.
+    """
+
+    model: Path
+    tokenizer: Path
+
+
+def locate(spec: ModelSpec) -> Files:
+    """Returns where the checkpoint lies, fetching it from the hub only where the spec allows.
+
+    Raises:
+        ModelError: If it is not there, or is no checkpoint; the message says how to provide it.
+        TransientError: If the hub was asked and did not answer.
+    """
+    known = known_checkpoint(spec)
+    model = _directory(spec.model, spec)
+    for name in ("config.json", *weight_files(model)):
+        if not (model / name).is_file():
+            raise ModelError(f"{model} holds no checkpoint: it has no {name}.")
+    if spec.tokenizer is not None:
+        borrowed = _directory(spec.tokenizer, replace(spec, revision=None), weights=False)
+        return Files(model=model, tokenizer=borrowed)
+    if known is not None and known.tokenizer is not None and not has_tokenizer(model):
+        borrowed = hub.snapshot(known.tokenizer, download=spec.download, weights=False)
+        return Files(model=model, tokenizer=borrowed)
+    if not has_tokenizer(model):
+        raise ModelError(
+            f"{model} has no tokenizer ({', '.join(_TOKENIZER_FILES[:1] + _TOKENIZER_FILES[4:])}); "
+            "add its files, or name the directory that has them with tokenizer=."
+        )
+    return Files(model=model, tokenizer=model)
+
+
+def pin(spec: ModelSpec, files: Files) -> ModelSpec:
+    """Returns the spec with the commit that its hub name was resolved to, so that all use it."""
+    if is_directory(spec.model) or not _COMMIT.fullmatch(files.model.name):
+        return spec
+    return replace(spec, revision=files.model.name)
+
+
+def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
+    """Returns the precision that the spec means by now: never ``auto``.
+
+    Args:
+        spec: What the user asked for.
+        files: The checkpoint's; None where this machine has none.
+
+    Raises:
+        ModelError: If the files were not prepared for it.
+    """
+    manifest = None if files is None else prepared.read(files.model)
+    kind = "float" if manifest is None else manifest.kind
+    if spec.precision == "auto":
+        return "int8" if kind == "int8" else "fp32"
+    if (spec.precision == "int8") != (kind == "int8"):
+        raise ModelError(
+            f"precision is {spec.precision!r}, but {spec.model} "
+            + (
+                "was prepared for int8; use the checkpoint itself."
+                if kind == "int8"
+                else "is not quantised. Make it ready once: e5spark prepare MODEL --to DIR "
+                "--precision int8 --calibrate JOB.toml, and give DIR as the model."
+            )
+        )
+    return spec.precision
+
+
+def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
+    """Returns what e5spark's table knows of the spec's checkpoint; None for one of the user's own.
+
+    Raises:
+        ModelError: If the name is not in the table and no revision pins it.
+    """
+    if spec.checkpoint is not None:
+        return models.find(spec.checkpoint)
+    if is_directory(spec.model):
+        directory = Path(spec.model.removeprefix(ARCHIVE)).expanduser()
+        manifest = prepared.read(directory)
+        return models.CHECKPOINTS.get(manifest.checkpoint or "") if manifest else None
+    if spec.revision is not None and spec.model not in models.CHECKPOINTS:
+        return None
+    if spec.model not in models.CHECKPOINTS and Path(spec.model).is_dir():
+        raise ModelError(
+            f"{spec.model!r} would be a name on the hub, but is a directory here; write "
+            f"'./{spec.model}' for the directory."
+        )
+    return models.find(spec.model)
+
+
+def is_directory(model: str) -> bool:
+    """Returns whether a model is given as a directory, not as a name on the hub."""
+    return model.startswith(("/", ".", "~", ARCHIVE))
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Returns whether the directory has a tokenizer's vocabulary."""
+    vocabularies = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+    return any((directory / name).is_file() for name in vocabularies)
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Returns the names of the weight files: model.safetensors, or its shards.
+
+    A prepared model's are in its manifest.
+
+    Raises:
+        ModelError: If there are weights, but only in a format that can run code when loaded.
+    """
+    if prepared.read(directory) is not None:
+        return []
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted(set(read_json(index)["weight_map"].values()))
+    if not (directory / "model.safetensors").is_file():
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        if pickled:
+            raise ModelError(
+                f"{directory} has its weights only as {pickled[0]}, a format that can run code "
+                "when it is loaded; e5spark reads safetensors only. Convert it once, where you "
+                "trust it, with transformers' save_pretrained."
+            )
+    return ["model.safetensors"]
+
+
+def hash_files(files: Files) -> Weights:
+    """Returns the content hashes of a checkpoint; about 3 s per GB the first time on a machine.
+
+    Those of a prepared model are the checkpoint's that it was made of, unless it is quantised.
+    """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        return manifest.weights
+    names = ["config.json", *weight_files(files.model)]
+    present = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    return Weights(
+        weights=_digest(files.model / name for name in names),
+        tokenizer=_digest(files.tokenizer / name for name in present),
+    )
+
+
+def check_published(spec: ModelSpec, files: Files) -> None:
+    """Raises unless the weights are the published, or the prepared, ones where that is known.
+
+    A hub cache names each weight file after the sha256 that the hub sent with it; e5spark's table
+    has the hash of checkpoints that come from elsewhere.
+
+    Raises:
+        ModelError: If a file was altered or is incomplete.
+    """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        prepared.check(files.model, manifest)
+    known = known_checkpoint(spec)
+    for name in weight_files(files.model):
+        path = files.model / name
+        blob = path.resolve().name
+        expected = known.weights_sha256 if known else None
+        if not is_directory(spec.model) and re.fullmatch(r"[0-9a-f]{64}", blob):
+            expected = blob
+        if expected is not None and sha256(path) != expected:
+            raise ModelError(
+                f"{path} has sha256 {sha256(path)}, but {spec.checkpoint or spec.model} was "
+                f"published with {expected}; delete it and fetch it again."
+            )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    lines = [f"{path.name} {sha256(path)}" for path in sorted(paths)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatever JSON holds
+    """Returns what a JSON file holds; the default where there is no file.
+
+    Raises:
+        ModelError: If the file is no JSON, or is missing and has no default.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if default is None:
+            raise ModelError(f"{path.parent} has no {path.name}.") from None
+        return default
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.") from None
+
+
+def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:
+    if model.startswith(ARCHIVE):
+        name = model.removeprefix(ARCHIVE)
+        path = Path(name)
+        remedy = f"ship it: spark-submit --archives model.tar.gz#{name}."
+    elif is_directory(model):
+        path = Path(model).expanduser()
+        remedy = (
+            "every machine of the cluster needs it at this path, or ship it with spark-submit "
+            "--archives model.tar.gz#model and model='archive:model'."
+        )
+    else:
+        return hub.snapshot(model, revision=spec.revision, download=spec.download, weights=weights)
+    if not path.is_dir():
+        raise ModelError(f"There is no model directory {model!r}; {remedy}")
+    return path.absolute()

@@ -1,0 +1,105 @@
+"""Checkpoints by name: this machine's hub cache, and the hub itself where that is allowed."""
+
+import json
+import os
+from pathlib import Path
+
+from e5spark.errors import ModelError, TransientError
+from e5spark.model import registry as models
+
+_TOKENIZER = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ["*.safetensors"]
+_NOT_FETCHED = ["onnx/*", "openvino/*", "coreml/*"]
+
+
+def snapshot(
+    name: str, *, revision: str | None = None, download: bool = False, weights: bool = True
+) -> Path:
+    """Returns the directory of a checkpoint's files in the hub cache of this machine.
+
+    Args:
+        name: The checkpoint's name on the hub.
+        revision: The commit; by default the one e5spark pins, else that of the first fetch.
+        download: Whether the hub may be asked for what is missing.
+        weights: Whether the weights are wanted, and not only the tokenizer.
+
+    Raises:
+        ModelError: If it is not in the cache and may not be fetched, or the hub has none such.
+        TransientError: If the hub was asked and did not answer.
+    """
+    known = models.CHECKPOINTS.get(name)
+    revision = revision or (known.revision if known else None)
+    patterns = [*_TOKENIZER, *(_WEIGHTS if weights else [])]
+    # Local first, whether or not downloading is allowed: a checkpoint without a published pin
+    # stays at the commit of its first fetch.
+    found = _snapshot(name, revision, patterns, local=True)
+    if found is not None and weights and not _has_weights(found):
+        found = None  # fetched before for its tokenizer alone, or not to the end
+    if found is None and download:
+        found = _snapshot(name, revision, patterns, local=False)
+    if found is None:
+        raise ModelError(
+            f"{name} at revision {revision or 'main'} is not in the hub cache of this machine "
+            f"({_cache()}), and downloading is off. Allow it (download=True, in a job file "
+            f"model.download = true), or fetch it where the hub can be reached (hf download {name}"
+            f"{f' --revision {revision}' if revision else ''} --local-dir DIR) and give the "
+            f"directory (model='/absolute/DIR', checkpoint={name!r}), or ship that directory with "
+            "spark-submit --archives model.tar.gz#model and model='archive:model'."
+        )
+    return found
+
+
+def _has_weights(directory: Path) -> bool:
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(directory.glob("*.safetensors"))
+    parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    return all((directory / part).is_file() for part in parts)
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str], *, local: bool) -> Path | None:
+    # Here and not at the top: a worker with a directory never needs the hub's client.
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        path = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=_NOT_FETCHED,
+            local_files_only=local,
+        )
+    except errors.LocalEntryNotFoundError as error:
+        if local:
+            return None
+        raise TransientError(
+            f"The hub ({_endpoint()}) could not be reached for {name}: {_first_line(error)} Run "
+            "the same command again, or provide the checkpoint as a directory."
+        ) from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"{name!r} is no name on the hub: {_first_line(error)}") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(
+            f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
+            f"{_first_line(error)}"
+        ) from error
+    # The client's own HTTPError as well: a broken connection is no HfHubHTTPError.
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+        raise TransientError(
+            f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)}"
+        ) from error
+    return Path(path)
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

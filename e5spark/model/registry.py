@@ -1,0 +1,206 @@
+"""Each E5 checkpoint as data: what its authors published, and how its vectors are made.
+
+Sources: the model cards, https://arxiv.org/abs/2212.03533 (E5), https://arxiv.org/abs/2402.05672
+(multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral); revisions are the ones that MTEB's
+registry pins.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from e5spark.errors import ModelError
+from e5spark.model import prompts
+
+Pooling = Literal["mean", "cls", "last"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+LongText = Literal["truncate", "split", "mean"]
+LONG_TEXTS: tuple[LongText, ...] = get_args(LongText)
+Prompted = Literal["report", "refuse", "keep"]
+PROMPTED: tuple[Prompted, ...] = get_args(Prompted)
+Architecture = Literal["bert", "xlm-roberta", "mistral"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a text becomes a vector, apart from the weights: all of it is part of the fingerprint.
+
+    Attributes:
+        dim: Components of a vector: the first ones of the checkpoint's.
+        pooling: How token vectors become one: their mean, the first or the last.
+        prompts: Role to prefix; ``{task}`` in a prefix stands for the instruction.
+        max_tokens: Most tokens of a text, prompt and special tokens included; the rest is cut.
+        normalize: Whether vectors have unit L2 norm.
+        long_text: What becomes of longer texts: cut, split, or the mean of their windows.
+        overlap: Tokens that neighbouring windows share; 0 where texts are cut.
+        prompted: What becomes of a text that begins with a prompt already.
+    """
+
+    dim: int
+    pooling: Pooling
+    prompts: Mapping[str, str]
+    max_tokens: int
+    normalize: bool = True
+    long_text: LongText = "truncate"
+    overlap: int = 0
+    prompted: Prompted = "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a transformer: layers, hidden width, attention heads, feed-forward width."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published checkpoint.
+
+    Attributes:
+        name: Its name on the hub.
+        architecture: The ``model_type`` of its config.json.
+        shape: Its sizes.
+        vocab: Rows of the token embedding.
+        recipe: How its vectors are made.
+        revision: The commit it is pinned to; None where none is known, and the caller pins one.
+        languages: What its authors trained it for.
+        tokenizer: The checkpoint whose tokenizer it uses, where that is another one.
+        weights_sha256: Hash of model.safetensors, where known.
+        matryoshka: Whether it was trained so that the first components of a vector are a vector.
+        matryoshka_dims: The dims its authors name; empty where they name none.
+    """
+
+    name: str
+    architecture: Architecture
+    shape: Shape
+    vocab: int
+    recipe: Recipe
+    revision: str | None = None
+    languages: str = "English"
+    tokenizer: str | None = None
+    weights_sha256: str | None = None
+    matryoshka: bool = False
+    matryoshka_dims: tuple[int, ...] = ()
+
+
+_SMALL = Shape(layers=12, hidden=384, heads=12, ffn=1536)
+_BASE = Shape(layers=12, hidden=768, heads=12, ffn=3072)
+_LARGE = Shape(layers=24, hidden=1024, heads=16, ffn=4096)
+_WORDPIECE, _XLMR, _XLMR_IN_BERT = 30_522, 250_002, 250_037
+_MANY = "about 100 languages"
+
+
+def _recipe(shape: Shape, role_prompts: Mapping[str, str] = prompts.E5) -> Recipe:
+    return Recipe(dim=shape.hidden, pooling="mean", prompts=role_prompts, max_tokens=512)
+
+
+def _english(name: str, shape: Shape, revision: str | None = None) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        architecture="bert",
+        shape=shape,
+        vocab=_WORDPIECE,
+        recipe=_recipe(shape),
+        revision=revision,
+    )
+
+
+def _multilingual(name: str, recipe: Recipe, shape: Shape, revision: str) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        architecture="xlm-roberta",
+        shape=shape,
+        vocab=_XLMR,
+        recipe=recipe,
+        revision=revision,
+        languages=_MANY,
+    )
+
+
+_ALL = (
+    _multilingual(
+        "intfloat/multilingual-e5-large",
+        _recipe(_LARGE),
+        _LARGE,
+        "ab10c1a7f42e74530fe7ae5be82e6d4f11a719eb",
+    ),
+    _multilingual(
+        "intfloat/multilingual-e5-large-instruct",
+        _recipe(_LARGE, prompts.E5_INSTRUCT),
+        _LARGE,
+        "baa7be480a7de1539afce709c8f13f833a510e0a",
+    ),
+    _multilingual(
+        "intfloat/multilingual-e5-base",
+        _recipe(_BASE),
+        _BASE,
+        "d13f1b27baf31030b7fd040960d60d909913633f",
+    ),
+    # BERT architecture (positions from 0, token type ids) with XLM-R's tokenizer.
+    Checkpoint(
+        name="intfloat/multilingual-e5-small",
+        architecture="bert",
+        shape=_SMALL,
+        vocab=_XLMR_IN_BERT,
+        recipe=_recipe(_SMALL),
+        revision="fd1525a9fd15316a2d503bf26ab031a61d056e98",
+        languages=_MANY,
+    ),
+    Checkpoint(
+        name="avditvs/multilingual-e5-small-distill-base",
+        architecture="bert",
+        shape=_SMALL,
+        vocab=_XLMR_IN_BERT,
+        recipe=_recipe(_SMALL),
+        languages=_MANY,
+        tokenizer="intfloat/multilingual-e5-small",
+        matryoshka=True,  # its card names no dims
+    ),
+    _english("intfloat/e5-small-v2", _SMALL, "dca8b1a9dae0d4575df2bf423a5edb485a431236"),
+    _english("intfloat/e5-base-v2", _BASE, "1c644c92ad3ba1efdad3f1451a637716616a20e8"),
+    _english("intfloat/e5-large-v2", _LARGE, "b322e09026e4ea05f42beadf4d661fb4e101d311"),
+    _english("intfloat/e5-small", _SMALL),
+    _english("intfloat/e5-base", _BASE),
+    _english("intfloat/e5-large", _LARGE),
+    Checkpoint(
+        name="intfloat/e5-mistral-7b-instruct",
+        architecture="mistral",
+        shape=Shape(layers=32, hidden=4096, heads=32, ffn=14_336),
+        vocab=32_000,
+        recipe=Recipe(dim=4096, pooling="last", prompts=prompts.E5_INSTRUCT, max_tokens=4096),
+        revision="07163b72af1488142a360786df853f237b1a3ca1",
+    ),
+    # Not an E5: the model of the demo and of the quality tests, because a package carries it.
+    Checkpoint(
+        name="sentence-transformers/all-MiniLM-L6-v2",
+        architecture="bert",
+        shape=Shape(layers=6, hidden=384, heads=12, ffn=1536),
+        vocab=_WORDPIECE,
+        recipe=Recipe(dim=384, pooling="mean", prompts=prompts.NONE, max_tokens=256),
+        weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+)
+
+CHECKPOINTS: Mapping[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in _ALL}
+
+
+def find(name: str) -> Checkpoint:
+    """Returns the checkpoint of this name.
+
+    Raises:
+        ModelError: If there is none; the message names the nearest ones.
+    """
+    if name in CHECKPOINTS:
+        return CHECKPOINTS[name]
+    near = difflib.get_close_matches(name, CHECKPOINTS, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(CHECKPOINTS)}."
+    raise ModelError(
+        f"Unknown model {name!r}. {hint} A checkpoint of your own is given as a directory: an "
+        "absolute path, './relative' or 'archive:name'."
+    )

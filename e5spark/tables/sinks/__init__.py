@@ -1,0 +1,1 @@
+"""The tables that vectors are written to."""

@@ -1,0 +1,50 @@
+"""Tables that are known by name: where they are, and which of them e5spark created."""
+
+from collections.abc import Mapping
+
+from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
+
+from e5spark.tables.sinks import files as sink
+from e5spark.tables.sources.batch import condition
+
+OURS = "e5spark.fingerprint"
+
+
+def location(spark: SparkSession, name: str) -> str:
+    """Returns the directory of a catalog table; empty if there is no such table."""
+    if not spark.catalog.tableExists(name):
+        return ""
+    rows = iter(spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect())
+    # The columns come first, and one of them may be called Location.
+    next((row for row in rows if row["col_name"] == "# Detailed Table Information"), None)
+    return next((str(row["data_type"]) for row in rows if row["col_name"] == "Location"), "")
+
+
+def is_ours(spark: SparkSession, name: str) -> bool:
+    """Returns whether e5spark created a catalog table that exists."""
+    rows = spark.sql(f"SHOW TBLPROPERTIES {name}").collect()
+    return any(row["key"] == OURS for row in rows)
+
+
+def create(
+    spark: SparkSession,
+    name: str,
+    schema: StructType,
+    provider: str,
+    provenance: Mapping[str, str],
+) -> None:
+    """Creates a catalog table without rows, unless another run has done so just now.
+
+    Raises:
+        InputError: If the catalog refuses it.
+    """
+    writer = spark.createDataFrame([], schema).limit(0).writeTo(name).using(provider)
+    for key, value in provenance.items():
+        writer = writer.tableProperty(key, value)
+    with sink.as_ours(f"The output table {name}"):
+        try:
+            writer.create()
+        except Exception as error:  # py4j has errors that PySpark does not wrap
+            if condition(error) not in sink.EXISTS:
+                raise

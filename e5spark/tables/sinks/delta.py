@@ -1,0 +1,185 @@
+"""A Delta table: rows come by appends that count once, and go by one MERGE, all of it in SQL."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    DataType,
+    DateType,
+    NumericType,
+    StringType,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from e5spark.errors import ConflictError
+from e5spark.names import quoted
+from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.layout import has_commits, is_begun
+from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.manifest import Manifest
+from e5spark.tables.sinks import catalog
+from e5spark.tables.sinks import files as sink
+from e5spark.tables.sinks.delta_commit import Commit, append, merge
+from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
+from e5spark.tables.sinks.staging import stage, staged
+from e5spark.tables.storage.open import storage
+
+_KEY, _NEW = "__e5spark_key", "__e5spark_new"
+# What any reader and writer of Delta knows, and no shuffle between the model and the files.
+_PROPERTIES = {
+    "delta.minReaderVersion": "1",
+    "delta.minWriterVersion": "2",
+    "delta.enableDeletionVectors": "false",
+    "delta.autoOptimize.optimizeWrite": "false",
+}
+_WITH_STATS = (NumericType, StringType, DateType, TimestampType, TimestampNTZType)
+
+
+class DeltaTarget:
+    """A Delta table of vectors, by path or by name in a catalog.
+
+    Attributes:
+        name: The path or the catalog table.
+        location: The directory; empty until there is a table, which Delta makes in none but a new
+            one.
+    """
+
+    kind = "delta"
+    holds = False
+
+    def __init__(
+        self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
+    ) -> None:
+        """Looks at what is there.
+
+        Args:
+            spark: The session.
+            path: The directory, or
+            table: the name in a catalog.
+            options: Writer options; those that begin with ``delta.`` become properties of a table
+                that is created.
+
+        Raises:
+            ConflictError: If there is something that e5spark did not write.
+            InputError: If the session has no Delta.
+        """
+        self._spark = spark
+        self._properties = {key: options[key] for key in options if key.startswith("delta.")}
+        self.options: Mapping[str, str] = {
+            key: options[key] for key in options if key not in self._properties
+        }
+        self.name = table or path
+        self.location = ""
+        self._path = absolute(spark, path) if path else ""
+        self._table = DeltaTable(spark, table or delta_name(self._path))
+        self._look()
+
+    def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Creates the table with its properties, unless it is there; see ``Target.create``."""
+        detail = self._table.detail()
+        if detail is None:
+            properties = {**_PROPERTIES, **_stats(schema), **self._properties, **provenance}
+            catalog.create(self._spark, self._table.name, schema, "delta", properties)
+            self._look()
+            detail = self._table.detail()
+        found = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
+        wanted = provenance[catalog.OURS]
+        if found != wanted and not self._has_commits():
+            raise sink.made_for_others(f"The output {self.name}", found, wanted)
+
+    def rows(self, schema: StructType) -> DataFrame:
+        """Returns the rows of the table now."""
+        return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
+
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
+    def stage_replacement(
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
+    ) -> Record:
+        """Stages the stale ids; see ``Target``."""
+        ids, _ = stage(stale(), self, ledger, record.name)
+        return replace(record, files=ids)
+
+    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+        """Appends the rows, or replaces others by them in one MERGE: never a second time."""
+        manifest = ledger.manifest
+        commit = Commit.of(record, self._table.name, manifest.fingerprint)
+        schema = StructType.fromJson(dict(manifest.schema))
+        rows = staged(self._spark, self.location, schema, absorbed or [record])
+        if record.kind == "append" or manifest.id is None:
+            append(rows, self._table, commit, options=self.options)
+        else:
+            if not absorbed:
+                rows = rows.limit(0)
+            self._replace(rows, record, commit, manifest)
+        instant("publishing")
+
+    def _replace(self, rows: DataFrame, record: Record, commit: Commit, manifest: Manifest) -> None:
+        id, columns = str(manifest.id), rows.columns
+        ids = staged(self._spark, self.location, StructType([rows.schema[id]]), [record])
+        if manifest.parts["recipe"]["long_text"] == "split":
+            # Several rows of an id: none of them matches, so all come new and the old ones go.
+            key = F.lit(None).cast(rows.schema[id].dataType)
+        else:
+            key = F.col(quoted(id))
+            ids = ids.join(rows.select(F.col(quoted(id))), id, "left_anti")
+        new = rows.select("*", key.alias(_KEY), F.lit(True).alias(_NEW))
+        gone = ids.select(F.col(quoted(id)).alias(_KEY), F.lit(False).alias(_NEW))
+        names = [quoted(name) for name in columns]
+        clauses = [
+            f"ON t.{quoted(id)} = s.{_KEY}",
+            f"WHEN MATCHED AND s.{_NEW} THEN UPDATE SET "
+            + ", ".join(f"t.{name} = s.{name}" for name in names),
+            "WHEN MATCHED THEN DELETE",
+            f"WHEN NOT MATCHED AND s.{_NEW} THEN INSERT ({', '.join(names)}) VALUES "
+            f"({', '.join(f's.{name}' for name in names)})",
+        ]
+        source = new.unionByName(gone, allowMissingColumns=True)
+        codec = self.options.get("compression", "zstd")
+        merge(source, self._table, commit, clauses=" ".join(clauses), codec=codec)
+
+    def _look(self) -> None:
+        """Takes the location of a table that is ours; raises if something else is there."""
+        detail = self._table.detail()
+        if detail is None:
+            if self._path:
+                sink.check_path_free(self._spark, self._path)
+            return
+        if detail.format != "delta" or catalog.OURS not in detail.properties:
+            raise sink.exists(f"The output {self.name}")
+        self.location = self._path or detail.location
+        if not self._is_begun() and self._table.version() > 0:
+            raise ConflictError(
+                f"The output {self.name} has lost its directory _e5spark, which says what its "
+                "rows are. Put it back, or give a new output."
+            )
+
+    def _is_begun(self) -> bool:
+        return is_begun(storage(self._spark, self.location))
+
+    def _has_commits(self) -> bool:
+        return has_commits(storage(self._spark, self.location))
+
+
+def _stats(schema: StructType) -> dict[str, str]:
+    """The property that keeps statistics of what has an order, and of no vector."""
+    names = [quoted(field.name) for field in schema if _has_stats(field.dataType)]
+    if not names:
+        return {"delta.dataSkippingNumIndexedCols": "0"}
+    return {"delta.dataSkippingStatsColumns": ",".join(names)}
+
+
+def _has_stats(kind: DataType) -> bool:
+    return isinstance(kind, _WITH_STATS)

@@ -1,0 +1,133 @@
+"""Columns of vectors in the Delta table that the texts are in: added, and brought up to date."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from e5spark.errors import ConflictError, InputError
+from e5spark.names import quoted
+from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.layout import has_commits
+from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.sinks import catalog
+from e5spark.tables.sinks.delta_commit import Commit, merge, retried
+from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
+from e5spark.tables.sinks.staging import staged
+from e5spark.tables.storage.open import storage
+
+
+class DeltaColumns:
+    """The columns that e5spark adds to a user's Delta table, by path or by name in a catalog.
+
+    No row comes or goes, no other column changes, and no property is set. All rows of a run become
+    visible by one MERGE, because each one writes the files that it touches anew.
+
+    Attributes:
+        name: The path or the catalog table.
+        location: The directory.
+        version: The last commit when the run began: what it reads.
+    """
+
+    kind = "columns of a delta"
+    holds = True
+
+    def __init__(
+        self, spark: SparkSession, *, path: str = "", table: str = "", kept: Sequence[str]
+    ) -> None:
+        """Looks at what is there.
+
+        Args:
+            spark: The session.
+            path: The directory, or
+            table: the name in a catalog.
+            kept: The id and all columns that decide what is embedded.
+
+        Raises:
+            InputError: If it is no Delta table, or the session has no Delta.
+        """
+        self._spark = spark
+        self._kept = {name.lower() for name in kept}
+        self.name = table or path
+        self.options: Mapping[str, str] = {"compression": "zstd"}
+        self._table = DeltaTable(spark, table or delta_name(absolute(spark, path)))
+        detail = self._table.detail()
+        if detail is None or detail.format != "delta":
+            raise InputError(
+                f'{self.name} is no Delta table, and output.write = "columns" needs one; give '
+                "another output."
+            )
+        self.location = detail.location
+        self.version = self._table.version()
+
+    def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Adds the columns that are missing, in one commit; see ``Target.create``.
+
+        Raises:
+            ConflictError: If the table has columns of these names that are not e5spark's.
+        """
+        comment = f"e5spark {provenance[catalog.OURS]}"
+        present = {each.name.lower(): each for each in self._table.rows().schema}
+        added = [each for each in schema if each.name.lower() not in self._kept]
+        if not has_commits(storage(self._spark, self.location)):
+            for each in added:
+                there = present.get(each.name.lower())
+                if there is not None and there.metadata.get("comment") != comment:
+                    raise ConflictError(
+                        f"{self.name} has a column {there.name!r} already, which is not of this "
+                        "run's vectors. Drop or rename it, or give embed.prefix."
+                    )
+        missing = [
+            f"{quoted(each.name)} {each.dataType.simpleString()} COMMENT '{comment}'"
+            for each in added
+            if each.name.lower() not in present
+        ]
+        if missing:
+            sql = f"ALTER TABLE {self._table.name} ADD COLUMNS ({', '.join(missing)})"
+            retried(lambda: bool(self._spark.sql(sql).collect()), f"The table {self.name}")
+
+    def rows(self, schema: StructType) -> DataFrame:
+        """Returns the rows of the table now, those without a vector too."""
+        return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
+
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row has a value in the columns that were added."""
+        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._kept]
+        filled = reduce(Column.__or__, (column.isNotNull() for column in added))
+        return self.rows(schema).filter(filled).isEmpty()
+
+    def stage_replacement(
+        self,
+        ledger: Ledger,
+        record: Record,
+        *,
+        schema: StructType,
+        id: str,
+        stale: Callable[[], DataFrame],
+    ) -> Record:
+        """Returns the record: there is nothing to remove."""
+        return record
+
+    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+        """Writes the vectors of rows whose texts are still those that were embedded."""
+        manifest = ledger.manifest
+        schema = StructType.fromJson(dict(manifest.schema))
+        commit = Commit.of(record, self._table.name, manifest.fingerprint)
+        id = quoted(str(manifest.id))
+        texts = [quoted(each) for each in schema.names if each.lower() in self._kept]
+        same = [f"{_bytes('t', name)} <=> {_bytes('s', name)}" for name in texts if name != id]
+        added = [quoted(each) for each in schema.names if each.lower() not in self._kept]
+        clauses = (
+            f"ON t.{id} = s.{id} WHEN MATCHED AND {' AND '.join(same) or 'true'} "
+            f"THEN UPDATE SET {', '.join(f't.{name} = s.{name}' for name in added)}"
+        )
+        rows = staged(self._spark, self.location, schema, absorbed or [record])
+        merge(rows, self._table, commit, clauses=clauses)
+        instant("publishing")
+
+
+def _bytes(side: str, name: str) -> str:
+    """A column as bytes: a collation may take other texts for the same."""
+    return f"CAST(CAST({side}.{name} AS STRING) AS BINARY)"

@@ -1,0 +1,164 @@
+"""Commits to a Delta table that count once: the same commit tried again changes nothing."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+
+from e5spark.errors import TransientError
+from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.sinks import files as sink
+from e5spark.tables.sinks.delta_table import DeltaTable
+from e5spark.tables.sources.batch import condition, reason
+
+log = logging.getLogger("e5spark")
+
+_ATTEMPTS = 5
+_CONFLICTS = ("DELTA_CONCURRENT_", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
+_VERSION = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One commit, as Delta's log shall remember it.
+
+    Attributes:
+        record: The name of its record in the ledger.
+        app: What Delta knows it by; Delta skips, without a word, what it has of that name.
+        metadata: For the table's history.
+    """
+
+    record: str
+    app: str
+    metadata: str
+
+    @classmethod
+    def of(cls, record: Record, table: str, fingerprint: str) -> "Commit":
+        """Returns the commit of a record.
+
+        Its name is made of the staged files, which Spark names at random: a record of a later
+        ledger, whose epochs begin again, is not taken for this one.
+        """
+        identity = json.dumps([table, fingerprint, record.name, record.files, record.absorbs])
+        epoch, _, number = record.name.partition("-")
+        metadata = {
+            "e5spark.fingerprint": fingerprint,
+            "e5spark.epoch": int(epoch),
+            "e5spark.chunk": int(number),
+            "e5spark.kind": record.kind,
+        }
+        return cls(
+            record=record.name,
+            app=f"e5spark/{hashlib.sha256(identity.encode()).hexdigest()}",
+            metadata=json.dumps(metadata),
+        )
+
+
+def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping[str, str]) -> bool:
+    """Appends rows by name, and returns whether that changed the table.
+
+    Raises:
+        TransientError: If other writers were always first.
+        InputError: If the table cannot take the rows.
+    """
+    own = {
+        "txnAppId": commit.app,
+        "txnVersion": _VERSION,
+        "userMetadata": commit.metadata,
+        "optimizeWrite": "false",
+        "mergeSchema": "false",
+    }
+
+    def write() -> bool:
+        before = table.version()
+        df.writeTo(table.name).options(**{**options, **own}).append()
+        return table.has_commit(commit.metadata, after=before)
+
+    return _committed(write, table, commit)
+
+
+def merge(
+    df: DataFrame, table: DeltaTable, commit: Commit, *, clauses: str, codec: str = "zstd"
+) -> bool:
+    """Merges rows, known as ``s``, into the table, ``t``; returns whether that changed it.
+
+    Raises:
+        TransientError: If other writers were always first.
+        InputError: If the table cannot take the rows.
+    """
+    spark = df.sparkSession
+    view = f"__e5spark_{commit.app[-16:]}"
+    settings = {
+        "spark.databricks.delta.write.txnAppId": commit.app,
+        "spark.databricks.delta.write.txnVersion": _VERSION,
+        "spark.databricks.delta.commitInfo.userMetadata": commit.metadata,
+        # The rows are in files that nobody changes: Delta need not copy them to be sure.
+        "spark.databricks.delta.merge.materializeSource": "none",
+        "spark.sql.parquet.compression.codec": codec,
+    }
+
+    def write() -> bool:
+        # A MERGE that Delta skips returns no counts.
+        merged = spark.sql(f"MERGE INTO {table.name} AS t USING {view} AS s {clauses}")
+        return bool(merged.collect())
+
+    df.createOrReplaceTempView(view)
+    try:
+        with _settings(spark, settings):
+            return _committed(write, table, commit)
+    finally:
+        spark.catalog.dropTempView(view)
+
+
+def retried(write: Callable[[], bool], what: str) -> bool:
+    """Returns what a write does; tries it again where another writer was first.
+
+    Raises:
+        TransientError: If another one always was.
+        InputError: If the table refuses.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with sink.as_ours(what):
+                return write()
+        except Exception as error:  # py4j has errors that PySpark does not wrap
+            if not condition(error).startswith(_CONFLICTS):
+                raise
+            if attempt == _ATTEMPTS:
+                raise TransientError(
+                    f"{what} was changed by others {attempt} times while this run wrote to it: "
+                    f"{reason(error)} Start the same command again."
+                ) from error
+    raise AssertionError("unreachable")
+
+
+def _committed(write: Callable[[], bool], table: DeltaTable, commit: Commit) -> bool:
+    changed = retried(write, f"The output {table.name}")
+    if not changed:
+        log.warning(
+            "Delta skipped commit %s to %s: the table has it already, from a run that ended before "
+            "it could note so. No row came twice.",
+            commit.record,
+            table.name,
+        )
+    return changed
+
+
+@contextmanager
+def _settings(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
+    """The session's settings while one MERGE runs, which has no options of its own."""
+    before = {key: spark.conf.get(key, None) for key in wanted}
+    try:
+        for key, value in wanted.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)

@@ -1,0 +1,104 @@
+"""A Delta table as SQL sees it: what it is, its rows and its history."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from e5spark.errors import InputError
+from e5spark.names import quoted
+from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.storage.open import LocalStorage, storage
+
+_ABSENT = {"DELTA_MISSING_DELTA_TABLE", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"}
+_NO_DELTA = {
+    "DATA_SOURCE_NOT_FOUND",
+    "DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """What Delta says of a table.
+
+    Attributes:
+        format: ``delta``, or that of another table of this name.
+        location: Its directory.
+        properties: Those that were set.
+    """
+
+    format: str
+    location: str
+    properties: Mapping[str, str]
+
+
+class DeltaTable:
+    """A Delta table through SQL alone, so that it works over Spark Connect.
+
+    Attributes:
+        name: As SQL takes it.
+    """
+
+    def __init__(self, spark: SparkSession, name: str) -> None:
+        self._spark = spark
+        self.name = name
+
+    def detail(self) -> Detail | None:
+        """Returns what the table is; None if there is none.
+
+        Raises:
+            InputError: If the session has no Delta, or cannot look.
+        """
+        try:
+            (row,) = self._spark.sql(f"DESCRIBE DETAIL {self.name}").collect()
+        except Exception as error:  # py4j has errors that PySpark does not wrap
+            if condition(error) in _ABSENT:
+                # What a session without Delta says, too.
+                _check_session(self._spark)
+                return None
+            raise InputError(f"The table {self.name} cannot be read: {reason(error)}") from error
+        return Detail(format=row["format"], location=row["location"], properties=row["properties"])
+
+    def rows(self) -> DataFrame:
+        """Returns its rows."""
+        return self._spark.read.table(self.name)
+
+    def version(self) -> int:
+        """Returns the number of its last commit."""
+        (row,) = self._history(1)
+        return int(row["version"])
+
+    def has_commit(self, metadata: str, *, after: int) -> bool:
+        """Returns whether a commit later than a version has this user metadata."""
+        newer = self.version() - after
+        return newer > 0 and any(row["userMetadata"] == metadata for row in self._history(newer))
+
+    def _history(self, commits: int) -> list[Row]:
+        return self._spark.sql(f"DESCRIBE HISTORY {self.name} LIMIT {commits}").collect()
+
+
+def delta_name(path: str) -> str:
+    """Returns the name that SQL knows a directory by; it must be absolute."""
+    return f"delta.{quoted(path)}"
+
+
+def absolute(spark: SparkSession, path: str) -> str:
+    """Returns a path that does not depend on where the job was started.
+
+    Raises:
+        InputError: If it is relative, and not on this machine.
+    """
+    if ":" in path or path.startswith("/"):
+        return path
+    if not isinstance(storage(spark, path), LocalStorage):
+        raise InputError(f"The path {path} of a Delta table is relative; give an absolute one.")
+    return str(Path(path).absolute())
+
+
+def _check_session(spark: SparkSession) -> None:
+    try:
+        spark.read.format("delta").load().schema  # noqa: B018  # it has no path, and should say so
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        if condition(error) in _NO_DELTA:
+            raise InputError(f"Delta cannot be used: {reason(error)}") from error

@@ -1,0 +1,1 @@
+"""The tables that texts are read from."""

@@ -1,0 +1,148 @@
+"""What has come to a table since it was last looked at: a stream that ends when all is read."""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty, Queue
+
+from pyspark.errors import PySparkAttributeError
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming.readwriter import DataStreamReader
+
+from e5spark.errors import InputError
+from e5spark.tables.sources import batch as source
+from e5spark.tables.sources import change_feed as feed
+from e5spark.tables.sources.batch import condition, reason
+
+# Spark's defaults lose rows or do work twice. Files that are older than those of a week before the
+# newest are passed over without a word. And a commit may be cut in two: of an overwritten Delta
+# table with a change data feed, the new rows come first and the deletions of the old ones then.
+_FILES = {"maxFileAge": "36500d"}
+_DELTA = {"maxFilesPerTrigger": str((1 << 31) - 1)}
+_POLL = 0.1  # seconds
+_CAUSE = re.compile(r"terminated with exception: (?P<cause>.+?)(?: SQLSTATE:|\n|$)")
+_CHANGED = {
+    "DELTA_SOURCE_IGNORE_DELETE",
+    "DELTA_SOURCE_TABLE_IGNORE_CHANGES",
+    "DELTA_SOURCE_IGNORE_CHANGES",
+}
+
+
+def check_session(spark: SparkSession) -> None:
+    """Raises unless the session can run this process's code on each part of a stream.
+
+    Raises:
+        InputError: If it is a Spark Connect session.
+    """
+    try:
+        _ = spark._jvm
+    except PySparkAttributeError as error:
+        raise InputError(
+            'input.trigger = "available_now" does not work over Spark Connect, whose server would '
+            "have to run this job. Start the job with spark-submit, in a classic session."
+        ) from error
+
+
+def open_path(
+    spark: SparkSession, path: str, *, format: str, options: Mapping[str, str], changes: bool
+) -> DataFrame:
+    """Returns a stream of the files of a directory, or of a Delta table's rows or changes.
+
+    Args:
+        spark: The session.
+        path: A directory, or a glob; not a single file.
+        format: As for ``source.read_path``.
+        options: Spark's reader options; they win over e5spark's.
+        changes: Whether a Delta table's change data feed is read.
+
+    Raises:
+        InputError: If it is not there, or Spark cannot read it.
+    """
+    if format == "delta":
+        reader = _reader(spark, {**_DELTA, **options}, changes).format("delta")
+        return _opened(lambda: reader.load(path), path)
+    # The columns are those that a batch run would find.
+    schema = source.read_path(spark, path, format=format, options=options).schema
+    name, defaults = source.READERS[format]
+    reader = _reader(spark, {**_FILES, **defaults, **options}, changes).format(name)
+    return _opened(lambda: reader.schema(schema).load(path), path)
+
+
+def open_table(
+    spark: SparkSession, name: str, *, options: Mapping[str, str], changes: bool
+) -> DataFrame:
+    """Returns a stream of a catalog table's rows or changes.
+
+    Raises:
+        InputError: If the catalog has none of this name, or Spark cannot read it.
+    """
+    reader = _reader(spark, {**_FILES, **_DELTA, **options}, changes)
+    df = _opened(lambda: reader.table(name), name)
+    return feed.check(df, name) if changes else df
+
+
+def drain(
+    stream: DataFrame, *, name: str, checkpoint: str, take: Callable[[DataFrame], None]
+) -> None:
+    """Reads what is there, in one part or several; the next call reads on from there.
+
+    Args:
+        stream: What is read.
+        name: What the user calls it.
+        checkpoint: The directory in which Spark notes which parts were taken.
+        take: Does something with a part. A part that it raises for is read again by the next call.
+
+    Raises:
+        InputError: If the stream cannot be read.
+    """
+    handed: Queue[DataFrame] = Queue()
+    taken: Queue[bool] = Queue()
+
+    # Only handed over there: in this thread an error stays what it is, and Ctrl-C is heard.
+    def hand_over(part: DataFrame, number: int) -> None:
+        handed.put(part)
+        if not taken.get():
+            raise RuntimeError("This part was not taken; the run says why.")
+
+    try:
+        writer = stream.writeStream.foreachBatch(hand_over).trigger(availableNow=True)
+        query = writer.option("checkpointLocation", checkpoint).start()
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        raise _failure(name, error) from error
+    try:
+        while query.isActive or not handed.empty():
+            with suppress(Empty):
+                take(handed.get(timeout=_POLL))
+                taken.put(True)
+    finally:
+        taken.put(False)
+        query.stop()
+    failure = query.exception()
+    if failure is not None:
+        raise _failure(name, failure) from failure
+
+
+def _reader(spark: SparkSession, options: Mapping[str, str], changes: bool) -> DataStreamReader:
+    return spark.readStream.options(**{**options, **({feed.OPTION: "true"} if changes else {})})
+
+
+def _opened(load: Callable[[], DataFrame], name: str) -> DataFrame:
+    try:
+        df = load()
+        _ = df.schema
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        raise InputError(f"{name} cannot be read as a stream: {reason(error)}") from error
+    return df
+
+
+def _failure(name: str, error: Exception) -> InputError:
+    found = _CAUSE.search(str(error))
+    cause = found["cause"].rstrip(".") + "." if found else reason(error)
+    what = condition(Exception(cause))
+    if what in _CHANGED:
+        return InputError(
+            f"Rows of {name} were updated or deleted, which a stream of its rows does not show: "
+            f"{cause} Set input.changes = true, if the table's change data feed was on by then; "
+            "or bring the output up to the table by a batch run, and give a new input.checkpoint."
+        )
+    return InputError(f"{name} cannot be read as a stream: {cause} {feed.advice(what)}")
