@@ -197,7 +197,7 @@ def _summarize(account: dict[str, Any]) -> None:
         *(account[name] for name in ("rows", "ok", "null_text", "empty_text", "error")),
         account["truncated"],
         100 * account["lost_token_share"],
-        account["prompted"],
+        account["already_prompted"],
     )
     log.info(
         "%.1f s: %.1f texts/s, %.0f tokens/s. Vectors of %d dimensions are in %s.",

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from e5spark.cli import main
 from e5spark.encoder import Encoder, Loaded, load
 from e5spark.model.checkpoint import locate
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import udf
 from tests import chaos, checkpoints, tables
@@ -156,7 +156,7 @@ def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
             loaded[shape, engine] = load(
                 files, engine=engine, precision="fp32", device="cpu", threads=2
             )
-        return Encoder(loaded[shape, engine], describe(spec, files.model), spec)
+        return Encoder(loaded[shape, engine], resolve_recipe(spec, files.model), spec)
 
     return make
 

@@ -126,7 +126,7 @@ def session() -> SparkSession:
 
 
 def run_job(arguments: list[str], crash: str) -> Ended:
-    os.environ["E5SPARK_CRASH"] = crash
+    os.environ["E5SPARK_FAILPOINT"] = crash
     out, lines = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(lines)
     logging.getLogger("e5spark").addHandler(handler)

@@ -27,9 +27,9 @@ def base(base: Job, tmp_path: Path) -> Job:
     base["input"] |= {
         "path": str(tmp_path / "docs"),
         "trigger": "available_now",
-        "checkpoint": str(tmp_path / "checkpoint"),
+        "checkpoint_location": str(tmp_path / "checkpoint"),
     }
-    base["run"] = {"chunk_rows": 20, "in_flight": 1}
+    base["run"] = {"chunk_rows": 20, "concurrent_chunks": 1}
     return base
 
 
@@ -95,7 +95,7 @@ def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
     killed = subprocess.run(
         [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base)],
         cwd=REPOSITORY,
-        env={**os.environ, "E5SPARK_CRASH": crash},
+        env={**os.environ, "E5SPARK_FAILPOINT": crash},
         capture_output=True,
         check=False,
     )
@@ -145,7 +145,7 @@ def test_an_empty_directory_of_known_columns_gives_an_empty_table(
 def test_lines_of_json_are_read_as_they_come(
     embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
-    base["input"] |= {"format": "jsonl", "keep": ["id"]}
+    base["input"] |= {"format": "jsonl", "columns": ["id"]}
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.jsonl").write_text('{"id": 1, "body": "one", "more": 2}\n')
     assert embed()["embedded"] == 1
@@ -160,7 +160,7 @@ def test_lines_of_json_are_read_as_they_come(
 def test_a_hash_of_the_texts_can_be_the_id(
     embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
-    base["input"] |= {"id": "", "hash_id": True, "keep": ["body"]}
+    base["input"] |= {"id": "", "hash_id": True, "columns": ["body"]}
     add(tmp_path / "docs", "one.parquet", {1: "a", 2: "b", 3: "a"})
     assert embed()["embedded"] == 2
     add(tmp_path / "docs", "two.parquet", {4: "b", 5: "c"})
@@ -180,8 +180,8 @@ def test_a_checkpoint_is_not_read_on_into_another_table(
         shutil.rmtree(out)
     refused = embed(f"output.path={out}")
     assert (refused["code"], refused["error"]) == (5, "ConflictError")
-    assert "Give a new input.checkpoint" in refused["message"]
-    fresh = f"input.checkpoint={tmp_path / 'fresh'}"
+    assert "Give a new input.checkpoint_location" in refused["message"]
+    fresh = f"input.checkpoint_location={tmp_path / 'fresh'}"
     assert embed(f"output.path={out}", fresh)["embedded"] == 30
     check(ONE, out=out)
 
@@ -191,7 +191,7 @@ def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
-    done = embed(f"input.checkpoint={tmp_path / 'fresh'}")
+    done = embed(f"input.checkpoint_location={tmp_path / 'fresh'}")
     assert [done[name] for name in COUNTS] == [1, 30, 0, 30, 0]
 
 
@@ -221,6 +221,6 @@ def test_a_checkpoint_has_a_directory_of_its_own(
     embed: Callable[..., Any], tmp_path: Path, place: str
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
-    refused = embed(f"input.checkpoint={tmp_path / place}")
+    refused = embed(f"input.checkpoint_location={tmp_path / place}")
     assert (refused["code"], refused["model_rows"]) == (2, 0)
-    assert "input.checkpoint" in refused["message"]
+    assert "input.checkpoint_location" in refused["message"]

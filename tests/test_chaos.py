@@ -297,7 +297,7 @@ def write_job(
         "embed": {"text": "body", "role": "passage"},
         "model": {"name": model},
         "output": {"path": str(out), "format": "parquet" if table == "parquet" else "delta"},
-        "run": {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "partitions": 1},
+        "run": {"chunk_rows": CHUNK, "concurrent_chunks": IN_FLIGHT, "partitions": 1},
     }
     if table == "columns":
         sections["input"] = {"path": str(out), "format": "delta", "id": "id"}

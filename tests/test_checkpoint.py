@@ -10,8 +10,7 @@ import pytest
 import transformers
 
 from e5spark.errors import ModelError
-from e5spark.model import checkpoint
-from e5spark.model import registry as table
+from e5spark.model import checkpoint, registry
 from e5spark.model.spec import model_spec
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -183,15 +182,15 @@ def test_weights_without_the_published_hash_are_refused(directory):
     with pytest.raises(ModelError) as refused:
         check(directory)
     assert f"model.safetensors has sha256 {found}, but {MINILM}" in str(refused.value)
-    assert str(table.find(MINILM).weights_sha256) in str(refused.value)
+    assert str(registry.find(MINILM).weights_sha256) in str(refused.value)
 
 
 def test_one_altered_bit_is_refused(directory, monkeypatch):
     weights = directory / "model.safetensors"
     published = dataclasses.replace(
-        table.find(MINILM), weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest()
+        registry.find(MINILM), weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest()
     )
-    monkeypatch.setitem(table.CHECKPOINTS, MINILM, published)
+    monkeypatch.setitem(registry.CHECKPOINTS, MINILM, published)
     check(directory)
     flip_last_byte(weights)
     with pytest.raises(ModelError, match="was published with"):

@@ -12,10 +12,10 @@ def test_a_session_has_as_many_slots_as_tasks_run_at_once(
 ) -> None:
     """Of the two cores that the session has."""
     monkeypatch.setattr(type(spark.conf), "get", lambda *_: cpus)
-    found = sizes(spark, rows=0, tasks=0, in_flight=2)
-    assert found == Sizes(rows=20_000, tasks=slots, in_flight=2)
+    found = sizes(spark, rows=0, tasks=0, concurrent_chunks=2)
+    assert found == Sizes(rows=20_000, tasks=slots, concurrent_chunks=2)
 
 
 def test_what_is_asked_for_stays(spark: SparkSession) -> None:
-    found = sizes(spark, rows=7, tasks=3, in_flight=1)
-    assert found == Sizes(rows=7, tasks=3, in_flight=1, forced=True)
+    found = sizes(spark, rows=7, tasks=3, concurrent_chunks=1)
+    assert found == Sizes(rows=7, tasks=3, concurrent_chunks=1, forced=True)

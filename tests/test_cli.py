@@ -51,7 +51,7 @@ FAILURES = {
     "a missing column": ("embed.text=bodi", 3, "ColumnError", "no column 'bodi'.* mean 'body'"),
     "a column of numbers": ("embed.text=id", 3, "ColumnError", "'id' is bigint"),
     "a missing role column": ("embed.role_column=kind", 2, "ConfigError", "role_column, and not"),
-    "a missing kept column": ('input.keep=["ident"]', 3, "ColumnError", "no column 'ident'"),
+    "a missing kept column": ('input.columns=["ident"]', 3, "ColumnError", "no column 'ident'"),
     "a path that is not there": ("input.path={tmp}/nowhere", 3, "InputError", "cannot be read"),
     "a path of no file system": ("input.path=nofs://x/y", 3, "InputError", "cannot be read"),
     "a file that is no Parquet": ("input.path={tmp}/job.toml", 3, "InputError", "cannot be read"),
@@ -131,8 +131,8 @@ def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
 def test_overrides_win_over_the_file(
     run_job: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
-    base["embed"]["prefix"] = "file_"
-    outcome = run_job("embed.prefix=flag_", f"output.path={tmp_path}/elsewhere", **base)
+    base["embed"]["column_prefix"] = "file_"
+    outcome = run_job("embed.column_prefix=flag_", f"output.path={tmp_path}/elsewhere", **base)
     assert outcome.code == 0
     (file,) = (tmp_path / "elsewhere").glob("*.parquet")
     assert "flag_status" in pq.read_schema(file).names

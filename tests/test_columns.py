@@ -16,7 +16,7 @@ from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.trace import Trace
 
-FIELDS = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+FIELDS = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
 COUNT = 60
 
 
@@ -71,7 +71,7 @@ def test_one_load_and_one_pass_serve_all_columns(
 def test_names_have_the_prefix_of_the_user_and_of_the_column(
     articles: DataFrame, model: str
 ) -> None:
-    df = embed(articles, text=["title", "body"], role="query", model=model, prefix="e5_")
+    df = embed(articles, text=["title", "body"], role="query", model=model, column_prefix="e5_")
     assert df.columns[3] == "e5_title_embedding"
     assert df.columns[-1] == "e5_body_error"
 

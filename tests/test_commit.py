@@ -46,7 +46,7 @@ class FakeTarget:
     def __init__(self) -> None:
         self.published: list[str] = []
 
-    def publish(self, ledger: Ledger, record: Record, absorbed: Any) -> None:
+    def publish(self, ledger: Ledger, record: Record, included: Any) -> None:
         self.published.append(record.name)
 
 

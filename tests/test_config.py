@@ -18,7 +18,9 @@ def test_an_error_rate_is_a_share(load, value):
     assert "a share from 0 to 1" in refusal(load, f"run.max_error_rate={value}")
 
 
-@pytest.mark.parametrize(("key", "least"), [("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)])
+@pytest.mark.parametrize(
+    ("key", "least"), [("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)]
+)
 def test_a_count_is_not_too_small(load, key, least):
     assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")
 
@@ -54,7 +56,7 @@ COLUMNS = [
         ("input.format=parquet", 'is for tables of format "delta"'),
         ("output.format=parquet", 'is for tables of format "delta"'),
         ("input.id=", "needs input.id"),
-        ('input.keep=["a"]', 'input.keep is for output.write = "rows"'),
+        ('input.columns=["a"]', 'input.columns is for output.write = "rows"'),
         ("run.delete_missing=true", 'run.delete_missing is for output.write = "rows"'),
         ("model.long_text=split", "model.long_text = split is for"),
     ],
@@ -64,22 +66,22 @@ def test_columns_of_the_input_table_keep_its_rows(load, override, expected):
     assert expected in refusal(load, *COLUMNS, override)
 
 
-STREAM = ["input.id=id", "input.trigger=available_now", "input.checkpoint=/c"]
-CHANGES = [*STREAM, "input.changes=true", "input.format=delta"]
+STREAM = ["input.id=id", "input.trigger=available_now", "input.checkpoint_location=/c"]
+CHANGES = [*STREAM, "input.change_feed=true", "input.format=delta"]
 
 
 @pytest.mark.parametrize(
     ("settings", "override", "expected"),
     [
-        (STREAM, "input.checkpoint=", "needs input.checkpoint"),
+        (STREAM, "input.checkpoint_location=", "needs input.checkpoint_location"),
         (STREAM, "input.id=", "needs input.id (or input.hash_id = true)"),
         (STREAM, "run.delete_missing=true", "which does not say what has left"),
-        (STREAM, "input.options.readChangeFeed=true", "set input.changes = true"),
+        (STREAM, "input.options.readChangeFeed=true", "set input.change_feed = true"),
         (CHANGES, "input.format=parquet", "the change data feed of a Delta table"),
         (CHANGES, "input.id=", "a column that a row keeps when it changes"),
         (CHANGES, "input.options.maxFilesPerTrigger=5", "may cut a commit in two"),
         (CHANGES, "input.options.MAXBYTESPERTRIGGER=5", "may cut a commit in two"),
-        (COLUMNS, "input.changes=true", "input.changes needs startingVersion or"),
+        (COLUMNS, "input.change_feed=true", "input.change_feed needs startingVersion or"),
         ([*CHANGES, *COLUMNS[:1], *COLUMNS[3:5]], COLUMNS[5], "input.trigger is for output.write"),
     ],
 )
@@ -89,18 +91,18 @@ def test_what_has_come_is_read_with_ids_and_a_checkpoint(load, settings, overrid
 
 
 def test_changes_are_read_with_what_says_where_they_begin(load):
-    batch = ["input.id=id", "input.changes=true", "input.format=delta"]
+    batch = ["input.id=id", "input.change_feed=true", "input.format=delta"]
     assert "needs startingVersion or startingTimestamp" in refusal(load, *batch)
     for option in ("startingVersion=3", "startingTimestamp=2026-01-01"):
-        assert load(*batch, f"input.options.{option}").input.changes
+        assert load(*batch, f"input.options.{option}").input.change_feed
     assert load(*CHANGES, "run.delete_missing=true").run.delete_missing
 
 
-@pytest.mark.parametrize("override", ["input.changes=true", "input.trigger=available_now"])
+@pytest.mark.parametrize("override", ["input.change_feed=true", "input.trigger=available_now"])
 def test_a_catalog_table_has_options_only_where_its_commits_are_read(load, override):
     by_name = ["input.path=", "input.table=db.docs", "input.id=id"]
     option = "input.options.startingVersion=3"
-    checkpoint = ["input.checkpoint=/c"] if "available_now" in override else []
+    checkpoint = ["input.checkpoint_location=/c"] if "available_now" in override else []
     assert load(*by_name, override, option, *checkpoint).input.options
     assert "are for path, not for table" in refusal(load, *by_name, option)
 

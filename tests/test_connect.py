@@ -20,7 +20,6 @@ from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.job import run as job
 from e5spark.job.job_file import load
 from e5spark.spark import embed, embedding_udf
-from e5spark.tables.storage.open import storage
 from tests.cluster import connect_server
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
@@ -130,7 +129,7 @@ def test_a_stream_wants_a_classic_session(
 ) -> None:
     file = job_file(
         input={"path": str(Path(docs).parent), "id": "id", "trigger": "available_now"}
-        | {"checkpoint": str(tmp_path / "checkpoint")},
+        | {"checkpoint_location": str(tmp_path / "checkpoint")},
         embed={"text": "text", "role": "query"},
         model={"name": model},
         output={"path": str(tmp_path / "out")},
@@ -193,6 +192,6 @@ def test_storage_of_other_file_systems_wants_a_classic_session(client: Client) -
 
 
 def put(path: str, name: str, data: bytes) -> list[str]:
-    files = storage(session(), path)
+    files = open_storage(session(), path)
     files.put(name, data)
     return files.list("")

@@ -13,7 +13,7 @@ from e5spark.encoder import Encoder, load
 from e5spark.encoder.engines import torch as torch_engine
 from e5spark.encoder.engines.packed import Rows
 from e5spark.model.checkpoint import locate
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import ModelOptions, model_spec
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.texts import SENTENCES, mixed_texts
@@ -46,7 +46,7 @@ def sound(models: dict[str, str]) -> Callable[..., Make]:
                 loaded[shape, padded] = load(
                     files, engine="torch", precision="fp32", device="cpu", threads=2
                 )
-        return Encoder(loaded[shape, padded], describe(spec, files.model), spec)
+        return Encoder(loaded[shape, padded], resolve_recipe(spec, files.model), spec)
 
     return make
 

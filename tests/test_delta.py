@@ -57,8 +57,12 @@ def test_delta_is_written_read_and_never_overwritten(
     check_vectors(oracle_rows(base["output"]["path"], tmp_path), "", model)
 
     # spark-submit gets them from conf/spark-delta.conf, but for the build of another Spark.
-    base["input"] = {"path": base["output"]["path"], "format": "delta", "keep": ["id", "embedding"]}
-    base["embed"] |= {"role": "query", "prefix": "query_"}
+    base["input"] = {
+        "path": base["output"]["path"],
+        "format": "delta",
+        "columns": ["id", "embedding"],
+    }
+    base["embed"] |= {"role": "query", "column_prefix": "query_"}
     base["output"]["path"] = str(tmp_path / "second")
     packages = delta.session_settings()["spark.jars.packages"]
     build = [] if IS_4_1 else ["--packages", packages]

@@ -39,12 +39,12 @@ def embed(
             "format": "delta",
             "id": "id",
             "trigger": "available_now",
-            "checkpoint": str(tmp_path / "checkpoint"),
+            "checkpoint_location": str(tmp_path / "checkpoint"),
         },
         "embed": {"text": "body", "role": "passage"},
         "model": {"name": model},
         "output": {"path": str(tmp_path / "out"), "format": "delta"},
-        "run": {"chunk_rows": 20, "partitions": 1, "in_flight": 1},
+        "run": {"chunk_rows": 20, "partitions": 1, "concurrent_chunks": 1},
     }
 
     def run(*overrides: str, at: str = "") -> Mapping[str, Any]:
@@ -59,7 +59,7 @@ def embed(
     return run
 
 
-CHANGES = ("input.changes=true", "run.delete_missing=true")
+CHANGES = ("input.change_feed=true", "run.delete_missing=true")
 
 
 def add(path: str, texts: Mapping[int, str], mode: str = "append", files: int = 1) -> None:
@@ -87,11 +87,11 @@ def test_a_change_in_a_stream_of_rows_is_refused_and_says_what_to_do(
     driver.sql(f"UPDATE {docs} SET body = 'Another text.' WHERE id < 5")
     refused = embed()
     assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
-    assert "Set input.changes = true" in refused["message"]
+    assert "Set input.change_feed = true" in refused["message"]
     assert "DELTA_SOURCE_TABLE_IGNORE_CHANGES" in refused["message"]
     check_rows(read(driver, tmp_path / "out"), TEXTS, model)
     # The same checkpoint goes on, now with the changes.
-    assert embed("input.changes=true")["model_rows"] == 5
+    assert embed("input.change_feed=true")["model_rows"] == 5
     changed = dict.fromkeys(range(5), "Another text.")
     check_rows(read(driver, tmp_path / "out"), TEXTS | changed, model)
 
@@ -147,9 +147,9 @@ def rows_of(path: str, format: str) -> Any:
 def test_deletions_stay_unless_they_shall_go(
     driver: Driver, docs: str, embed: Callable[..., Any], tmp_path: Path, model: str
 ) -> None:
-    assert embed("input.changes=true")["code"] == 0
+    assert embed("input.change_feed=true")["code"] == 0
     driver.sql(f"DELETE FROM {docs} WHERE id < 5")
-    done = embed("input.changes=true")
+    done = embed("input.change_feed=true")
     assert (done["code"], done["deleted"], done["rows_in"]) == (0, 0, 0)
     check_rows(read(driver, tmp_path / "out"), TEXTS, model)
 
@@ -204,7 +204,7 @@ def test_a_table_that_recorded_no_changes_is_refused_and_says_what_to_do(
     driver: Driver, embed: Callable[..., Any], tmp_path: Path, trigger: str
 ) -> None:
     driver(add, str(tmp_path / "docs"), TEXTS)
-    settings = ["input.changes=true", f"input.trigger={trigger}"]
+    settings = ["input.change_feed=true", f"input.trigger={trigger}"]
     settings += ["input.options.startingVersion=0"]
     refused = embed(*settings)
     assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)

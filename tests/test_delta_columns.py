@@ -19,7 +19,7 @@ from tests.trace import Trace
 
 pytestmark = pytest.mark.delta
 
-ADDED = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+ADDED = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
 ADDED += ["content_hash", "embedding_fp"]
 
 
@@ -158,7 +158,7 @@ def test_vectors_of_another_model_are_refused(
     assert "max_tokens is 512, this run's is 64" in ended.document["message"]
 
 
-@pytest.mark.parametrize("override", ['embed.prefix="b_"', "model.max_tokens=64"])
+@pytest.mark.parametrize("override", ['embed.column_prefix="b_"', "model.max_tokens=64"])
 def test_a_job_that_is_refused_adds_no_column(
     driver: Driver, job: Callable[..., str], table: str, override: str
 ) -> None:

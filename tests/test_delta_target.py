@@ -231,7 +231,7 @@ def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
 ) -> None:
     texts = {number: f"Text number {number}." for number in range(120)}
     write_docs(tmp_path, texts)
-    file = job(run={"in_flight": 1})
+    file = job(run={"concurrent_chunks": 1})
     driver.killed(file, at=at)
     ended = driver.job(file)
     assert ended.code == 0
@@ -370,11 +370,11 @@ def test_a_side_table_has_the_id_and_what_was_added(
     driver: Driver, job: Callable[..., str], tmp_path: Path
 ) -> None:
     write_docs(tmp_path, {1: "One text.", 2: "Another."})
-    file = job(input={"keep": ["id"]})
+    file = job(input={"columns": ["id"]})
     assert driver.job(file).code == 0
     write_docs(tmp_path, {1: "One text.", 2: "A third."})
     assert driver.job(file).document["embedded"] == 1
-    added = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+    added = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
     found = read(driver, tmp_path / "out")
     assert found.column_names == ["id", *added, "content_hash", "embedding_fp"]
     assert found["id"].to_pylist() == [1, 2]

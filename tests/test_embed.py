@@ -17,7 +17,7 @@ ADDED = {
     "embedding": "array<float>",
     "n_tokens": "int",
     "truncated": "boolean",
-    "prompted": "boolean",
+    "already_prompted": "boolean",
     "status": "string",
     "error": "string",
 }
@@ -120,7 +120,7 @@ def test_a_prefix_makes_room_for_a_second_embedding(
 ) -> None:
     docs = make_table(["one text", "another one"])
     once = embed(docs, text="text", role="passage", model=model)
-    twice = embed(once, text="text", role="query", model=model, prefix="query_")
+    twice = embed(once, text="text", role="query", model=model, column_prefix="query_")
     assert twice.columns == [*docs.columns, *ADDED, *(f"query_{name}" for name in ADDED)]
     for prefix, prompt in (("", "passage: "), ("query_", "query: ")):
         found = vectors_of(twice.select("id", F.col(f"{prefix}embedding").alias("embedding")))

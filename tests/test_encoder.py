@@ -134,7 +134,7 @@ def test_no_texts_have_no_vectors(encoder):
 def test_a_text_has_the_same_vector_in_any_company_and_order(
     encoders, alone, shape, picked, token_budget, window
 ):
-    encoder = encoders(shape, token_budget=token_budget, window=window)
+    encoder = encoders(shape, token_budget=token_budget, sort_window=window)
     found = encoder.encode([COMPANY[each] for each in picked], role="passage")
     assert_close(found, alone[shape][picked], INVARIANCE_TOLERANCE)
 
@@ -201,7 +201,7 @@ def poisoned(encoders, monkeypatch):
 def test_a_text_that_the_engine_cannot_take_is_named(poisoned, window):
     texts = [*COMPANY[:7], POISON, *COMPANY[7:]]
     with pytest.raises(TextError) as refused:
-        poisoned(window=window).encode(texts, role="query")
+        poisoned(sort_window=window).encode(texts, role="query")
     assert "texts[7] could not be encoded: RuntimeError: the engine cannot take" in str(
         refused.value
     )

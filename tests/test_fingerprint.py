@@ -27,7 +27,7 @@ OTHER_RECIPE_PARTS = {
     "normalize": False,
     "long_text": "mean",
     "overlap": 64,
-    "prompted": "keep",
+    "already_prompted": "keep",
 }
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from e5spark.encoder import Encoder
-from e5spark.model import registry as table
+from e5spark.model import registry
 from tests import checkpoints
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 
 SMALL = "intfloat/multilingual-e5-small"
-PINNED = table.find(SMALL).revision
+PINNED = registry.find(SMALL).revision
 DISTILLED = "avditvs/multilingual-e5-small-distill-base"
 FIRST, SECOND = "1" * 40, "2" * 40
 TEXTS = ["A short text.", "图书馆早上九点开门", ""]

@@ -249,7 +249,7 @@ def test_other_columns_are_refused_by_name(embed: Callable[..., Any]) -> None:
     refused = embed(more)
     assert refused["code"] == 5
     assert 'url "string"' in refused["message"]
-    assert embed(more, 'input.keep=["id", "body"]')["embedded"] == 1
+    assert embed(more, 'input.columns=["id", "body"]')["embedded"] == 1
 
 
 def test_windows_of_a_changed_text_are_all_replaced(
@@ -322,7 +322,16 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     wanted = {**FIRST, 1: "changed", 70: "new", 71: None}
     wanted.pop(5)
     assert embed(wanted, "run.delete_missing=true")["deleted"] == 1
-    names = ["id", "body", "embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+    names = [
+        "id",
+        "body",
+        "embedding",
+        "n_tokens",
+        "truncated",
+        "already_prompted",
+        "status",
+        "error",
+    ]
     names += ["content_hash", "embedding_fp"]
     by_arrow = pq.read_table(out).sort_by("id")
     assert by_arrow.column_names == names

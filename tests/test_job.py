@@ -30,7 +30,7 @@ DOCS: list[dict[str, Any]] = [
     {"id": "f", "kind": "query", "body": " ".join(["word"] * 700)},
 ]
 OK = [doc for doc in DOCS if doc["body"] and doc["body"].strip()]
-ADDED = ["embedding", "n_tokens", "truncated", "prompted", "status", "error"]
+ADDED = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
 ADDED += ["content_hash", "embedding_fp"]
 
 
@@ -147,15 +147,15 @@ def test_the_fingerprint_tells_vectors_apart_and_nothing_else(
         return run_job(out, *overrides, **base).document["fingerprint"]
 
     first = fingerprint(0)
-    assert fingerprint(1, "model.window=3", "run.partitions=3", "embed.role=query") == first
+    assert fingerprint(1, "model.sort_window=3", "run.partitions=3", "embed.role=query") == first
     assert fingerprint(2, "model.max_tokens=64") != first
 
 
 def test_keep_and_prefix_choose_the_columns_of_the_output(
     run_job: Callable[..., Any], base: Job
 ) -> None:
-    base["input"]["keep"] = ["id"]
-    base["embed"]["prefix"] = "e5_"
+    base["input"]["columns"] = ["id"]
+    base["embed"]["column_prefix"] = "e5_"
     outcome = run_job(**base)
     check_account(outcome.document)
     schema = pq.read_schema(next(Path(base["output"]["path"]).glob("*.parquet")))

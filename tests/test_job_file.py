@@ -97,7 +97,7 @@ def test_what_the_example_comments_out_is_the_default(toml_file):
         and key in defaults()
         and (defaults()[key] is not None or value == "")
     }
-    assert {"input.format", "model.tokenizer", "model.window", "run.partitions"} <= set(shown)
+    assert {"input.format", "model.tokenizer", "model.sort_window", "run.partitions"} <= set(shown)
     data = tomllib.loads(EXAMPLE.read_text("utf-8"))
     for key, value in shown.items():
         section, name = key.split(".")
@@ -179,8 +179,8 @@ def test_a_value_in_place_of_a_section_is_refused(toml_file):
         ("model.download=yes", "model.download is 'yes'; it must be true or false."),
         ("model.max_tokens=lots", "model.max_tokens is 'lots'; it must be a whole number."),
         ("model.prompts=e5", "model.prompts is 'e5'; it must be a table, [model.prompts]."),
-        ("input.keep=id", "input.keep is 'id'; it must be a list."),
-        ("input.keep=[1]", "input.keep is 1; it must be a string."),
+        ("input.columns=id", "input.columns is 'id'; it must be a list."),
+        ("input.columns=[1]", "input.columns is 1; it must be a string."),
         ("input.options=header", "input.options is 'header'; it must be a table"),
         ("input.format=avro", "must be one of parquet, delta, csv, jsonl, text."),
         ("output.format=csv", "must be one of parquet, delta."),
@@ -240,7 +240,7 @@ def test_reader_options_and_spark_settings_reach_spark_as_it_spells_them(load):
         ("run.max_error_rate=1", "run", "max_error_rate", 1.0),
         ('embed.text=["title", "body"]', "embed", "text", ("title", "body")),
         (r'embed.join="\n"', "embed", "join", "\n"),
-        ('input.keep=["id", "title"]', "input", "keep", ("id", "title")),
+        ('input.columns=["id", "title"]', "input", "columns", ("id", "title")),
         ("input.options.header=true", "input", "options", {"header": "true"}),
         ("input.options.a.b=1", "input", "options", {"a.b": "1"}),
         (" input.path=/spaces", "input", "path", "/spaces"),
@@ -354,7 +354,7 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @settings(max_examples=50)
 @given(
-    table=sections(InputConfig, "path", "table", "trigger", "changes", "hash_id"),
+    table=sections(InputConfig, "path", "table", "trigger", "change_feed", "hash_id"),
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
     run=sections(RunConfig),

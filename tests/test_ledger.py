@@ -40,19 +40,19 @@ PROCESS = {
 @pytest.fixture
 def base(base: Job) -> Job:
     """In chunks of CHUNK rows."""
-    base["run"] = {"chunk_rows": CHUNK, "in_flight": IN_FLIGHT, "delete_missing": True}
+    base["run"] = {"chunk_rows": CHUNK, "concurrent_chunks": IN_FLIGHT, "delete_missing": True}
     return base
 
 
 @pytest.fixture
 def start(base: Job, job_file: Callable[..., str]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts the job in a process, which E5SPARK_CRASH may end."""
+    """Starts the job in a process, which E5SPARK_FAILPOINT may end."""
 
     def run(crash: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base, spark=PROCESS)],
             cwd=REPOSITORY,
-            env={**os.environ, "E5SPARK_CRASH": crash},
+            env={**os.environ, "E5SPARK_FAILPOINT": crash},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -240,12 +240,12 @@ def test_a_lock_of_another_format_is_left_alone(output: LocalStorage) -> None:
         acquire(output)
 
 
-def holder(directory: Path, ttl: float = 60.0, then: str = "hold") -> None:
+def holder(directory: Path, ttl: float = 60.0, then: str = "deferred") -> None:
     output = LocalStorage(str(directory), directory)
     try:
         with acquire(output, ttl=ttl) as held:
             output.put("ready", b"")
-            while then == "hold" or output.read("go") is None:
+            while then == "deferred" or output.read("go") is None:
                 time.sleep(0.01)
             held.check()
             output.put("committed", b"")

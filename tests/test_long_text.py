@@ -177,7 +177,7 @@ def test_a_split_makes_a_row_of_each_window(
     ).withColumn("part", F.expr('substring(text, start + 1, "end" - start)'.replace('"', "`")))
     assert df.columns == [
         *("id", "text", "other", "window", "start", "end", "embedding", "n_tokens"),
-        *("truncated", "prompted", "status", "error", "part"),
+        *("truncated", "already_prompted", "status", "error", "part"),
     ]
     rows = to_arrow(df).sort_by([("id", "ascending"), ("window", "ascending")]).to_pylist()
     assert all(row["other"] == 10 * row["id"] and row["text"] == ROWS[row["id"]] for row in rows)

@@ -1,8 +1,7 @@
 import pytest
 
 from e5spark.errors import ModelError
-from e5spark.model import prompts
-from e5spark.model import registry as models
+from e5spark.model import prompts, registry
 from e5spark.model.registry import Shape
 
 SMALL = Shape(layers=12, hidden=384, heads=12, ffn=1536)
@@ -39,19 +38,19 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_the_table_has_every_published_checkpoint_and_the_demo_s():
-    assert set(models.CHECKPOINTS) == {*PUBLISHED, MINILM}
+    assert set(registry.CHECKPOINTS) == {*PUBLISHED, MINILM}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_checkpoint_has_its_published_architecture_sizes_and_revision(name):
-    found = models.find(name)
+    found = registry.find(name)
     assert (found.architecture, found.shape, found.vocab) == PUBLISHED[name]
     assert found.revision == REVISIONS.get(name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_checkpoint_has_its_published_recipe(name):
-    recipe = models.find(name).recipe
+    recipe = registry.find(name).recipe
     mistral = name == "intfloat/e5-mistral-7b-instruct"
     assert recipe.dim == PUBLISHED[name][1].hidden
     assert recipe.prompts == (prompts.E5_INSTRUCT if "instruct" in name else prompts.E5)
@@ -61,19 +60,21 @@ def test_a_checkpoint_has_its_published_recipe(name):
 
 
 def test_only_the_distilled_checkpoint_borrows_its_tokenizer():
-    borrowed = {each.name: each.tokenizer for each in models.CHECKPOINTS.values() if each.tokenizer}
+    borrowed = {
+        each.name: each.tokenizer for each in registry.CHECKPOINTS.values() if each.tokenizer
+    }
     assert borrowed == {
         "avditvs/multilingual-e5-small-distill-base": "intfloat/multilingual-e5-small"
     }
 
 
 def test_only_the_distilled_checkpoint_was_trained_for_shorter_vectors():
-    trained = [each.name for each in models.CHECKPOINTS.values() if each.matryoshka]
+    trained = [each.name for each in registry.CHECKPOINTS.values() if each.matryoshka]
     assert trained == ["avditvs/multilingual-e5-small-distill-base"]
 
 
 def test_the_demo_checkpoint_has_no_prompts_and_a_known_hash():
-    minilm = models.find(MINILM)
+    minilm = registry.find(MINILM)
     assert minilm.recipe.prompts == prompts.NONE
     assert minilm.weights_sha256 == (
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -90,11 +91,11 @@ def test_the_demo_checkpoint_has_no_prompts_and_a_known_hash():
 )
 def test_an_unknown_name_brings_the_nearest_one(typo, meant):
     with pytest.raises(ModelError, match=f"Did you mean {meant!r}"):
-        models.find(typo)
+        registry.find(typo)
 
 
 def test_a_name_far_from_all_brings_the_list_and_the_way_to_give_a_directory():
     with pytest.raises(ModelError) as unknown:
-        models.find("gpt")
-    assert all(name in str(unknown.value) for name in models.CHECKPOINTS)
+        registry.find("gpt")
+    assert all(name in str(unknown.value) for name in registry.CHECKPOINTS)
     assert "'archive:name'" in str(unknown.value)

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame
 from e5spark.encoder import Encoder
 from e5spark.encoder.verify import agreement
 from e5spark.errors import ConfigError, OptionError
-from e5spark.model import registry as table
-from e5spark.model.recipe import describe
+from e5spark.model import registry
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import embed, embedding_udf
 from tests.oracle import FP32_TOLERANCE, assert_close, vectors_of
@@ -73,7 +73,7 @@ MADE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_tokens": ({"max_tokens": 12}, {"max_tokens": 12}),
     "prompts": ({"prompts": {"query": "Q: ", "passage": ""}}, {"prompt": "Q: "}),
     "device": ({"device": "cpu", "precision": "fp32"}, {}),
-    "batching": ({"token_budget": 40, "window": 3}, {}),
+    "batching": ({"token_budget": 40, "sort_window": 3}, {}),
 }
 
 
@@ -150,11 +150,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"long_text": "drop"},
         "long_text is '?drop'?; it must be one of truncate, split",
     ),
-    "prompted": ({"prompted": "warn"}, "prompted is '?warn'?; it must be one of report, refuse"),
+    "already_prompted": (
+        {"already_prompted": "warn"},
+        "already_prompted is '?warn'?; it must be one of report, refuse",
+    ),
     "output_type": ({"output_type": "int4"}, "output_type is '?int4'?; it must be one of float32"),
     "overlap": ({"overlap": -1}, "overlap is -1; it must be a whole number, 0 or more"),
     "token_budget": ({"token_budget": 0}, "token_budget is 0; it must be a positive whole number"),
-    "window": ({"window": 0}, "window is 0; it must be a positive whole number"),
+    "sort_window": ({"sort_window": 0}, "sort_window is 0; it must be a positive whole number"),
     "prompts": ({"prompts": {"query": "q"}}, "it needs 'passage' and 'query'"),
     "an unknown option": ({"batch_size": 3}, "[Uu]nknown (option|key) 'batch_size'"),
 }
@@ -232,7 +235,7 @@ def test_a_job_refuses_a_value_of_the_wrong_type(
 
 def test_a_dim_that_its_authors_did_not_publish_is_refused_with_the_likely_ones() -> None:
     with pytest.raises(OptionError) as refused:
-        describe(model_spec(DISTILLED, {"dim": 192}))
+        resolve_recipe(model_spec(DISTILLED, {"dim": 192}))
     assert str(refused.value) == (
         f"dim is 192, but {DISTILLED} was trained for shorter vectors, but its authors name no "
         "dims; the halvings (192, 96, 48) are likely, and untested by them. Force it with "
@@ -242,17 +245,17 @@ def test_a_dim_that_its_authors_did_not_publish_is_refused_with_the_likely_ones(
 
 @pytest.mark.parametrize("dim", [192, 96, 48, 100])
 def test_a_dim_that_is_forced_is_taken(dim: int) -> None:
-    assert describe(model_spec(DISTILLED, {"dim": dim, "force_dim": True})).dim == dim
+    assert resolve_recipe(model_spec(DISTILLED, {"dim": dim, "force_dim": True})).dim == dim
 
 
 def test_a_published_dim_needs_no_force_and_another_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = dataclasses.replace(table.CHECKPOINTS[DISTILLED], matryoshka_dims=(192,))
-    monkeypatch.setitem(table.CHECKPOINTS, DISTILLED, known)
-    assert describe(model_spec(DISTILLED, {"dim": 192})).dim == 192
+    known = dataclasses.replace(registry.CHECKPOINTS[DISTILLED], matryoshka_dims=(192,))
+    monkeypatch.setitem(registry.CHECKPOINTS, DISTILLED, known)
+    assert resolve_recipe(model_spec(DISTILLED, {"dim": 192})).dim == 192
     with pytest.raises(OptionError, match="dim is 96") as refused:
-        describe(model_spec(DISTILLED, {"dim": 96}))
+        resolve_recipe(model_spec(DISTILLED, {"dim": 96}))
     assert "192" in str(refused.value)
     assert "name no dims" not in str(refused.value)
 
@@ -260,14 +263,14 @@ def test_a_published_dim_needs_no_force_and_another_one_does(
 @pytest.mark.parametrize("name", ["intfloat/multilingual-e5-large", "intfloat/e5-small-v2"])
 def test_a_checkpoint_that_is_no_matryoshka_is_not_cut(name: str) -> None:
     with pytest.raises(OptionError, match="was not trained for shorter vectors, which lose"):
-        describe(model_spec(name, {"dim": 192}))
+        resolve_recipe(model_spec(name, {"dim": 192}))
 
 
 def test_vectors_of_another_dim_have_another_fingerprint(
     make_table: Callable[..., DataFrame], model: str
 ) -> None:
     whole, cut = (
-        describe(model_spec(model, options), Path(model))
+        resolve_recipe(model_spec(model, options), Path(model))
         for options in ({}, {"dim": 8, "force_dim": True})
     )
     assert (whole.dim, cut.dim) == (32, 8)

@@ -22,7 +22,7 @@ from e5spark.encoder.engine import Loaded
 from e5spark.encoder.engines import torch as torch_engine
 from e5spark.encoder.engines.packed import Kernel, Rows, by_length, kernel_for
 from e5spark.encoder.engines.torch import TorchEngine
-from e5spark.encoder.memory import Room
+from e5spark.encoder.memory import MemoryLimit
 from e5spark.errors import OptionError, TransientError
 from e5spark.model.registry import POOLINGS, Pooling
 from tests.oracle import FP32_TOLERANCE
@@ -329,7 +329,7 @@ def test_a_row_that_does_not_fit_is_an_error_row(
 
 
 def test_room_shrinks_at_once_and_grows_slowly() -> None:
-    room = Room()
+    room = MemoryLimit()
     assert room.holds(1 << 40)
     assert room.within(2048) == 2048
     room.shrink(100)
@@ -367,7 +367,7 @@ class Ahead:
 
 
 @pytest.fixture
-def ahead(engines: Callable[..., TorchEngine]) -> TorchEngine:
+def prefetch(engines: Callable[..., TorchEngine]) -> TorchEngine:
     engine = engines("bert_wordpiece", by_length)
     engine._transfer = Ahead()
     return engine

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from e5spark.errors import TransientError
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.sinks.commit import Commits
-from e5spark.tables.sinks.parquet import ParquetTarget
+from e5spark.tables.sinks.parquet import ParquetSink
 from e5spark.tables.storage.open import LocalStorage
 from tests.test_commit import FakeLock, FakeTarget
 
@@ -41,7 +41,7 @@ def records() -> list[Record]:
     held = [
         Record(
             name=f"00001-{number:05d}",
-            kind="hold",
+            kind="deferred",
             files=tuple(f"_e5spark/staging/{number}/{file}.parquet" for file in range(FILES)),
         )
         for number in range(RECORDS)
@@ -54,7 +54,7 @@ def publish(spark: SparkSession, files: Noting, records: list[Record]) -> None:
     *held, record = records
     for name in (*(file for each in held for file in each.files), *record.removes):
         files.put(name, name.encode())
-    target = ParquetTarget(spark, path=files.root, options={})
+    target = ParquetSink(spark, path=files.root, options={})
     target.publish(Ledger(files, FakeLock(1)), record, held)
 
 
@@ -83,7 +83,7 @@ def test_no_file_goes_if_one_could_not_come(
 def test_the_ids_of_many_held_records_are_read_as_one_table(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    class Target(FakeTarget):
+    class Sink(FakeTarget):
         location = str(tmp_path)
 
         def stage_replacement(self, ledger: Ledger, record: Record, **given: Any) -> Record:
@@ -94,12 +94,12 @@ def test_the_ids_of_many_held_records_are_read_as_one_table(
             return record
 
     files = LocalStorage(str(tmp_path), tmp_path)
-    ledger, target = Ledger(files, FakeLock(1)), Target()
+    ledger, target = Ledger(files, FakeLock(1)), Sink()
     df = spark.range(6)
     commits = Commits(ledger, target, schema=df.schema, id="id")
     held = tuple(ledger.name(number) for number in range(3))
     for number, name in enumerate(held):
         df.filter(df["id"] % 3 == number).write.parquet(f"{tmp_path}/{ledger.staging(name)}")
-        commits.record(Record(name=name, kind="hold", files=ledger.staged(name)))
-    replacement = commits.replace(spark, Record(name="00001-00009", kind="replace", absorbs=held))
+        commits.record(Record(name=name, kind="deferred", files=ledger.staged(name)))
+    replacement = commits.replace(spark, Record(name="00001-00009", kind="replace", includes=held))
     assert target.published == [replacement.name]

@@ -46,35 +46,35 @@ CARRY_INSTRUCTION = ("Instruct: a\nQuery: b", " instruct: a task", "INSTRUCT:\tx
 
 @pytest.mark.parametrize("text", CARRY)
 def test_a_text_with_a_prompt_of_e5_is_detected(text):
-    assert prompts.begins_with_prompt(prompts.E5, [text]) == [True]
+    assert prompts.already_prompted(prompts.E5, [text]) == [True]
 
 
 @pytest.mark.parametrize("text", DO_NOT)
 def test_a_text_without_one_is_not(text):
-    assert prompts.begins_with_prompt(prompts.E5, [text]) == [False]
+    assert prompts.already_prompted(prompts.E5, [text]) == [False]
 
 
 @pytest.mark.parametrize("text", CARRY_INSTRUCTION)
 def test_a_text_with_an_instruction_is_detected(text):
-    assert prompts.begins_with_prompt(prompts.E5_INSTRUCT, [text]) == [True]
+    assert prompts.already_prompted(prompts.E5_INSTRUCT, [text]) == [True]
 
 
 @pytest.mark.parametrize("text", ["instructions follow", "Instruct me", "Query: b", "query: b"])
 def test_a_text_without_an_instruction_is_not(text):
     """An instruct checkpoint was not trained with E5's prompts."""
-    assert prompts.begins_with_prompt(prompts.E5_INSTRUCT, [text]) == [False]
+    assert prompts.already_prompted(prompts.E5_INSTRUCT, [text]) == [False]
 
 
 @given(st.lists(st.text(), max_size=5))
 def test_a_checkpoint_without_prompts_detects_none(texts):
-    assert prompts.begins_with_prompt(prompts.NONE, texts) == [False] * len(texts)
+    assert prompts.already_prompted(prompts.NONE, texts) == [False] * len(texts)
 
 
 @given(
     text=st.text(), space=st.text(" \n\t\u3000", max_size=12), role=st.sampled_from(prompts.ROLES)
 )
 def test_what_e5spark_itself_would_add_is_detected_behind_white_space(text, space, role):
-    assert prompts.begins_with_prompt(prompts.E5, [space + prompts.E5[role] + text]) == [True]
+    assert prompts.already_prompted(prompts.E5, [space + prompts.E5[role] + text]) == [True]
 
 
 # What becomes of them
@@ -86,15 +86,15 @@ HAVE = [True, False, True, False]
 
 def test_report_adds_the_prompt_all_the_same_and_marks_the_text(encoders, model):
     found = encoders().encode_rows(MIXED, ["query: "] * 4)
-    assert found.prompted.tolist() == HAVE
+    assert found.already_prompted.tolist() == HAVE
     assert found.errors == {}
     assert_close(found.vectors, reference(model, MIXED, prompt="query: "), FP32_TOLERANCE)
 
 
 def test_keep_adds_no_second_prompt_to_a_text_that_has_one_to_the_letter(encoders, model):
     """What only looks like one, as " Passage: x", is marked, and gets its prompt all the same."""
-    found = encoders(prompted="keep").encode_rows(MIXED, ["query: "] * 4)
-    assert found.prompted.tolist() == HAVE
+    found = encoders(already_prompted="keep").encode_rows(MIXED, ["query: "] * 4)
+    assert found.already_prompted.tolist() == HAVE
     once = reference(model, MIXED, prompt="")
     twice = reference(model, MIXED, prompt="query: ")
     assert_close(found.vectors, np.concatenate([once[:1], twice[1:]]), FP32_TOLERANCE)
@@ -103,13 +103,15 @@ def test_keep_adds_no_second_prompt_to_a_text_that_has_one_to_the_letter(encoder
 
 def test_keep_takes_the_prompt_of_either_role_for_the_text_s_own(encoders, model):
     texts = ("passage: a text with its own role", "query: another")
-    found = encoders(prompted="keep").encode(texts, role="query")
+    found = encoders(already_prompted="keep").encode(texts, role="query")
     assert_close(found, reference(model, texts, prompt=""), FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize("long_text", ["truncate", "mean"])
 def test_refuse_makes_an_error_of_the_text_and_harms_no_other(encoders, model, long_text):
-    found = encoders(prompted="refuse", long_text=long_text).encode_rows(MIXED, ["query: "] * 4)
+    found = encoders(already_prompted="refuse", long_text=long_text).encode_rows(
+        MIXED, ["query: "] * 4
+    )
     assert sorted(found.errors) == [0, 2]
     assert "begins with a prompt already" in found.errors[0]
     assert not found.vectors[[0, 2]].any()
@@ -119,32 +121,34 @@ def test_refuse_makes_an_error_of_the_text_and_harms_no_other(encoders, model, l
 
 def test_refuse_names_the_text_to_a_user_of_the_library(encoders):
     with pytest.raises(TextError, match=r"texts\[2\] could not be encoded: The text begins with"):
-        encoders(prompted="refuse").encode(["a", "b", "query: c"], role="query")
+        encoders(already_prompted="refuse").encode(["a", "b", "query: c"], role="query")
 
 
 def test_keep_of_an_instruct_text_leaves_its_own_instruction(encoders, model):
     own = "Instruct: A task of its own\nQuery: protein"
-    encoder = encoders(prompted="keep", prompts=prompts.E5_INSTRUCT)
+    encoder = encoders(already_prompted="keep", prompts=prompts.E5_INSTRUCT)
     found = encoder.encode([own, "protein"], role="query", instruction=TASK)
     expected = reference(model, (own, f"Instruct: {TASK}\nQuery: protein"), prompt="")
     assert_close(found, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("udf_kind")
-@pytest.mark.parametrize("prompted", ["report", "refuse", "keep"])
+@pytest.mark.parametrize("already_prompted", ["report", "refuse", "keep"])
 def test_a_table_says_which_rows_carried_a_prompt(
-    make_table: Callable[..., DataFrame], encoders: Any, model: str, prompted: str
+    make_table: Callable[..., DataFrame], encoders: Any, model: str, already_prompted: str
 ) -> None:
     docs = make_table([*MIXED, None, " "])
-    rows = rows_of(embed(docs, text="text", role="query", model=model, prompted=prompted))
-    assert [row["prompted"] for row in rows] == [*HAVE, False, False]
-    refused = ["error" if has and prompted == "refuse" else "ok" for has in HAVE]
+    rows = rows_of(
+        embed(docs, text="text", role="query", model=model, already_prompted=already_prompted)
+    )
+    assert [row["already_prompted"] for row in rows] == [*HAVE, False, False]
+    refused = ["error" if has and already_prompted == "refuse" else "ok" for has in HAVE]
     assert [row["status"] for row in rows] == [*refused, "null_text", "empty_text"]
     messages = [row["error"] for row in rows]
     assert [message is not None for message in messages] == [s == "error" for s in refused] + [
         False
     ] * 2
-    expected = encoders(prompted="keep" if prompted == "keep" else "report").encode(
+    expected = encoders(already_prompted="keep" if already_prompted == "keep" else "report").encode(
         MIXED, role="query"
     )
     for row, vector in zip(rows, expected, strict=False):
@@ -155,14 +159,14 @@ def test_a_table_says_which_rows_carried_a_prompt(
 
 
 @pytest.mark.parametrize(
-    ("prompted", "code", "errors"), [("report", 0, 0), ("keep", 0, 0), ("refuse", 4, 2)]
+    ("already_prompted", "code", "errors"), [("report", 0, 0), ("keep", 0, 0), ("refuse", 4, 2)]
 )
 def test_a_job_counts_them_and_ends_with_4_where_they_are_refused(
     make_table: Callable[..., DataFrame],
     model: str,
     run_job: Callable[..., Any],
     tmp_path: Path,
-    prompted: str,
+    already_prompted: str,
     code: int,
     errors: int,
 ) -> None:
@@ -170,19 +174,19 @@ def test_a_job_counts_them_and_ends_with_4_where_they_are_refused(
     sections = {
         "input": {"path": str(tmp_path / "in")},
         "embed": {"text": "text", "role": "query"},
-        "model": {"name": model, "prompted": prompted},
+        "model": {"name": model, "already_prompted": already_prompted},
         "output": {"path": str(tmp_path / "out")},
     }
     outcome = run_job(**sections)
     assert outcome.code == code
     rows = pq.read_table(tmp_path / "out").sort_by("id").to_pylist()
-    assert [row["prompted"] for row in rows] == [*HAVE, False, False]
+    assert [row["already_prompted"] for row in rows] == [*HAVE, False, False]
     assert sum(row["status"] == "error" for row in rows) == errors
     if code:
         assert outcome.document["message"].startswith(f"{errors} of 6 texts could not be embedded")
         outcome = run_job("run.max_error_rate=0.5", f'output.path="{tmp_path}/again"', **sections)
         assert outcome.code == 0
-    assert outcome.document["prompted"] == 2
+    assert outcome.document["already_prompted"] == 2
     assert outcome.document["error"] == errors
 
 

@@ -71,14 +71,14 @@ def test_prompts_of_the_user_are_taken_word_for_word(query, passage):
 @given(st.sampled_from(prompts.ROLES), st.text())
 def test_a_text_with_a_prompt_is_known_by_it(role, text):
     prompted = prompts.prefix(prompts.E5, role) + text
-    assert prompts.begins_with_prompt(prompts.E5, [prompted, " " + prompted.upper()]) == [True] * 2
+    assert prompts.already_prompted(prompts.E5, [prompted, " " + prompted.upper()]) == [True] * 2
 
 
 @pytest.mark.parametrize("text", ["", "query", "queries: none", "my query: x", "Instruct: x"])
 def test_a_text_without_a_prompt_of_its_checkpoint_is_not_marked(text):
-    assert prompts.begins_with_prompt(prompts.E5, [text]) == [False]
+    assert prompts.already_prompted(prompts.E5, [text]) == [False]
 
 
 def test_a_checkpoint_without_prompts_marks_no_text():
-    assert prompts.begins_with_prompt(prompts.NONE, ["query: x", ""]) == [False, False]
-    assert prompts.begins_with_prompt(prompts.E5_INSTRUCT, ["Instruct: x", "y"]) == [True, False]
+    assert prompts.already_prompted(prompts.NONE, ["query: x", ""]) == [False, False]
+    assert prompts.already_prompted(prompts.E5_INSTRUCT, ["Instruct: x", "y"]) == [True, False]

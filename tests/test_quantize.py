@@ -201,7 +201,7 @@ def test_a_calibration_of_other_vectors_is_refused(model, calibration, options):
 
 
 def test_a_calibration_of_the_same_vectors_under_other_batch_sizes_is_taken(model, calibration):
-    options = {"token_budget": 100, "window": 7, "device": "cpu", "calibration": calibration()}
+    options = {"token_budget": 100, "sort_window": 7, "device": "cpu", "calibration": calibration()}
     plan = plan_model(model_spec(model, {"output_type": "int8", **options}))
     assert plan.calibration.rows == 100
 

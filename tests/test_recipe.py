@@ -5,9 +5,8 @@ import re
 import pytest
 
 from e5spark.errors import ModelError, OptionError
-from e5spark.model import prompts
-from e5spark.model import registry as models
-from e5spark.model.recipe import describe
+from e5spark.model import prompts, registry
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
 from e5spark.model.spec import model_spec
 
@@ -68,7 +67,7 @@ def layout(plain):
 
 
 def recipe_of(directory, **options):
-    return describe(model_spec(str(directory), options), directory)
+    return resolve_recipe(model_spec(str(directory), options), directory)
 
 
 # What a checkpoint's own files say
@@ -220,7 +219,7 @@ def test_an_architecture_that_e5spark_does_not_run_is_refused(plain, kind):
 
 def test_checkpoint_fills_in_what_a_plain_directory_does_not_say(plain):
     found = recipe_of(plain(MULTILINGUAL_SMALL), checkpoint=SMALL)
-    assert found == models.find(SMALL).recipe
+    assert found == registry.find(SMALL).recipe
 
 
 @pytest.mark.parametrize(
@@ -243,22 +242,22 @@ def test_an_unknown_checkpoint_is_refused_with_the_nearest(plain):
         recipe_of(plain(), checkpoint="multilingual-e5-small")
 
 
-@pytest.mark.parametrize("name", models.CHECKPOINTS)
+@pytest.mark.parametrize("name", registry.CHECKPOINTS)
 def test_a_known_checkpoint_needs_no_files_to_be_described(name):
-    assert describe(model_spec(name, {})) == models.find(name).recipe
+    assert resolve_recipe(model_spec(name, {})) == registry.find(name).recipe
 
 
 def test_the_user_s_word_goes_before_the_table_s():
     spec = model_spec(SMALL, {"prompts": prompts.NONE, "normalize": False, "max_tokens": 100})
     expected = dataclasses.replace(
-        models.find(SMALL).recipe, prompts=prompts.NONE, normalize=False, max_tokens=100
+        registry.find(SMALL).recipe, prompts=prompts.NONE, normalize=False, max_tokens=100
     )
-    assert describe(spec) == expected
+    assert resolve_recipe(spec) == expected
 
 
 def test_an_unknown_name_without_files_is_refused():
     with pytest.raises(ModelError, match="is not on this machine, and e5spark does not know it"):
-        describe(model_spec("someone/e5-of-mine", {"revision": "a" * 40}))
+        resolve_recipe(model_spec("someone/e5-of-mine", {"revision": "a" * 40}))
 
 
 # Fewer dimensions
@@ -266,21 +265,21 @@ def test_an_unknown_name_without_files_is_refused():
 
 @pytest.mark.parametrize("dim", [1, 192, 384])
 def test_any_lower_dim_can_be_forced(dim):
-    assert describe(model_spec(SMALL, {"dim": dim, "force_dim": True})).dim == dim
+    assert resolve_recipe(model_spec(SMALL, {"dim": dim, "force_dim": True})).dim == dim
 
 
 def test_a_dim_that_was_not_trained_is_refused():
     with pytest.raises(OptionError, match="was not trained for shorter vectors"):
-        describe(model_spec(SMALL, {"dim": 192}))
+        resolve_recipe(model_spec(SMALL, {"dim": 192}))
 
 
 def test_a_matryoshka_checkpoint_without_published_dims_offers_its_halvings():
     with pytest.raises(OptionError, match=r"192, 96, 48.* untested by them"):
-        describe(model_spec(DISTILLED, {"dim": 192}))
-    assert describe(model_spec(DISTILLED, {"dim": 192, "force_dim": True})).dim == 192
+        resolve_recipe(model_spec(DISTILLED, {"dim": 192}))
+    assert resolve_recipe(model_spec(DISTILLED, {"dim": 192, "force_dim": True})).dim == 192
 
 
 @pytest.mark.parametrize("options", [{"dim": 385}, {"dim": 385, "force_dim": True}])
 def test_a_dim_above_the_checkpoint_s_is_refused(options):
     with pytest.raises(OptionError, match=r"dim is 385, but .* has 384 dimensions"):
-        describe(model_spec(SMALL, options))
+        resolve_recipe(model_spec(SMALL, options))

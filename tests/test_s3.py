@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from e5spark.errors import ConflictError, InputError
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.storage.hadoop import HadoopStorage
-from e5spark.tables.storage.open import Storage, storage
+from e5spark.tables.storage.open import Storage, open_storage
 from tests.cluster import REPOSITORY, SPARK_HOME
 from tests.storage_contract import StorageContract
 
@@ -70,7 +70,7 @@ def place() -> str:
 class TestS3(StorageContract):
     @pytest.fixture
     def files(self, spark: SparkSession, place: str) -> Storage:
-        found = storage(spark, place)
+        found = open_storage(spark, place)
         assert isinstance(found, HadoopStorage)
         return found
 
@@ -84,31 +84,31 @@ def test_exactly_one_of_two_processes_creates(
 ) -> None:
     with processes() as pool:
         other = pool.submit(race, endpoint, place, 2)
-        mine = create_all(storage(spark, place), 1)
+        mine = create_all(open_storage(spark, place), 1)
         theirs = other.result()
     assert [sum(each) for each in zip(mine, theirs, strict=True)] == [1] * ROUNDS
-    content = [storage(spark, place).read(f"{each}.json") for each in range(ROUNDS)]
+    content = [open_storage(spark, place).read(f"{each}.json") for each in range(ROUNDS)]
     assert content == [b"1" * 1000 if won else b"2" * 1000 for won in mine]
 
 
 def test_a_second_run_of_another_process_is_refused(
     spark: SparkSession, endpoint: str, place: str
 ) -> None:
-    with processes() as pool, acquire(storage(spark, place)) as held:
+    with processes() as pool, acquire(open_storage(spark, place)) as held:
         assert pool.submit(refused, endpoint, place).result()
         held.check()
-    assert acquire(storage(spark, place)).epoch == 2
+    assert acquire(open_storage(spark, place)).epoch == 2
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_output(spark: SparkSession) -> None:
-    files = storage(spark, "s3a://nowhere/x")
+    files = open_storage(spark, "s3a://nowhere/x")
     with pytest.raises(InputError, match="nowhere"):
         files.put("a.json", b"1")
 
 
 def test_spark_reads_what_it_wrote(spark: SparkSession, place: str) -> None:
     spark.range(1000).write.parquet(f"{place}/table")
-    files = storage(spark, f"{place}/table")
+    files = open_storage(spark, f"{place}/table")
     assert files.read("_SUCCESS") is not None
     assert spark.read.parquet(f"{place}/table").count() == 1000
 
@@ -142,7 +142,7 @@ def processes() -> ProcessPoolExecutor:
 
 
 def race(endpoint: str, place: str, name: int) -> list[bool]:
-    return create_all(storage(s3_session(endpoint), place), name)
+    return create_all(open_storage(s3_session(endpoint), place), name)
 
 
 def create_all(files: Storage, name: int) -> list[bool]:
@@ -158,7 +158,7 @@ def create_all(files: Storage, name: int) -> list[bool]:
 
 def refused(endpoint: str, place: str) -> bool:
     try:
-        acquire(storage(s3_session(endpoint), place))
+        acquire(open_storage(s3_session(endpoint), place))
     except ConflictError:
         return True
     return False

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from e5spark.errors import InputError, TransientError
 from e5spark.tables.storage import hadoop
 from e5spark.tables.storage.hadoop import HadoopStorage
-from e5spark.tables.storage.open import LocalStorage, Storage, storage
+from e5spark.tables.storage.open import LocalStorage, Storage, open_storage
 from tests.storage_contract import StorageContract
 
 RACERS = 4
@@ -31,7 +31,7 @@ class TestLocalDisk(StorageContract):
         path = f"{prefix}{tmp_path}/with space %20/"
         if request.param == "relative":
             path = os.path.relpath(path)
-        found = storage(spark, path)
+        found = open_storage(spark, path)
         assert isinstance(found, LocalStorage)
         found.put("probe", b"")
         assert (tmp_path / "with space %20" / "probe").is_file()
@@ -87,12 +87,12 @@ def test_hadoop_lists_no_checksums(spark: SparkSession, tmp_path: Path) -> None:
 
 def test_an_unknown_scheme_is_refused(spark: SparkSession) -> None:
     with pytest.raises(InputError, match="nosuch://bucket/x cannot be used: No FileSystem for sch"):
-        storage(spark, "nosuch://bucket/x")
+        open_storage(spark, "nosuch://bucket/x")
 
 
 def test_a_place_that_does_not_answer_is_transient(spark: SparkSession) -> None:
     # Port 1 refuses.
-    files = storage(spark, "hdfs://127.0.0.1:1/x")
+    files = open_storage(spark, "hdfs://127.0.0.1:1/x")
     with pytest.raises(TransientError, match=r"^hdfs://127\.0\.0\.1:1/x failed: "):
         files.read("a.json")
 
@@ -102,7 +102,7 @@ def test_a_file_in_the_way_of_a_directory_is_refused(
     spark: SparkSession, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "file").touch()
-    make = hadoop_storage if kind == "hadoop" else storage
+    make = hadoop_storage if kind == "hadoop" else open_storage
     with pytest.raises(InputError, match="file"):
         make(spark, f"file:{tmp_path}").put("file/a.json", b"1")
 

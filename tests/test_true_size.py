@@ -23,9 +23,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from e5spark.encoder import Encoder
 from e5spark.encoder.verify import agreement
 from e5spark.errors import OptionError
-from e5spark.model import prompts
-from e5spark.model import registry as models
-from e5spark.model.recipe import describe
+from e5spark.model import prompts, registry
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import ModelOptions, model_spec
 from tests.checkpoints import sentence_transformers_layout, true_size
 from tests.oracle import FP32_TOLERANCE, assert_close
@@ -177,8 +176,8 @@ def test_the_files_are_those_of_the_published_checkpoint(
 ) -> None:
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.from_pretrained(directories[name]))
-    known = models.CHECKPOINTS[name]
-    recipe = describe(model_spec(str(directories[name]), options(name)), directories[name])
+    known = registry.CHECKPOINTS[name]
+    recipe = resolve_recipe(model_spec(str(directories[name]), options(name)), directories[name])
     assert model.embeddings.word_embeddings.weight.shape == (known.vocab, known.shape.hidden)
     assert len(model.encoder.layer) == known.shape.layers
     assert model.config.num_attention_heads == known.shape.heads
@@ -210,7 +209,7 @@ def test_an_instruct_checkpoint_refuses_a_query_without_instruction(
     directories: dict[str, Path],
 ) -> None:
     instruct = "intfloat/multilingual-e5-large-instruct"
-    recipe = describe(
+    recipe = resolve_recipe(
         model_spec(str(directories[instruct]), {"checkpoint": instruct}), directories[instruct]
     )
     with pytest.raises(OptionError, match="needs an instruction"):

@@ -40,7 +40,11 @@ def test_every_worker_loads_a_checkpoint_once_in_three_actions(
     trace: Trace,
 ) -> None:
     vectors = embed(
-        make_table(short_texts, partitions=8), text="text", role="query", model=new_model, window=1
+        make_table(short_texts, partitions=8),
+        text="text",
+        role="query",
+        model=new_model,
+        sort_window=1,
     )
     for _ in range(3):
         to_arrow(vectors)
@@ -101,7 +105,7 @@ def test_the_window_does_not_change_a_vector(
 
     def vectors(window: int) -> tuple[object, list[int]]:
         trace.mark()
-        df = embed(docs, text="text", role="query", model=model, window=window)
+        df = embed(docs, text="text", role="query", model=model, sort_window=window)
         return vectors_of(df), [event["rows"] for event in trace.events("window")]
 
     narrow, narrow_rows = vectors(7)

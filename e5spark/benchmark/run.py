@@ -23,7 +23,7 @@ from e5spark.benchmark.task import Task
 from e5spark.errors import E5SparkError, OptionError
 from e5spark.model import prompts
 from e5spark.model.checkpoint import locate, read_json
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 
 log = logging.getLogger("e5spark")
@@ -132,7 +132,7 @@ def prepare(settings: Settings, work: Path) -> Prepared:
     options = {} if settings.checkpoint is None else {"checkpoint": settings.checkpoint}
     spec = model_spec(str(directory), options)
     files = locate(spec)
-    recipe = describe(spec, files.model)
+    recipe = resolve_recipe(spec, files.model)
     mix = corpus.MIXES[settings.mix]
     prefix = prompts.prefix(recipe.prompts, mix.role, None)
     tokenizer = corpus.load_tokenizer(files.tokenizer)

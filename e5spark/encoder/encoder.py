@@ -16,7 +16,7 @@ from e5spark.encoder.tokenizer import Tokens
 from e5spark.errors import OptionError, TextError
 from e5spark.model import prompts
 from e5spark.model.checkpoint import check_published, decide_precision, locate
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 
@@ -33,7 +33,7 @@ class Encoding:
         truncated: Which rows lost tokens.  # (rows,)
         owner: The text that each row belongs to; ascending.  # (rows,)
         windows: The part of its text that each row holds; empty unless texts are split.
-        prompted: Which texts began with a prompt already.  # (texts,)
+        already_prompted: Which texts began with a prompt already.  # (texts,)
         errors: Row to message of what could not be encoded.
     """
 
@@ -42,14 +42,14 @@ class Encoding:
     truncated: Bools
     owner: Ints
     windows: list[Window]
-    prompted: Bools
+    already_prompted: Bools
     errors: dict[int, str]
 
     def take(self, texts: Indices) -> "Encoding":
         """Returns the encoding of these texts of it, in this order; one may come many times."""
-        if np.array_equal(texts, np.arange(len(self.prompted))):
+        if np.array_equal(texts, np.arange(len(self.already_prompted))):
             return self
-        sizes = np.bincount(self.owner, minlength=len(self.prompted))[texts]
+        sizes = np.bincount(self.owner, minlength=len(self.already_prompted))[texts]
         first = np.searchsorted(self.owner, texts)
         begins = np.cumsum(sizes) - sizes
         rows = np.arange(int(sizes.sum())) + np.repeat(first - begins, sizes)
@@ -59,7 +59,7 @@ class Encoding:
             truncated=self.truncated[rows],
             owner=np.repeat(np.arange(len(texts), dtype=np.int32), sizes),
             windows=[self.windows[row] for row in rows] if self.windows else [],
-            prompted=self.prompted[texts],
+            already_prompted=self.already_prompted[texts],
             errors={
                 row: self.errors[own] for row, own in enumerate(rows.tolist()) if own in self.errors
             },
@@ -103,7 +103,7 @@ class Encoder:
             )
         files = locate(spec)
         check_published(spec, files)
-        recipe = describe(spec, files.model)
+        recipe = resolve_recipe(spec, files.model)
         precision = decide_precision(spec, files)
         loaded = load(
             files, engine=spec.engine, precision=precision, device=spec.device, threads=threads
@@ -144,8 +144,8 @@ class Encoder:
                 )
         prefix = prompts.prefix(self.recipe.prompts, role, instruction)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for start in range(0, len(texts), self._spec.window):
-            window = texts[start : start + self._spec.window]
+        for start in range(0, len(texts), self._spec.sort_window):
+            window = texts[start : start + self._spec.sort_window]
             found = self.encode_rows(window, [prefix] * len(window))
             for row, message in found.errors.items():
                 raise TextError(f"texts[{start + row}] could not be encoded: {message}")
@@ -184,7 +184,7 @@ class Encoder:
             truncated=tokens.truncated,
             owner=window.owner,
             windows=window.parts,
-            prompted=window.prompted,
+            already_prompted=window.already_prompted,
             errors=errors,
         )
         if self.recipe.long_text == "mean":
@@ -228,7 +228,7 @@ def normalized(vectors: Vectors) -> Vectors:
 
 def _mean(found: Encoding, *, normalize: bool) -> Encoding:
     """One row for each text: its windows' vectors, weighted by their tokens."""
-    texts = len(found.prompted)
+    texts = len(found.already_prompted)
     first = np.searchsorted(found.owner, np.arange(texts))
     weighted = found.vectors.astype(np.float64) * found.n_tokens[:, None]
     tokens = np.add.reduceat(found.n_tokens, first) if texts else found.n_tokens
@@ -240,6 +240,6 @@ def _mean(found: Encoding, *, normalize: bool) -> Encoding:
         truncated=np.logical_or.reduceat(found.truncated, first) if texts else found.truncated,
         owner=np.arange(texts, dtype=np.int32),
         windows=[],
-        prompted=found.prompted,
+        already_prompted=found.already_prompted,
         errors={int(found.owner[row]): message for row, message in found.errors.items()},
     )

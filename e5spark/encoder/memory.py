@@ -5,7 +5,7 @@
 _PASSES_BEFORE_GROWING = 200
 
 
-class Room:
+class MemoryLimit:
     """A limit of tokens that falls when a forward pass did not fit, and slowly grows back.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any
 from e5spark.errors import ConflictError, ModelError, OptionError
 from e5spark.model import prepared
 from e5spark.model.checkpoint import Files, check_published, known_checkpoint, locate
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import ModelSpec
 
 
@@ -72,7 +72,7 @@ def prepare_int8(
         source,
         to,
         Sample(texts=texts, prefixes=prefixes),
-        recipe=describe(spec, files.model),
+        recipe=resolve_recipe(spec, files.model),
         spec=spec,
         overflow_safe=not has_vnni() if overflow_safe is None else overflow_safe,
     )

@@ -1,4 +1,4 @@
-"""A window of texts, tokenised: repaired, prompted, each distinct text once."""
+"""A window of texts, tokenised: repaired, with prompts, each distinct text once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Tokenized:
         tokens: Of each row.
         owner: The distinct text that each row belongs to; ascending.  # (rows,)
         parts: The part of its text that each row holds; empty unless long texts are taken apart.
-        prompted: Which distinct texts began with a prompt already.  # (distinct,)
+        already_prompted: Which distinct texts began with a prompt already.  # (distinct,)
         refused: Distinct text to message of those that may not be encoded; their rows are those
             of an empty text.
         inverse: The distinct text that each of the window's texts is.  # (texts,)
@@ -31,7 +31,7 @@ class Tokenized:
     tokens: Tokens
     owner: Ints
     parts: list[Window]
-    prompted: npt.NDArray[np.bool_]
+    already_prompted: npt.NDArray[np.bool_]
     refused: dict[int, str]
     inverse: Indices
 
@@ -45,11 +45,11 @@ def tokenize_window(
     tokenised, and later encoded, once.
     """
     repaired = [text.repair(each) for each in texts]
-    if recipe.prompted == "keep":
+    if recipe.already_prompted == "keep":
         prefixes = _kept(recipe, repaired, prefixes)
     repaired, prefixes, inverse = _distinct(repaired, prefixes)
-    prompted = prompts.begins_with_prompt(recipe.prompts, repaired)
-    refused = _refused(tokenizer, recipe, prefixes, prompted)
+    already_prompted = prompts.already_prompted(recipe.prompts, repaired)
+    refused = _refused(tokenizer, recipe, prefixes, already_prompted)
     if refused:  # an empty text in their place costs next to nothing
         repaired = ["" if row in refused else each for row, each in enumerate(repaired)]
         prefixes = ["" if row in refused else each for row, each in enumerate(prefixes)]
@@ -59,7 +59,7 @@ def tokenize_window(
         tokens=tokens,
         owner=owner,
         parts=parts,
-        prompted=np.array(prompted, dtype=bool),
+        already_prompted=np.array(already_prompted, dtype=bool),
         refused=refused,
         inverse=inverse,
     )
@@ -81,7 +81,7 @@ def _distinct(
 
 def _kept(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     """No prefix for a text that has a prompt to the letter."""
-    own = prompts.openings(recipe.prompts)
+    own = prompts.prompt_heads(recipe.prompts)
     return [
         "" if own and each.startswith(own) else prefix
         for each, prefix in zip(texts, prefixes, strict=True)
@@ -89,23 +89,25 @@ def _kept(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list
 
 
 def _refused(
-    tokenizer: Tokenizer, recipe: Recipe, prefixes: Sequence[str], prompted: Sequence[bool]
+    tokenizer: Tokenizer, recipe: Recipe, prefixes: Sequence[str], already_prompted: Sequence[bool]
 ) -> dict[int, str]:
     """Why a text is not encoded: its prompt leaves it no room, or it has one already."""
     taken = {each: tokenizer.special_tokens + tokenizer.count(each) for each in set(prefixes)}
     refused: dict[int, str] = {}
     room = recipe.max_tokens - 2 * recipe.overlap
-    if recipe.prompted != "refuse" and all(each < room for each in taken.values()):
+    if recipe.already_prompted != "refuse" and all(each < room for each in taken.values()):
         return refused
-    for row, (prefix, has_prompt) in enumerate(zip(prefixes, prompted, strict=True)):
+    for row, (prefix, has_prompt) in enumerate(zip(prefixes, already_prompted, strict=True)):
         if taken[prefix] >= room:
             refused[row] = (
                 f"The prompt and the special tokens take {taken[prefix]} of max_tokens "
                 f"{recipe.max_tokens}; too few are left for a text, with overlap "
                 f"{recipe.overlap}."
             )
-        elif has_prompt and recipe.prompted == "refuse":
-            refused[row] = "The text begins with a prompt already, and prompted is 'refuse'."
+        elif has_prompt and recipe.already_prompted == "refuse":
+            refused[row] = (
+                "The text begins with a prompt already, and already_prompted is 'refuse'."
+            )
     return refused
 
 

@@ -24,7 +24,7 @@ from e5spark.encoder.tokenizer import appends_eos
 from e5spark.errors import GateError, OptionError, TextError
 from e5spark.model import prepared, prompts
 from e5spark.model.checkpoint import Files, decide_precision, locate
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
 from e5spark.model.spec import ModelSpec
 
@@ -99,7 +99,7 @@ def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
             f"{spec.model} is a prepared model, which transformers cannot run; verify the "
             "checkpoint that it was made of (--set model.engine=openvino)."
         )
-    recipe = describe(spec, files.model)
+    recipe = resolve_recipe(spec, files.model)
     precision = decide_precision(spec, files)
     loaded = load(files, engine=spec.engine, precision=precision, device=spec.device, threads=None)
     encoder = Encoder(loaded, recipe, spec)

@@ -13,12 +13,12 @@ from pyspark.sql.types import StringType, StructType
 from e5spark.job import metrics as account
 from e5spark.job.diff import KIND
 from e5spark.job.progress import Progress
-from e5spark.job.source import Intake, embedded
+from e5spark.job.source import Source, embedded
 from e5spark.model.resolve import Plan
 from e5spark.spark.embedding import result_names
 from e5spark.tables.ledger.ledger import Kind, Record
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.commit import Commits
+from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
 
 # A chunk is what a kill can cost: minutes of work, on two slots or on two thousand.
@@ -34,7 +34,7 @@ class Chunk:
 
     Attributes:
         number: From 1, for the name of its record.
-        kind: ``append`` or ``hold``.
+        kind: ``append`` or ``deferred``.
         paths: The files.
         rows: In all of them.
     """
@@ -52,23 +52,23 @@ class Sizes:
     Attributes:
         rows: Rows of a chunk, at most, unless there would be too many chunks.
         tasks: Tasks of a chunk.
-        in_flight: Chunks at a time, so that the last tasks of one do not idle a cluster.
+        concurrent_chunks: Chunks at a time, so that the last tasks of one do not idle a cluster.
         forced: Whether a chunk gets all of its tasks, however few rows it has.
     """
 
     rows: int
     tasks: int
-    in_flight: int
+    concurrent_chunks: int
     forced: bool = False
 
 
-def sizes(spark: SparkSession, *, rows: int, tasks: int, in_flight: int) -> Sizes:
+def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int) -> Sizes:
     """Returns how a run is cut up: as it was asked for, else by the task slots of the session."""
     slots = 1 if rows and tasks else _slots(spark)
     return Sizes(
         rows=rows or max(_ROWS, _ROWS_A_SLOT * slots),
         tasks=tasks or slots,
-        in_flight=in_flight,
+        concurrent_chunks=concurrent_chunks,
         forced=tasks > 0,
     )
 
@@ -94,7 +94,7 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
     """
     path = f"{commits.target.location}/{commits.ledger.work}/rows"
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
-    sink.write_path(df, path, format="parquet", options=options, partition=KIND)
+    write_path(df, path, format="parquet", options=options, partition=KIND)
     # With a schema, because none can be found where no row was written.
     schema = StructType([each for each in df.schema if each.name != KIND]).add(KIND, StringType())
     files = (
@@ -131,7 +131,7 @@ def _grouped(
 
 
 def embed_chunks(
-    chunks: Sequence[Chunk], *, plan: Plan, intake: Intake, commits: Commits, sizes: Sizes
+    chunks: Sequence[Chunk], *, plan: Plan, intake: Source, commits: Commits, sizes: Sizes
 ) -> list[Record]:
     """Embeds chunks and commits each; returns their records.
 
@@ -144,10 +144,10 @@ def embed_chunks(
         progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
         return record
 
-    return _in_flight(run, chunks, sizes.in_flight)
+    return _in_flight(run, chunks, sizes.concurrent_chunks)
 
 
-def _embed(chunk: Chunk, *, plan: Plan, intake: Intake, commits: Commits, sizes: Sizes) -> Record:
+def _embed(chunk: Chunk, *, plan: Plan, intake: Source, commits: Commits, sizes: Sizes) -> Record:
     spark = intake.rows.sparkSession
     names = result_names(plan, intake.texts)
     name = commits.ledger.name(chunk.number)

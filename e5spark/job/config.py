@@ -21,19 +21,19 @@ class InputConfig:
     path: str = ""
     table: str = ""
     format: InputFormat = "parquet"
-    keep: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     id: str = ""
     hash_id: bool = False
     on_duplicate: OnDuplicate = "refuse"
     trigger: Trigger = "batch"
-    checkpoint: str = ""
-    changes: bool = False
+    checkpoint_location: str = ""
+    change_feed: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_partial(self) -> bool:
         """Whether a run sees only what has come: since the last one, or since a version."""
-        return self.trigger == "available_now" or self.changes
+        return self.trigger == "available_now" or self.change_feed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class EmbedConfig:
     role_column: str = ""
     instruction: str = ""
     instruction_column: str = ""
-    prefix: str = ""
+    column_prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class RunConfig:
     max_error_rate: float = 0.0
     delete_missing: bool = False
     chunk_rows: int = 0
-    in_flight: int = 2
+    concurrent_chunks: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +121,13 @@ def _check_input(given: InputConfig) -> None:
         raise ConfigError("input.format and input.options are for path, not for table.")
     if {key.lower() for key in given.options} & {"readchangefeed", "readchangedata"}:
         raise ConfigError(
-            "[input.options] asks for a change data feed; set input.changes = true, or what a row "
-            "was before a change would be embedded as well."
+            "[input.options] asks for a change data feed; set input.change_feed = true, or what a "
+            "row was before a change would be embedded as well."
         )
-    if given.trigger == "available_now" and not given.checkpoint:
+    if given.trigger == "available_now" and not given.checkpoint_location:
         raise ConfigError(
-            'input.trigger = "available_now" needs input.checkpoint: a directory of its own, in '
-            "which Spark notes what it has read."
+            'input.trigger = "available_now" needs input.checkpoint_location: a directory of its '
+            "own, in which Spark notes what it has read."
         )
 
 
@@ -144,13 +144,13 @@ def _check_ids(job: JobConfig) -> None:
 
 def _check_arrivals(job: JobConfig) -> None:
     given = job.input
-    if given.changes:
+    if given.change_feed:
         _check_changes(given)
     elif job.run.delete_missing:
         raise ConfigError(
             'input.trigger = "available_now" reads what has come, which does not say what has '
-            "left; so it cannot go with run.delete_missing. Set input.changes = true, if the input "
-            "is a Delta table with a change data feed, or read it as a batch."
+            "left; so it cannot go with run.delete_missing. Set input.change_feed = true, if the "
+            "input is a Delta table with a change data feed, or read it as a batch."
         )
     if not (given.id or given.hash_id):
         raise ConfigError(
@@ -163,23 +163,23 @@ def _check_changes(given: InputConfig) -> None:
     options = {key.lower() for key in given.options}
     if given.path and given.format != "delta":
         raise ConfigError(
-            "input.changes reads the change data feed of a Delta table; give input.format = "
+            "input.change_feed reads the change data feed of a Delta table; give input.format = "
             '"delta".'
         )
     if not given.id:
         raise ConfigError(
-            "input.changes needs input.id, a column that a row keeps when it changes; "
+            "input.change_feed needs input.id, a column that a row keeps when it changes; "
             "input.hash_id is made of its texts."
         )
     if given.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
         raise ConfigError(
-            "input.changes needs startingVersion or startingTimestamp in [input.options]; or "
+            "input.change_feed needs startingVersion or startingTimestamp in [input.options]; or "
             'input.trigger = "available_now", which notes how far it came.'
         )
     if options & {"maxfilespertrigger", "maxbytespertrigger"}:
         raise ConfigError(
             "maxFilesPerTrigger and maxBytesPerTrigger may cut a commit in two, and then "
-            "input.changes would remove rows that were written anew; leave them out."
+            "input.change_feed would remove rows that were written anew; leave them out."
         )
 
 
@@ -196,11 +196,11 @@ def _check_columns(job: JobConfig) -> None:
     if not given.id:
         raise ConfigError('output.write = "columns" needs input.id, to find rows again.')
     refused = {
-        "input.keep": given.keep,
+        "input.columns": given.columns,
         "input.hash_id": given.hash_id,
         "input.options": given.options,
         "input.trigger": given.trigger != "batch",
-        "input.changes": given.changes,
+        "input.change_feed": given.change_feed,
         "output.options": output.options,
         "run.delete_missing": job.run.delete_missing,
         "model.long_text = split": job.model.options.get("long_text") == "split",
@@ -216,6 +216,6 @@ def _check_columns(job: JobConfig) -> None:
 def _check_run(run: RunConfig) -> None:
     if not 0 <= run.max_error_rate <= 1:
         raise ConfigError("run.max_error_rate is a share from 0 to 1.")
-    for name, least in (("partitions", 0), ("chunk_rows", 0), ("in_flight", 1)):
+    for name, least in (("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)):
         if getattr(run, name) < least:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {least} or more.")

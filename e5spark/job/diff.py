@@ -91,7 +91,7 @@ def find(
             the source.
 
     Returns:
-        A table of ``id`` and its kind (``append`` if it is new, ``hold`` if it replaces a row,
+        A table of ``id`` and its kind (``append`` if it is new, ``deferred`` if it replaces a row,
         ``delete``), and what is observed while it is written.
     """
     ids = source.select(
@@ -124,10 +124,12 @@ def find(
     kind = (
         F.when(F.col("here").isNull(), F.when(F.col("there"), "delete"))
         .when(F.col("known").isNull(), "append")
-        .when((F.col("known") != F.col(_HASH)) | F.col(_FAILED), "hold")
+        .when((F.col("known") != F.col(_HASH)) | F.col(_FAILED), "deferred")
     )
     seen = Observation("e5spark_changes")
-    kinds = [F.count(F.when(F.col(KIND) == k, 1)).alias(k) for k in ("append", "hold", "delete")]
+    kinds = [
+        F.count(F.when(F.col(KIND) == k, 1)).alias(k) for k in ("append", "deferred", "delete")
+    ]
     counted = joined.withColumn(KIND, kind).observe(seen, *_id_counts(), *kinds)
     return counted.filter(F.col(KIND).isNotNull()).select(_ID, KIND), seen
 

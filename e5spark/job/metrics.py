@@ -12,7 +12,7 @@ from e5spark.model.resolve import Plan
 from e5spark.names import quoted
 
 STATUSES = ("ok", "null_text", "empty_text", "error")
-_SUMS = ("rows", *STATUSES, "truncated", "prompted", "tokens", "lost_tokens")
+_SUMS = ("rows", *STATUSES, "truncated", "already_prompted", "tokens", "lost_tokens")
 _NO_LIMIT = 1 << 30
 
 
@@ -35,7 +35,9 @@ def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
         F.sum(first.cast("int")).alias("embedded"),
         *(_total(names, "status", _is(status, first)).alias(status) for status in STATUSES),
         _total(names, "truncated", lambda flag: flag.cast("int")).alias("truncated"),
-        _total(names, "prompted", lambda flag: (flag & first).cast("int")).alias("prompted"),
+        _total(names, "already_prompted", lambda flag: (flag & first).cast("int")).alias(
+            "already_prompted"
+        ),
         _total(names, "n_tokens", lambda tokens: tokens).alias("tokens"),
         _total(names, "n_tokens", lambda n: F.greatest(n - most, F.lit(0))).alias("lost_tokens"),
     ]

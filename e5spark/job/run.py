@@ -16,8 +16,8 @@ from e5spark.job import source as intake
 from e5spark.job import streaming as arrivals
 from e5spark.job.config import JobConfig
 from e5spark.job.metrics import STATUSES
-from e5spark.job.source import Intake
-from e5spark.job.sync import Update, update
+from e5spark.job.source import Source
+from e5spark.job.sync import SyncContext, update
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
@@ -27,13 +27,13 @@ from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.commit import Commits
-from e5spark.tables.sinks.delta import DeltaTarget
+from e5spark.tables.sinks.delta import DeltaSink
 from e5spark.tables.sinks.delta_columns import DeltaColumns
-from e5spark.tables.sinks.parquet import ParquetTarget
-from e5spark.tables.sinks.protocol import Target
-from e5spark.tables.storage.open import storage
+from e5spark.tables.sinks.files import check_apart, overlap, parquet_options
+from e5spark.tables.sinks.parquet import ParquetSink
+from e5spark.tables.sinks.protocol import Sink
+from e5spark.tables.storage.open import open_storage
 
 
 def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def run(spark: SparkSession, config: JobConfig) -> dict[str, Any]:
     if config.input.trigger == "available_now":
         stream, rows = arrivals.open_stream(spark, config)
     else:
-        rows = intake.open_input(spark, config)
+        rows = intake.open_source(spark, config)
     started = time.monotonic()
     account = _update(spark, config, plan, rows, target, stream)
     return {**account, **_facts(spark, config, plan, account, time.monotonic() - started)}
@@ -71,7 +71,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
         ConflictError: If the output is not e5spark's, or another run has it.
     """
     target = _parquet(spark, config)
-    files = storage(spark, target.location) if target.location else None
+    files = open_storage(spark, target.location) if target.location else None
     manifest = read_manifest(files) if files is not None else None
     if files is None or manifest is None:
         raise ConflictError(f"{target.name} is no table that e5spark has written; embed first.")
@@ -154,16 +154,16 @@ def check_errors(account: Mapping[str, Any], max_error_rate: float) -> None:
         )
 
 
-def _target(spark: SparkSession, config: JobConfig) -> Target:
+def _target(spark: SparkSession, config: JobConfig) -> Sink:
     output = config.output
     if output.format == "parquet":
         return _parquet(spark, config)
     _check_apart(config)
     options = {"compression": "zstd", **output.options}
-    return DeltaTarget(spark, path=output.path, table=output.table, options=options)
+    return DeltaSink(spark, path=output.path, table=output.table, options=options)
 
 
-def _columns(spark: SparkSession, config: JobConfig) -> tuple[Target, JobConfig]:
+def _columns(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
     """The input table as the target, and the job that reads what it was when the run began."""
     given = config.input
     kept = (given.id, *intake.read_columns(config.embed))
@@ -173,7 +173,7 @@ def _columns(spark: SparkSession, config: JobConfig) -> tuple[Target, JobConfig]
         path=target.location,
         table="",
         format="delta",
-        keep=kept,
+        columns=kept,
         options={"versionAsOf": str(target.version)},
     )
     return target, replace(config, input=pinned)
@@ -181,29 +181,29 @@ def _columns(spark: SparkSession, config: JobConfig) -> tuple[Target, JobConfig]
 
 def _check_apart(config: JobConfig) -> None:
     if config.input.path and config.output.path:
-        sink.check_apart(config.input.path, config.output.path)
-    checkpoint = config.input.checkpoint
+        check_apart(config.input.path, config.output.path)
+    checkpoint = config.input.checkpoint_location
     for path in filter(None, (config.input.path, config.output.path)):
-        if checkpoint and sink.overlap(checkpoint, path):
+        if checkpoint and overlap(checkpoint, path):
             raise ConfigError(
-                f"input.checkpoint {checkpoint} and {path} are the same directory, or one lies "
-                "inside the other; give the checkpoint a directory of its own."
+                f"input.checkpoint_location {checkpoint} and {path} are the same directory, or one "
+                "lies inside the other; give the checkpoint a directory of its own."
             )
 
 
-def _parquet(spark: SparkSession, config: JobConfig) -> ParquetTarget:
+def _parquet(spark: SparkSession, config: JobConfig) -> ParquetSink:
     output = config.output
     _check_apart(config)
-    options = {**sink.parquet_options(intake.vector_names(config.embed)), **output.options}
-    return ParquetTarget(spark, path=output.path, table=output.table, options=options)
+    options = {**parquet_options(intake.vector_names(config.embed)), **output.options}
+    return ParquetSink(spark, path=output.path, table=output.table, options=options)
 
 
 def _update(
     spark: SparkSession,
     config: JobConfig,
     plan: Plan,
-    rows: Intake,
-    target: Target,
+    rows: Source,
+    target: Sink,
     stream: DataFrame | None,
 ) -> dict[str, Any]:
     schema = intake.embedded(rows.rows, plan, rows).schema
@@ -211,18 +211,18 @@ def _update(
     properties = {f"e5spark.{key}": value for key, value in facts.items()}
     if not target.location:
         target.create(schema, properties)
-    files = storage(spark, target.location)
+    files = open_storage(spark, target.location)
     with acquire(files) as held:
         commits = Commits(Ledger(files, held), target, schema=schema, id=rows.id)
         commits.begin(_manifest(spark, plan, rows, schema, target), properties)
-        given = Update(run=config.run, plan=plan, intake=rows, commits=commits)
+        given = SyncContext(run=config.run, plan=plan, intake=rows, commits=commits)
         if stream is not None:
             return arrivals.follow(spark, given, config, stream)
         return update(spark, given)
 
 
 def _manifest(
-    spark: SparkSession, plan: Plan, rows: Intake, schema: StructType, target: Target
+    spark: SparkSession, plan: Plan, rows: Source, schema: StructType, target: Sink
 ) -> Manifest:
     return Manifest(
         fingerprint=plan.fingerprint.digest,

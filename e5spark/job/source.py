@@ -26,7 +26,7 @@ HASH_ID = "id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intake:
+class Source:
     """What a job reads.
 
     Attributes:
@@ -52,7 +52,7 @@ class Intake:
         return self.gone is not None
 
 
-def open_input(spark: SparkSession, config: JobConfig) -> Intake:
+def open_source(spark: SparkSession, config: JobConfig) -> Source:
     """Returns the input table as the job needs it; nothing is read but its schema.
 
     Raises:
@@ -60,9 +60,9 @@ def open_input(spark: SparkSession, config: JobConfig) -> Intake:
         ColumnError: If a column that shall be read or pass through is missing, or a name is taken.
         ConfigError: If two options contradict each other.
     """
-    if config.input.changes:
-        return intake_of(last_changes(_feed(spark, config.input), config), config)
-    return intake_of(read(spark, config), config)
+    if config.input.change_feed:
+        return source_of(last_changes(_feed(spark, config.input), config), config)
+    return source_of(read(spark, config), config)
 
 
 def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
@@ -71,18 +71,18 @@ def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
     return feed.last(df, resolve_column(df, config.input.id).name)
 
 
-def intake_of(df: DataFrame, config: JobConfig) -> Intake:
+def source_of(df: DataFrame, config: JobConfig) -> Source:
     """Returns the columns that a job needs as it needs them; those of ``last_changes`` too.
 
     Raises:
         ColumnError: If a name is taken, or a column has the wrong type.
     """
     gone = None
-    if config.input.changes:
+    if config.input.change_feed:
         df, gone = feed.split(df, resolve_column(df, config.input.id).name)
     texts = texts_of(df, config.embed)
-    kept = [resolve_column(df, name).name for name in config.input.keep] or df.columns
-    hash, id = f"{texts.prefix}content_hash", None
+    kept = [resolve_column(df, name).name for name in config.input.columns] or df.columns
+    hash, id = f"{texts.column_prefix}content_hash", None
     check_free(df, [hash])
     if config.input.id:
         id = resolve_column(df, config.input.id).name
@@ -98,10 +98,10 @@ def intake_of(df: DataFrame, config: JobConfig) -> Intake:
     if id and (config.input.hash_id or config.input.on_duplicate == "first"):
         df = changes.first_of_each(df, id, hash)
     names = tuple(dict.fromkeys(kept))
-    return Intake(rows=df, texts=texts, id=id, kept=names, hash=hash, gone=gone)
+    return Source(rows=df, texts=texts, id=id, kept=names, hash=hash, gone=gone)
 
 
-def embedded(rows: DataFrame, plan: Plan, intake: Intake) -> DataFrame:
+def embedded(rows: DataFrame, plan: Plan, intake: Source) -> DataFrame:
     """Returns rows of the input as rows of the output, in its columns.
 
     After those of ``embed`` come ``content_hash``, and ``embedding_fp``: the first 16 digits of
@@ -109,7 +109,7 @@ def embedded(rows: DataFrame, plan: Plan, intake: Intake) -> DataFrame:
     has all of it.
     """
     digest = plan.fingerprint.digest
-    mark = f"{intake.texts.prefix}embedding_fp"
+    mark = f"{intake.texts.column_prefix}embedding_fp"
     check_free(rows, [mark])
     metadata = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
     added = [
@@ -129,7 +129,9 @@ def embedded(rows: DataFrame, plan: Plan, intake: Intake) -> DataFrame:
 
 def vector_names(config: EmbedConfig) -> list[str]:
     """Returns the columns of the vectors."""
-    texts = Texts(text=config.text, role=config.role, join=config.join, prefix=config.prefix)
+    texts = Texts(
+        text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
+    )
     return [f"{prefix}embedding" for prefix in column_prefixes(texts)]
 
 
@@ -164,12 +166,12 @@ def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
     """
     given = config.input
     if given.table:
-        df = stream.open_table(spark, given.table, options=given.options, changes=given.changes)
+        df = stream.open_table(spark, given.table, options=given.options, changes=given.change_feed)
     else:
         df = stream.open_path(
-            spark, given.path, format=given.format, options=given.options, changes=given.changes
+            spark, given.path, format=given.format, options=given.options, changes=given.change_feed
         )
-    return _needed(df, config, *(feed.COLUMNS if given.changes else ()))
+    return _needed(df, config, *(feed.COLUMNS if given.change_feed else ()))
 
 
 def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
@@ -184,7 +186,7 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
         role=_column(df, role) if role else config.role,
         instruction=_column(df, instruction) if instruction else config.instruction or None,
         join=config.join,
-        prefix=config.prefix,
+        column_prefix=config.column_prefix,
     )
 
 
@@ -206,9 +208,9 @@ def read_columns(config: EmbedConfig) -> list[str]:
 
 
 def _needed(df: DataFrame, config: JobConfig, *more: str) -> DataFrame:
-    if not config.input.keep:
+    if not config.input.columns:
         return df
-    wanted = [*config.input.keep, *filter(None, [config.input.id]), *read_columns(config.embed)]
+    wanted = [*config.input.columns, *filter(None, [config.input.id]), *read_columns(config.embed)]
     names = dict.fromkeys(resolve_column(df, name).name for name in (*wanted, *more))
     return df.select(*(F.col(quoted(name)) for name in names))
 

@@ -7,16 +7,16 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.job import source as intake
 from e5spark.job.config import JobConfig
-from e5spark.job.source import Intake
-from e5spark.job.sync import Update, bring_up, settle
+from e5spark.job.source import Source
+from e5spark.job.sync import SyncContext, finish_empty, sync_rows
 from e5spark.tables.ledger import stream_checkpoint as bookmark
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.commit import Commits
+from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sources import stream
-from e5spark.tables.storage.open import storage
+from e5spark.tables.storage.open import open_storage
 
 
-def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Intake]:
+def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Source]:
     """Returns the input as a stream, and what the job would take of it if nothing had come.
 
     Raises:
@@ -27,11 +27,11 @@ def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Inta
     stream.check_session(spark)
     rows = intake.read_stream(spark, config)
     nothing = spark.createDataFrame([], rows.schema)
-    return rows, intake.intake_of(_reduced(nothing, config), config)
+    return rows, intake.source_of(_reduced(nothing, config), config)
 
 
 def follow(
-    spark: SparkSession, given: Update, config: JobConfig, rows: DataFrame
+    spark: SparkSession, given: SyncContext, config: JobConfig, rows: DataFrame
 ) -> dict[str, Any]:
     """Brings a table up to a stream, under its lock, and returns the sum of what was counted.
 
@@ -50,7 +50,7 @@ def follow(
         InputError: If the stream cannot be read, or ids are null or stand in several rows.
     """
     source = config.input
-    bookmark.claim(storage(spark, source.checkpoint), given.commits.ledger.storage)
+    bookmark.claim(open_storage(spark, source.checkpoint_location), given.commits.ledger.storage)
     accounts: list[dict[str, Any]] = []
 
     def take(part: DataFrame) -> None:
@@ -60,22 +60,24 @@ def follow(
         # user's, while those of a stream are Spark's.
         path = f"{one.commits.target.location}/{one.commits.ledger.work}/input"
         part = _reduced(part, config)
-        sink.write_path(part, path, format="parquet", options={"compression": "zstd"})
+        write_path(part, path, format="parquet", options={"compression": "zstd"})
         written = spark.read.schema(part.schema).parquet(path)
-        one = replace(one, intake=intake.intake_of(written, config))
-        accounts.append(bring_up(spark, one, recovered=0))
+        one = replace(one, intake=intake.source_of(written, config))
+        accounts.append(sync_rows(spark, one, recovered=0))
 
     recovered = given.commits.recover(spark)
-    stream.drain(rows, name=source.table or source.path, checkpoint=source.checkpoint, take=take)
+    stream.drain(
+        rows, name=source.table or source.path, checkpoint=source.checkpoint_location, take=take
+    )
     if not accounts:
-        return {**settle(spark, given, recovered=recovered), "micro_batches": 0}
+        return {**finish_empty(spark, given, recovered=recovered), "micro_batches": 0}
     sums = {name: sum(one[name] for one in accounts) for name in accounts[0]}
     epoch = given.commits.ledger.epoch
     return {**sums, "recovered": recovered, "epoch": epoch, "micro_batches": len(accounts)}
 
 
 def _reduced(df: DataFrame, config: JobConfig) -> DataFrame:
-    return intake.last_changes(df, config) if config.input.changes else df
+    return intake.last_changes(df, config) if config.input.change_feed else df
 
 
 def _further(commits: Commits, used: int) -> Commits:

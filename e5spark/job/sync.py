@@ -12,19 +12,19 @@ from e5spark.job import chunks
 from e5spark.job import diff as changes
 from e5spark.job.config import RunConfig
 from e5spark.job.metrics import total
-from e5spark.job.source import Intake
+from e5spark.job.source import Source
 from e5spark.model.resolve import Plan
 from e5spark.spark.embedding import result_names
 from e5spark.tables.ledger.ledger import Record
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.commit import Commits
+from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
 
 log = logging.getLogger("e5spark")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
+class SyncContext:
     """What an update needs to know.
 
     Attributes:
@@ -36,12 +36,12 @@ class Update:
 
     run: RunConfig
     plan: Plan
-    intake: Intake
+    intake: Source
     commits: Commits
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Todo:
+class WorkPlan:
     """The rows to embed with the kind of each, the ids to remove, and how many there are.
 
     Those that ``input.on_duplicate = "first"`` left out are not among the rows of the input.
@@ -55,7 +55,7 @@ class _Todo:
     duplicates: int = 0
 
 
-def update(spark: SparkSession, given: Update) -> dict[str, Any]:
+def update(spark: SparkSession, given: SyncContext) -> dict[str, Any]:
     """Brings a table up to its source, under its lock, and returns what was counted.
 
     Raises:
@@ -63,21 +63,24 @@ def update(spark: SparkSession, given: Update) -> dict[str, Any]:
         InputError: If ids are null or stand in several rows, or the source cannot be read.
         TransientError: If the source changes while it is read.
     """
-    return bring_up(spark, given, recovered=given.commits.recover(spark))
+    return sync_rows(spark, given, recovered=given.commits.recover(spark))
 
 
-def bring_up(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
+def sync_rows(spark: SparkSession, given: SyncContext, *, recovered: int) -> dict[str, Any]:
     """Does what ``update`` does, once what earlier runs have left is recovered; see there."""
     commits, intake = given.commits, given.intake
     todo = _find(spark, given, recovered)
     if commits.target.holds:
-        todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("hold")))
+        todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("deferred")))
     parts: list[chunks.Chunk] = []
     records: list[Record] = []
     if todo.rows != 0:
         run = given.run
         sizes = chunks.sizes(
-            spark, rows=run.chunk_rows, tasks=run.partitions, in_flight=run.in_flight
+            spark,
+            rows=run.chunk_rows,
+            tasks=run.partitions,
+            concurrent_chunks=run.concurrent_chunks,
         )
         parts = chunks.write_work(todo.work, commits, sizes)
         rows = sum(chunk.rows for chunk in parts)
@@ -89,14 +92,14 @@ def bring_up(spark: SparkSession, given: Update, *, recovered: int) -> dict[str,
     return _finish(spark, commits, records, todo, recovered)
 
 
-def settle(spark: SparkSession, given: Update, *, recovered: int) -> dict[str, Any]:
-    """Does what ``bring_up`` does where nothing has come: an empty table can be read."""
-    todo = _Todo(work=given.intake.rows, rows_in=0, rows=0)
+def finish_empty(spark: SparkSession, given: SyncContext, *, recovered: int) -> dict[str, Any]:
+    """Does what ``sync_rows`` does where nothing has come: an empty table can be read."""
+    todo = WorkPlan(work=given.intake.rows, rows_in=0, rows=0)
     return _finish(spark, given.commits, [], todo, recovered)
 
 
 def _finish(
-    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo, recovered: int
+    spark: SparkSession, commits: Commits, records: list[Record], todo: WorkPlan, recovered: int
 ) -> dict[str, Any]:
     _make_visible(spark, commits, records, todo)
     commits.ledger.sweep()
@@ -114,12 +117,12 @@ def _finish(
     }
 
 
-def _find(spark: SparkSession, given: Update, recovered: int) -> _Todo:
+def _find(spark: SparkSession, given: SyncContext, recovered: int) -> WorkPlan:
     commits, intake = given.commits, given.intake
     if intake.id is None:
-        work = intake.rows.withColumn(changes.KIND, F.lit("hold"))
+        work = intake.rows.withColumn(changes.KIND, F.lit("deferred"))
         if recovered:  # the one commit that there is
-            return _Todo(work=work, rows_in=0, rows=0)
+            return WorkPlan(work=work, rows_in=0, rows=0)
         if commits.ledger.has_finished:
             raise ConflictError(
                 f"The output {commits.target.name} exists already and is complete; without an id "
@@ -127,12 +130,12 @@ def _find(spark: SparkSession, given: Update, recovered: int) -> _Todo:
                 "new output, which can then be updated; or a new output."
             )
         log.info("No input.id: all rows are embedded, and appear when the last one is.")
-        return _Todo(work=work, rows_in=None, rows=None)
+        return WorkPlan(work=work, rows_in=None, rows=None)
     if not commits.ledger.has_finished:
         counts = changes.count_ids(intake.rows, intake.id)
         changes.check_ids(intake.rows, intake.id, counts)
         work = intake.rows.withColumn(changes.KIND, F.lit("append"))
-        return _Todo(
+        return WorkPlan(
             work=work,
             rows_in=counts["rows_in"],
             rows=counts["rows_in"],
@@ -141,7 +144,7 @@ def _find(spark: SparkSession, given: Update, recovered: int) -> _Todo:
     return _differences(spark, given, intake.id)
 
 
-def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
+def _differences(spark: SparkSession, given: SyncContext, id: str) -> WorkPlan:
     commits, intake = given.commits, given.intake
     found, seen = changes.find(
         intake.rows,
@@ -155,16 +158,16 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
     # Written, because it is looked at twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
     path = f"{commits.target.location}/{commits.ledger.work}/changes"
-    sink.write_path(found, path, format="parquet", options={})
+    write_path(found, path, format="parquet", options={})
     counts = {name: int(value or 0) for name, value in seen.get.items()}
     changes.check_ids(intake.rows, id, counts)
     if not intake.is_feed:
         changes.check_not_empty(counts, commits.target.name)
     found = spark.read.schema(found.schema).parquet(path)
-    return _Todo(
+    return WorkPlan(
         work=changes.select(intake.rows, found, id),
         rows_in=counts["rows_in"],
-        rows=counts["append"] + counts["hold"],
+        rows=counts["append"] + counts["deferred"],
         deleted=changes.deleted_ids(found, id) if counts["delete"] else None,
         deletions=counts["delete"],
         duplicates=counts["copies"] - counts["rows_in"],
@@ -172,13 +175,13 @@ def _differences(spark: SparkSession, given: Update, id: str) -> _Todo:
 
 
 def _make_visible(
-    spark: SparkSession, commits: Commits, records: list[Record], todo: _Todo
+    spark: SparkSession, commits: Commits, records: list[Record], todo: WorkPlan
 ) -> None:
     """Makes the held rows visible; and makes sure that an empty table is one that can be read."""
     name = commits.ledger.name(len(records) + 1)
-    held = tuple(record.name for record in records if record.kind == "hold")
+    held = tuple(record.name for record in records if record.kind == "deferred")
     if held or todo.deletions:
-        record = Record(name=name, kind="replace", absorbs=held)
+        record = Record(name=name, kind="replace", includes=held)
         commits.replace(spark, record, deleted=todo.deleted)
     elif not records and not commits.ledger.has_finished:
         empty = spark.createDataFrame([], commits.schema)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e5spark.errors import ModelError
-from e5spark.model import hub, prepared
-from e5spark.model import registry as models
+from e5spark.model import hub, prepared, registry
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 from e5spark.model.registry import Checkpoint
@@ -112,19 +111,19 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
         ModelError: If the name is not in the table and no revision pins it.
     """
     if spec.checkpoint is not None:
-        return models.find(spec.checkpoint)
+        return registry.find(spec.checkpoint)
     if is_directory(spec.model):
         directory = Path(spec.model.removeprefix(ARCHIVE)).expanduser()
         manifest = prepared.read(directory)
-        return models.CHECKPOINTS.get(manifest.checkpoint or "") if manifest else None
-    if spec.revision is not None and spec.model not in models.CHECKPOINTS:
+        return registry.CHECKPOINTS.get(manifest.checkpoint or "") if manifest else None
+    if spec.revision is not None and spec.model not in registry.CHECKPOINTS:
         return None
-    if spec.model not in models.CHECKPOINTS and Path(spec.model).is_dir():
+    if spec.model not in registry.CHECKPOINTS and Path(spec.model).is_dir():
         raise ModelError(
             f"{spec.model!r} would be a name on the hub, but is a directory here; write "
             f"'./{spec.model}' for the directory."
         )
-    return models.find(spec.model)
+    return registry.find(spec.model)
 
 
 def is_directory(model: str) -> bool:

@@ -52,7 +52,10 @@ class Fingerprint:
 
     def as_dict(self) -> dict[str, object]:
         """Returns the parts as plain data, for a manifest or a report."""
-        return asdict(self)
+        parts = asdict(self)
+        # The option was called ``prompted`` when the first fingerprints were made.
+        parts["recipe"]["prompted"] = parts["recipe"].pop("already_prompted")
+        return parts
 
     @property
     def digest(self) -> str:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from e5spark.errors import ModelError, TransientError
-from e5spark.model import registry as models
+from e5spark.model import registry
 
 _TOKENIZER = ["*.json", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
@@ -27,7 +27,7 @@ def snapshot(
         ModelError: If it is not in the cache and may not be fetched, or the hub has none such.
         TransientError: If the hub was asked and did not answer.
     """
-    known = models.CHECKPOINTS.get(name)
+    known = registry.CHECKPOINTS.get(name)
     revision = revision or (known.revision if known else None)
     patterns = [*_TOKENIZER, *(_WEIGHTS if weights else [])]
     # Local first, whether or not downloading is allowed: a checkpoint without a published pin

@@ -61,14 +61,14 @@ def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None
     return template
 
 
-def begins_with_prompt(prompts: Mapping[str, str], texts: Sequence[str]) -> list[bool]:
+def already_prompted(prompts: Mapping[str, str], texts: Sequence[str]) -> list[bool]:
     """Returns which texts carry a prompt of the checkpoint already, in any case.
 
     Args:
         prompts: Role to prefix, as for ``prefix``.
         texts: Without the prompts that e5spark adds.
     """
-    lowered = tuple(opening.strip().lower() for opening in openings(prompts))
+    lowered = tuple(opening.strip().lower() for opening in prompt_heads(prompts))
     if not lowered:
         return [False] * len(texts)
     longest = max(map(len, lowered))
@@ -79,7 +79,7 @@ def begins_with_prompt(prompts: Mapping[str, str], texts: Sequence[str]) -> list
     ]
 
 
-def openings(prompts: Mapping[str, str]) -> tuple[str, ...]:
+def prompt_heads(prompts: Mapping[str, str]) -> tuple[str, ...]:
     """Returns how texts with a prompt begin: each prefix, up to its instruction."""
     begins = (template.partition(_TASK)[0] for template in prompts.values())
     return tuple(opening for opening in begins if opening.strip())

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from e5spark.errors import ModelError, OptionError
-from e5spark.model import registry as models
+from e5spark.model import registry
 from e5spark.model.checkpoint import known_checkpoint, read_json
 from e5spark.model.registry import Checkpoint, Recipe
 from e5spark.model.spec import ModelSpec
 
 
-def describe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
+def resolve_recipe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
     """Returns how the checkpoint's vectors are made: the user's word, the table's, its own files'.
 
     Args:
@@ -26,7 +26,7 @@ def describe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
     known = known_checkpoint(spec)
     if known is None and directory is None:
         raise ModelError(f"{spec.model!r} is not on this machine, and e5spark does not know it.")
-    said = _Said.by_table(known) if known else _Said()
+    said = _DeclaredRecipe.by_table(known) if known else _DeclaredRecipe()
     limit = None
     if directory is not None:
         config = read_json(directory / "config.json")
@@ -34,12 +34,12 @@ def describe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
         if known is not None:
             _check_same(known, config, directory)
         else:
-            said = _Said.by_files(directory, config)
+            said = _DeclaredRecipe.by_files(directory, config)
     return _recipe(spec, said, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said:
+class _DeclaredRecipe:
     """What is known of a recipe before the user is heard; None where nothing was said."""
 
     dim: int | None = None
@@ -49,7 +49,7 @@ class _Said:
     max_tokens: int | None = None
 
     @classmethod
-    def by_table(cls, known: Checkpoint) -> "_Said":
+    def by_table(cls, known: Checkpoint) -> "_DeclaredRecipe":
         recipe = known.recipe
         return cls(
             dim=recipe.dim,
@@ -60,7 +60,7 @@ class _Said:
         )
 
     @classmethod
-    def by_files(cls, directory: Path, config: dict[str, Any]) -> "_Said":
+    def by_files(cls, directory: Path, config: dict[str, Any]) -> "_DeclaredRecipe":
         modules = [
             (str(module["type"]).rsplit(".", 1)[-1], directory / str(module["path"]))
             for module in read_json(directory / "modules.json", [])
@@ -83,7 +83,7 @@ class _Said:
         )
 
 
-def _recipe(spec: ModelSpec, said: _Said, limit: int | None) -> Recipe:
+def _recipe(spec: ModelSpec, said: _DeclaredRecipe, limit: int | None) -> Recipe:
     pooling = spec.pooling or said.pooling
     normalize = spec.normalize if spec.normalize is not None else said.normalize
     role_prompts = spec.prompts if spec.prompts is not None else said.prompts
@@ -117,7 +117,7 @@ def _recipe(spec: ModelSpec, said: _Said, limit: int | None) -> Recipe:
         normalize=normalize,
         long_text=spec.long_text,
         overlap=0 if spec.long_text == "truncate" else spec.overlap,
-        prompted=spec.prompted,
+        already_prompted=spec.already_prompted,
     )
 
 
@@ -144,8 +144,8 @@ def _dim(spec: ModelSpec, whole: int) -> int:
     raise OptionError(f"dim is {dim}, but {spec.model} {why}. Force it with force_dim = true.")
 
 
-def _checked_pooling(pooling: str) -> models.Pooling:
-    for known in models.POOLINGS:
+def _checked_pooling(pooling: str) -> registry.Pooling:
+    for known in registry.POOLINGS:
         if pooling == known:
             return known
     raise ModelError(f"Pooling {pooling!r} is not supported; use mean, cls or last.")
@@ -170,9 +170,9 @@ def _positions(config: dict[str, Any], directory: Path) -> int:
     """
     kind = config.get("model_type")
     rows = config.get("max_position_embeddings")
-    if kind not in models.ARCHITECTURES or not isinstance(rows, int):
+    if kind not in registry.ARCHITECTURES or not isinstance(rows, int):
         raise ModelError(
-            f"{directory} holds a {kind!r} model; e5spark runs {', '.join(models.ARCHITECTURES)}."
+            f"{directory} holds a {kind!r} model; e5spark runs {', '.join(registry.ARCHITECTURES)}."
         )
     return rows - 2 if kind == "xlm-roberta" else rows
 

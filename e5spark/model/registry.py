@@ -35,7 +35,7 @@ class Recipe:
         normalize: Whether vectors have unit L2 norm.
         long_text: What becomes of longer texts: cut, split, or the mean of their windows.
         overlap: Tokens that neighbouring windows share; 0 where texts are cut.
-        prompted: What becomes of a text that begins with a prompt already.
+        already_prompted: What becomes of a text that begins with a prompt already.
     """
 
     dim: int
@@ -45,7 +45,7 @@ class Recipe:
     normalize: bool = True
     long_text: LongText = "truncate"
     overlap: int = 0
-    prompted: Prompted = "report"
+    already_prompted: Prompted = "report"
 
 
 @dataclass(frozen=True, kw_only=True)

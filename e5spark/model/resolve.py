@@ -8,7 +8,7 @@ from e5spark.errors import ConflictError, ModelError
 from e5spark.model.checkpoint import check_published, decide_precision, hash_files, locate, pin
 from e5spark.model.fingerprint import Fingerprint, Weights
 from e5spark.model.output_type import Calibration, load_calibration
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import CHECKPOINTS, Recipe
 from e5spark.model.spec import ModelSpec
 
@@ -74,17 +74,17 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
         if required or not elsewhere:
             raise
         decided = replace(spec, precision=decide_precision(spec))
-        return Plan(spec=decided, recipe=describe(spec), weights=None)
+        return Plan(spec=decided, recipe=resolve_recipe(spec), weights=None)
     check_published(local, files)
     plan = Plan(
         spec=replace(pin(spec, files), precision=decide_precision(local, files)),
-        recipe=describe(local, files.model),
+        recipe=resolve_recipe(local, files.model),
         weights=hash_files(files),
     )
     return plan if spec.calibration is None else _calibrated(plan, spec.calibration)
 
 
-def floats(plan: Plan) -> Plan:
+def as_float32(plan: Plan) -> Plan:
     """Returns the plan of the same vectors as float32: those that ranges are computed of."""
     spec = replace(plan.spec, output_type="float32", calibration=None)
     return replace(plan, spec=spec, calibration=None)
@@ -92,7 +92,7 @@ def floats(plan: Plan) -> Plan:
 
 def _calibrated(plan: Plan, path: str) -> Plan:
     calibration = load_calibration(path)
-    needed = floats(plan).fingerprint.digest
+    needed = as_float32(plan).fingerprint.digest
     if calibration.fingerprint != needed:
         raise ConflictError(
             f"The calibration {path} was made of other vectors (fingerprint "

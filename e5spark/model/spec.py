@@ -33,14 +33,14 @@ class ModelOptions(TypedDict, total=False):
     force_dim: bool
     long_text: LongText
     overlap: int
-    prompted: Prompted
+    already_prompted: Prompted
     output_type: OutputType
     calibration: str | None
     engine: EngineName
     precision: Precision
     device: str
     token_budget: int | None
-    window: int
+    sort_window: int
 
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -71,8 +71,8 @@ class ModelSpec:
             overlapping windows, one vector each; or ``mean``, the mean of the windows' vectors,
             weighted by their tokens.
         overlap: Tokens that a window shares with the one before it, for ``split`` and ``mean``.
-        prompted: What becomes of a text that begins with a prompt already: ``report`` (the prompt
-            is added as to any text, and the row is marked), ``refuse`` (the row ends in an
+        already_prompted: What happens to a text that begins with a prompt already: ``report`` (the
+            prompt is added as to any text, and the row is marked), ``refuse`` (the row ends in an
             error) or ``keep`` (the text is taken as it is, no prompt is added).
         output_type: How a vector is stored: ``float32``, ``float16``, ``int8``, ``uint8``,
             ``binary`` or ``ubinary``; see ``e5spark.model.output_type``.
@@ -85,7 +85,7 @@ class ModelSpec:
             the model runs: the task's own GPU if it has one, else the CPU.
         token_budget: Most tokens in one forward pass, padding included; by default what suits the
             engine best.
-        window: Rows that are tokenised and sorted by length together.
+        sort_window: Rows that are tokenised and sorted by length together.
 
     Raises:
         OptionError: At construction, if a value cannot be right whatever the checkpoint is.
@@ -104,14 +104,14 @@ class ModelSpec:
     force_dim: bool = False
     long_text: LongText = "truncate"
     overlap: int = 64
-    prompted: Prompted = "report"
+    already_prompted: Prompted = "report"
     output_type: OutputType = "float32"
     calibration: str | None = None
     engine: EngineName = "auto"
     precision: Precision = "auto"
     device: str = "auto"
     token_budget: int | None = None
-    window: int = 4096
+    sort_window: int = 4096
 
     def __post_init__(self) -> None:
         if not self.model or not self.model.strip():
@@ -138,12 +138,12 @@ class ModelSpec:
         if self.precision == "int8" and self.engine == "torch":
             raise OptionError("precision int8 is for the openvino engine; engine is 'torch'.")
         _one_of("long_text", self.long_text, LONG_TEXTS)
-        _one_of("prompted", self.prompted, PROMPTED)
+        _one_of("already_prompted", self.already_prompted, PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
         _positive("max_tokens", self.max_tokens)
         _positive("dim", self.dim)
         _positive("token_budget", self.token_budget)
-        _positive("window", self.window)
+        _positive("sort_window", self.sort_window)
         _whole("overlap", self.overlap)
         for name in ("normalize", "download", "force_dim"):
             if getattr(self, name) not in (None, True, False):

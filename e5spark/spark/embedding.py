@@ -31,7 +31,7 @@ def embed(  # a call that says what it does, all of it by keyword
     model: str,
     instruction: str | Column | None = None,
     join: str | None = None,
-    prefix: str = "",
+    column_prefix: str = "",
     **options: Unpack[ModelOptions],
 ) -> DataFrame:
     """Returns the rows of ``df`` with the vector of a text column, and what became of each text.
@@ -43,7 +43,7 @@ def embed(  # a call that says what it does, all of it by keyword
     - ``n_tokens``: int, tokens before truncation, prompt and special tokens included; 0 where
       there was no text, an estimate beyond 65,536 characters;
     - ``truncated``: boolean, whether tokens were cut;
-    - ``prompted``: boolean, whether the text began with a prompt already;
+    - ``already_prompted``: boolean, whether the text began with a prompt already;
     - ``status``: ``ok``, ``null_text``, ``empty_text`` (white space only) or ``error``;
     - ``error``: string, why, where ``status`` is ``error``.
 
@@ -61,7 +61,7 @@ def embed(  # a call that says what it does, all of it by keyword
         model: A checkpoint's name on the hub or a directory; see ``e5spark.model.spec.ModelSpec``.
         instruction: The task of a query, for instruct checkpoints only; or a column of tasks.
         join: Makes several text columns one text, with this between them; nulls are left out.
-        prefix: Put before the names of the added columns.
+        column_prefix: Put before the names of the added columns.
         **options: The other keywords of ``e5spark.model.spec.ModelSpec``.
 
     Raises:
@@ -72,7 +72,9 @@ def embed(  # a call that says what it does, all of it by keyword
     return embed_plan(
         df,
         plan_model(model_spec(model, options)),
-        Texts(text=text, role=role, instruction=instruction, join=join, prefix=prefix),
+        Texts(
+            text=text, role=role, instruction=instruction, join=join, column_prefix=column_prefix
+        ),
     )
 
 
@@ -115,7 +117,7 @@ class Texts:
     role: str | Column
     instruction: str | Column | None = None
     join: str | None = None
-    prefix: str = ""
+    column_prefix: str = ""
 
 
 def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
@@ -177,8 +179,8 @@ def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:
 def column_prefixes(texts: Texts) -> list[str]:
     """Returns what is put before the names of the added columns, for each text."""
     if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
-        return [texts.prefix]
-    return [f"{texts.prefix}{name}_" for name in texts.text]
+        return [texts.column_prefix]
+    return [f"{texts.column_prefix}{name}_" for name in texts.text]
 
 
 def _joined(columns: Sequence[str], separator: str) -> Column:
@@ -232,7 +234,7 @@ def check_free(df: DataFrame, names: list[str]) -> None:
         if name.lower() in taken:
             raise ColumnError(
                 f"The table has a column {taken[name.lower()]!r} already, and embed adds "
-                f"{name!r}; drop or rename it, or give prefix='...' for the added columns."
+                f"{name!r}; drop or rename it, or give column_prefix='...' for the added columns."
             )
 
 

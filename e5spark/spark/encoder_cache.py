@@ -20,7 +20,7 @@ from pyspark import TaskContext
 from e5spark.errors import ConflictError, ModelError
 from e5spark.model.checkpoint import Files, check_published, hash_files, locate
 from e5spark.model.fingerprint import EngineKey
-from e5spark.model.recipe import describe
+from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
 from e5spark.model.resolve import Plan
 from e5spark.spark.archive import localized
@@ -65,7 +65,7 @@ def encoder_of(plan: Plan) -> "Encoder":
             os.environ["TOKENIZERS_PARALLELISM"] = "true"
             files = locate(spec)
             check_published(spec, files)
-            _check_same(plan, files, describe(spec, files.model))
+            _check_same(plan, files, resolve_recipe(spec, files.model))
             loaded = load(
                 files,
                 engine=key.engine,

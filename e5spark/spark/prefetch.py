@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 
 
-def ahead(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
+def prefetch(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
     """Yields what ``prepare`` makes of each item, in order; the next one is made meanwhile.
 
     Items are taken, and prepared, in one other thread, never more than one ahead, so that two are

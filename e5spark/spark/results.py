@@ -28,7 +28,7 @@ _WINDOWS = {"window": _INT, "start": _INT, "end": _INT}
 _SCALARS = {
     "n_tokens": _INT,
     "truncated": _BOOLEAN,
-    "prompted": _BOOLEAN,
+    "already_prompted": _BOOLEAN,
     "status": _STRING,
     "error": _STRING,
 }
@@ -94,7 +94,7 @@ def table(
     columns = {
         "n_tokens": _scattered(found.n_tokens, where, len(states)),
         "truncated": _scattered(found.truncated, where, len(states)),
-        "prompted": _scattered(found.prompted[found.owner], where, len(states)),
+        "already_prompted": _scattered(found.already_prompted[found.owner], where, len(states)),
         "status": states,
         "error": messages,
     }

@@ -19,7 +19,7 @@ from e5spark.model import prompts
 from e5spark.model.resolve import Plan
 from e5spark.spark import results
 from e5spark.spark.encoder_cache import encoder_of
-from e5spark.spark.prefetch import ahead
+from e5spark.spark.prefetch import prefetch
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
     tokenises the next: tokenizers let go of Python's lock, and engines do.
     """
     encoder = encoder_of(request.plan)
-    windows = _windows(batches, request.plan.spec.window)
-    for texts in ahead(windows, functools.partial(_tokenized, request, encoder)):
+    windows = _windows(batches, request.plan.spec.sort_window)
+    for texts in prefetch(windows, functools.partial(_tokenized, request, encoder)):
         yield _embedded(request, encoder, texts)
 
 

@@ -17,7 +17,7 @@ from e5spark.encoder.engine import Vectors
 from e5spark.encoder.engines import packed
 from e5spark.encoder.engines.packed import Kernel, PackedModel, Rows, kernel_for
 from e5spark.encoder.engines.transfer import Blocking, Overlapped, Pending, Transfer
-from e5spark.encoder.memory import Room
+from e5spark.encoder.memory import MemoryLimit
 from e5spark.errors import ModelError, OptionError, TransientError
 from e5spark.model.registry import Pooling
 
@@ -72,7 +72,7 @@ class TorchEngine:
         self._packed_model = None if kernel is None else PackedModel(model, kernel)
         self.packed = kernel is not None
         self._transfer: Transfer = Overlapped(device) if device.type == "cuda" else Blocking(device)
-        self._room = Room()
+        self._room = MemoryLimit()
         self._best_budget = _token_budget(device.type, model.config.hidden_size)
         self.token_budget = self._best_budget
 

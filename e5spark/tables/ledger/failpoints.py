@@ -5,13 +5,13 @@ import signal
 import threading
 from collections import Counter
 
-_VARIABLE = "E5SPARK_CRASH"
+_VARIABLE = "E5SPARK_FAILPOINT"
 _passed: Counter[str] = Counter()
 _counting = threading.Lock()
 
 
-def instant(name: str) -> None:
-    """Ends this process as SIGKILL does, if ``$E5SPARK_CRASH`` names this instant; for tests.
+def failpoint(name: str) -> None:
+    """Ends this process as SIGKILL does, if ``$E5SPARK_FAILPOINT`` names this instant; for tests.
 
     ``written`` is a chunk staged and not recorded, ``recorded`` recorded and not visible,
     ``publishing`` visible in part; ``rewritten``, ``replacing`` and ``removing`` are the same

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import (
     COMMITS,
     DONE,
@@ -24,7 +24,7 @@ from e5spark.tables.ledger.layout import (
 from e5spark.tables.ledger.manifest import MANIFEST, Manifest, check_same, read_manifest
 from e5spark.tables.storage.open import Storage
 
-Kind = Literal["append", "hold", "replace"]
+Kind = Literal["append", "deferred", "replace"]
 _KEPT = 100  # of done, which every run lists
 _INSTANTS = (("written", "recorded"), ("rewritten", "replacing"))
 
@@ -46,14 +46,14 @@ class Record:
 
     Attributes:
         name: The epoch of the run that made it and a number of its own; they sort by age.
-        kind: ``append``: rows of new ids, visible at once. ``hold``: rows that wait for the
-            ``replace`` that absorbs them. ``replace``: makes those visible and other rows go, as
+        kind: ``append``: rows of new ids, visible at once. ``deferred``: rows that wait for the
+            ``replace`` that includes them. ``replace``: makes those visible and other rows go, as
             one step.
         files: Its staged Parquet files, from the table's root.
         rows: How many rows they hold.
         counts: What became of its texts.
         removes: Files of the table that go; Parquet only.
-        absorbs: The names of the held records that become visible with it.
+        includes: The names of the held records that become visible with it.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Record:
     rows: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     removes: tuple[str, ...] = ()
-    absorbs: tuple[str, ...] = ()
+    includes: tuple[str, ...] = ()
     format: int = FORMAT
 
 
@@ -170,21 +170,21 @@ class Ledger:
         first, then = _INSTANTS[record.kind == "replace"]
         # What a sweep takes with the rows: a record without it was put after the sweep.
         self.storage.put(self._anchor(record), b"")
-        instant(first)
+        failpoint(first)
         self._lock.check()
         self.storage.put(f"{COMMITS}/{record.name}.json", dumped(asdict(record)))
         # A run that was overtaken between the two lines must not go on to publish.
         self._lock.check()
-        instant(then)
+        failpoint(then)
 
-    def absorbed(self, record: Record) -> list[Record]:
+    def included(self, record: Record) -> list[Record]:
         """Returns the held records that a replacement makes visible and that still wait."""
-        found = [self._read(COMMITS, f"{name}.json") for name in record.absorbs]
+        found = [self._read(COMMITS, f"{name}.json") for name in record.includes]
         return [held for held in found if held is not None]
 
     def close(self, record: Record) -> None:
-        """Notes that a record is visible, with those it absorbs; they are not touched again."""
-        for each in (*self.absorbed(record), record):
+        """Notes that a record is visible, with those it includes; they are not touched again."""
+        for each in (*self.included(record), record):
             self._lock.check()
             self.storage.rename(f"{COMMITS}/{each.name}.json", f"{DONE}/{each.name}.json")
             self.storage.delete(self.staging(each.name))
@@ -223,5 +223,5 @@ class Ledger:
         document = read_document(self.storage, f"{directory}/{file}")
         if document is None:
             return None
-        lists = {key: tuple(document[key]) for key in ("files", "removes", "absorbs")}
+        lists = {key: tuple(document[key]) for key in ("files", "removes", "includes")}
         return Record(**{**document, **lists})

@@ -135,7 +135,7 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     names = storage.list(DIRECTORY)
     highest = _highest(names)
     if highest and _file(highest, "released") not in names:
-        _outlive(storage, highest)
+        _wait_until_dead(storage, highest)
     # Names of an epoch are never given again, even if somebody has removed the lock's files.
     epoch = max(highest, last) + 1
     owner = _this_process(ttl)
@@ -155,7 +155,7 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     return lock
 
 
-def _outlive(storage: Storage, epoch: int) -> None:
+def _wait_until_dead(storage: Storage, epoch: int) -> None:
     """Returns once the epoch's run has released it or is known to be dead.
 
     Raises:

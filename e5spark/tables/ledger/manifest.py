@@ -74,8 +74,8 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
         raise ConflictError(
             "The output has other columns than this run would write: it has "
             f"{', '.join(gone) or 'no others'}; this run has {', '.join(more) or 'no others'}"
-            f"{'' if gone or more else ', in another order'}. Choose columns with input.keep, or "
-            "give a new output."
+            f"{'' if gone or more else ', in another order'}. Choose columns with input.columns, "
+            "or give a new output."
         )
 
 

@@ -26,7 +26,7 @@ def claim(checkpoint: Storage, output: Storage) -> None:
         raise ConflictError(
             f"What the checkpoint {checkpoint.root} has passed went into another output than "
             f"{output.root}, or into one that is gone, and would not come again. Give a new "
-            "input.checkpoint: rows that the output has already are known by their ids."
+            "input.checkpoint_location: rows that the output has already are known by their ids."
         )
     token = token or uuid4().hex
     document = dumped({"format": FORMAT, "token": token})

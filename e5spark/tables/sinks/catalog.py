@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-from e5spark.tables.sinks import files as sink
+from e5spark.tables.sinks.files import EXISTS, as_ours
 from e5spark.tables.sources.batch import condition
 
 OURS = "e5spark.fingerprint"
@@ -42,9 +42,9 @@ def create(
     writer = spark.createDataFrame([], schema).limit(0).writeTo(name).using(provider)
     for key, value in provenance.items():
         writer = writer.tableProperty(key, value)
-    with sink.as_ours(f"The output table {name}"):
+    with as_ours(f"The output table {name}"):
         try:
             writer.create()
         except Exception as error:  # py4j has errors that PySpark does not wrap
-            if condition(error) not in sink.EXISTS:
+            if condition(error) not in EXISTS:
                 raise

@@ -12,7 +12,7 @@ from e5spark.names import quoted
 from e5spark.tables.ledger.layout import HOME, has_commits
 from e5spark.tables.ledger.ledger import Kind, Ledger, Record
 from e5spark.tables.ledger.manifest import Manifest
-from e5spark.tables.sinks.protocol import Target
+from e5spark.tables.sinks.protocol import Sink
 from e5spark.tables.sinks.staging import staged
 
 log = logging.getLogger("e5spark")
@@ -28,9 +28,7 @@ class Commits:
         id: The column that names a row; None if there is none.
     """
 
-    def __init__(
-        self, ledger: Ledger, target: Target, *, schema: StructType, id: str | None
-    ) -> None:
+    def __init__(self, ledger: Ledger, target: Sink, *, schema: StructType, id: str | None) -> None:
         self.ledger = ledger
         self.target = target
         self.schema = schema
@@ -64,7 +62,7 @@ class Commits:
     def record(self, record: Record) -> Record:
         """Commits staged rows; those of new ids become visible at once, held ones wait."""
         self.ledger.commit(record)
-        if record.kind != "hold":
+        if record.kind != "deferred":
             self._finish(record)
         return record
 
@@ -75,11 +73,11 @@ class Commits:
 
         Args:
             spark: The session.
-            record: A ``replace`` that absorbs the records of the held rows.
+            record: A ``replace`` that includes the records of the held rows.
             deleted: One column, the id, each once: more rows that go, for which none come.
         """
         if self.id is not None:
-            id, held = self.id, self.ledger.absorbed(record)
+            id, held = self.id, self.ledger.included(record)
 
             def stale() -> DataFrame:
                 rows = staged(spark, self.target.location, self.schema, held)
@@ -101,14 +99,14 @@ class Commits:
         rows = 0
         # A replacement first: an append never touches the rows that it removes.
         for record in self._pending("replace") + self._pending("append"):
-            new = self.ledger.absorbed(record) if record.kind == "replace" else [record]
+            new = self.ledger.included(record) if record.kind == "replace" else [record]
             rows += sum(each.rows for each in new)
             self._finish(record)
-        held = self._pending("hold")
+        held = self._pending("deferred")
         if held and self.id is not None:
             rows += sum(record.rows for record in held)
             names = tuple(record.name for record in held)
-            record = Record(name=self.ledger.name(0), kind="replace", absorbs=names)
+            record = Record(name=self.ledger.name(0), kind="replace", includes=names)
             self.replace(spark, record)
         else:
             # Without ids nobody can tell which rows these are: the run begins again.
@@ -132,5 +130,5 @@ class Commits:
         return found
 
     def _finish(self, record: Record) -> None:
-        self.target.publish(self.ledger, record, self.ledger.absorbed(record))
+        self.target.publish(self.ledger, record, self.ledger.included(record))
         self.ledger.close(record)

@@ -17,16 +17,16 @@ from pyspark.sql.types import (
 
 from e5spark.errors import ConflictError
 from e5spark.names import quoted
-from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_commits, is_begun
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.ledger.manifest import Manifest
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
+from e5spark.tables.sinks.files import check_path_free, exists, made_for_others
 from e5spark.tables.sinks.staging import stage, staged
-from e5spark.tables.storage.open import storage
+from e5spark.tables.storage.open import open_storage
 
 _KEY, _NEW = "__e5spark_key", "__e5spark_new"
 # What any reader and writer of Delta knows, and no shuffle between the model and the files.
@@ -39,7 +39,7 @@ _PROPERTIES = {
 _WITH_STATS = (NumericType, StringType, DateType, TimestampType, TimestampNTZType)
 
 
-class DeltaTarget:
+class DeltaSink:
     """A Delta table of vectors, by path or by name in a catalog.
 
     Attributes:
@@ -79,7 +79,7 @@ class DeltaTarget:
         self._look()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the table with its properties, unless it is there; see ``Target.create``."""
+        """Creates the table with its properties, unless it is there; see ``Sink.create``."""
         detail = self._table.detail()
         if detail is None:
             properties = {**_PROPERTIES, **_stats(schema), **self._properties, **provenance}
@@ -89,7 +89,7 @@ class DeltaTarget:
         found = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
         wanted = provenance[catalog.OURS]
         if found != wanted and not self._has_commits():
-            raise sink.made_for_others(f"The output {self.name}", found, wanted)
+            raise made_for_others(f"The output {self.name}", found, wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now."""
@@ -108,23 +108,23 @@ class DeltaTarget:
         id: str,
         stale: Callable[[], DataFrame],
     ) -> Record:
-        """Stages the stale ids; see ``Target``."""
+        """Stages the stale ids; see ``Sink``."""
         ids, _ = stage(stale(), self, ledger, record.name)
         return replace(record, files=ids)
 
-    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+    def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Appends the rows, or replaces others by them in one MERGE: never a second time."""
         manifest = ledger.manifest
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         schema = StructType.fromJson(dict(manifest.schema))
-        rows = staged(self._spark, self.location, schema, absorbed or [record])
+        rows = staged(self._spark, self.location, schema, included or [record])
         if record.kind == "append" or manifest.id is None:
             append(rows, self._table, commit, options=self.options)
         else:
-            if not absorbed:
+            if not included:
                 rows = rows.limit(0)
             self._replace(rows, record, commit, manifest)
-        instant("publishing")
+        failpoint("publishing")
 
     def _replace(self, rows: DataFrame, record: Record, commit: Commit, manifest: Manifest) -> None:
         id, columns = str(manifest.id), rows.columns
@@ -155,10 +155,10 @@ class DeltaTarget:
         detail = self._table.detail()
         if detail is None:
             if self._path:
-                sink.check_path_free(self._spark, self._path)
+                check_path_free(self._spark, self._path)
             return
         if detail.format != "delta" or catalog.OURS not in detail.properties:
-            raise sink.exists(f"The output {self.name}")
+            raise exists(f"The output {self.name}")
         self.location = self._path or detail.location
         if not self._is_begun() and self._table.version() > 0:
             raise ConflictError(
@@ -167,10 +167,10 @@ class DeltaTarget:
             )
 
     def _is_begun(self) -> bool:
-        return is_begun(storage(self._spark, self.location))
+        return is_begun(open_storage(self._spark, self.location))
 
     def _has_commits(self) -> bool:
-        return has_commits(storage(self._spark, self.location))
+        return has_commits(open_storage(self._spark, self.location))
 
 
 def _stats(schema: StructType) -> dict[str, str]:

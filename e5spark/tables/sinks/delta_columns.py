@@ -9,14 +9,14 @@ from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError, InputError
 from e5spark.names import quoted
-from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_commits
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sinks.delta_commit import Commit, merge, retried
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.sinks.staging import staged
-from e5spark.tables.storage.open import storage
+from e5spark.tables.storage.open import open_storage
 
 
 class DeltaColumns:
@@ -63,7 +63,7 @@ class DeltaColumns:
         self.version = self._table.version()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Adds the columns that are missing, in one commit; see ``Target.create``.
+        """Adds the columns that are missing, in one commit; see ``Sink.create``.
 
         Raises:
             ConflictError: If the table has columns of these names that are not e5spark's.
@@ -71,13 +71,13 @@ class DeltaColumns:
         comment = f"e5spark {provenance[catalog.OURS]}"
         present = {each.name.lower(): each for each in self._table.rows().schema}
         added = [each for each in schema if each.name.lower() not in self._kept]
-        if not has_commits(storage(self._spark, self.location)):
+        if not has_commits(open_storage(self._spark, self.location)):
             for each in added:
                 there = present.get(each.name.lower())
                 if there is not None and there.metadata.get("comment") != comment:
                     raise ConflictError(
                         f"{self.name} has a column {there.name!r} already, which is not of this "
-                        "run's vectors. Drop or rename it, or give embed.prefix."
+                        "run's vectors. Drop or rename it, or give embed.column_prefix."
                     )
         missing = [
             f"{quoted(each.name)} {each.dataType.simpleString()} COMMENT '{comment}'"
@@ -110,7 +110,7 @@ class DeltaColumns:
         """Returns the record: there is nothing to remove."""
         return record
 
-    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+    def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Writes the vectors of rows whose texts are still those that were embedded."""
         manifest = ledger.manifest
         schema = StructType.fromJson(dict(manifest.schema))
@@ -123,9 +123,9 @@ class DeltaColumns:
             f"ON t.{id} = s.{id} WHEN MATCHED AND {' AND '.join(same) or 'true'} "
             f"THEN UPDATE SET {', '.join(f't.{name} = s.{name}' for name in added)}"
         )
-        rows = staged(self._spark, self.location, schema, absorbed or [record])
+        rows = staged(self._spark, self.location, schema, included or [record])
         merge(rows, self._table, commit, clauses=clauses)
-        instant("publishing")
+        failpoint("publishing")
 
 
 def _bytes(side: str, name: str) -> str:

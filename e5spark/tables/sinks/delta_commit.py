@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.errors import TransientError
 from e5spark.tables.ledger.ledger import Record
-from e5spark.tables.sinks import files as sink
 from e5spark.tables.sinks.delta_table import DeltaTable
+from e5spark.tables.sinks.files import as_ours
 from e5spark.tables.sources.batch import condition, reason
 
 log = logging.getLogger("e5spark")
@@ -43,7 +43,7 @@ class Commit:
         Its name is made of the staged files, which Spark names at random: a record of a later
         ledger, whose epochs begin again, is not taken for this one.
         """
-        identity = json.dumps([table, fingerprint, record.name, record.files, record.absorbs])
+        identity = json.dumps([table, fingerprint, record.name, record.files, record.includes])
         epoch, _, number = record.name.partition("-")
         metadata = {
             "e5spark.fingerprint": fingerprint,
@@ -123,7 +123,7 @@ def retried(write: Callable[[], bool], what: str) -> bool:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with sink.as_ours(what):
+            with as_ours(what):
                 return write()
         except Exception as error:  # py4j has errors that PySpark does not wrap
             if not condition(error).startswith(_CONFLICTS):

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from e5spark.errors import InputError
 from e5spark.names import quoted
 from e5spark.tables.sources.batch import condition, reason
-from e5spark.tables.storage.open import LocalStorage, storage
+from e5spark.tables.storage.open import LocalStorage, open_storage
 
 _ABSENT = {"DELTA_MISSING_DELTA_TABLE", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"}
 _NO_DELTA = {
@@ -91,7 +91,7 @@ def absolute(spark: SparkSession, path: str) -> str:
     """
     if ":" in path or path.startswith("/"):
         return path
-    if not isinstance(storage(spark, path), LocalStorage):
+    if not isinstance(open_storage(spark, path), LocalStorage):
         raise InputError(f"The path {path} of a Delta table is relative; give an absolute one.")
     return str(Path(path).absolute())
 

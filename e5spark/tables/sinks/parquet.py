@@ -11,19 +11,19 @@ from pyspark.sql.types import StructType
 
 from e5spark.errors import E5SparkError, InputError
 from e5spark.names import quoted
-from e5spark.tables.ledger.failpoints import instant
+from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_commits, is_begun
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks import files as sink
+from e5spark.tables.sinks.files import check_path_free, exists, made_for_others
 from e5spark.tables.sinks.staging import stage
-from e5spark.tables.storage.open import storage
+from e5spark.tables.storage.open import open_storage
 
 _FILE = "__e5spark_file"
 _AT_ONCE = 16  # requests to the store
 
 
-class ParquetTarget:
+class ParquetSink:
     """The plain files of a directory; those whose names begin with an underscore are no rows.
 
     Attributes:
@@ -48,21 +48,21 @@ class ParquetTarget:
         self.name = table or path
         self.location = path or catalog.location(spark, table)
         if table and self.location and not catalog.is_ours(spark, table):
-            raise sink.exists(f"The output table {table}")
+            raise exists(f"The output table {table}")
         if path and not _is_begun(spark, path):
-            sink.check_path_free(spark, path)
+            check_path_free(spark, path)
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the catalog table; a path needs nothing. See ``Target.create``."""
+        """Creates the catalog table; a path needs nothing. See ``Sink.create``."""
         if self._table and not self.location:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
-        if self._table and not has_commits(storage(self._spark, self.location)):
+        if self._table and not has_commits(open_storage(self._spark, self.location)):
             shown = f"SHOW TBLPROPERTIES {self._table} ('{catalog.OURS}')"
             (row,) = self._spark.sql(shown).collect()
             if row["value"] != provenance[catalog.OURS]:
                 what, wanted = f"The output table {self._table}", provenance[catalog.OURS]
-                raise sink.made_for_others(what, row["value"], wanted)
+                raise made_for_others(what, row["value"], wanted)
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
@@ -81,7 +81,7 @@ class ParquetTarget:
         id: str,
         stale: Callable[[], DataFrame],
     ) -> Record:
-        """Stages the files that hold stale rows, without these; see ``Target``."""
+        """Stages the files that hold stale rows, without these; see ``Sink``."""
         ids = stale()
         found = (
             self.rows(schema)
@@ -99,20 +99,20 @@ class ParquetTarget:
         expected = touched.count() - sum(row["count"] for row in found)
         return self._rewritten(ledger, record, kept, files, expected)
 
-    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+    def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Moves staged files into the directory, then removes those that they replace."""
         moves = [
             (file, f"part-{each.name}-{number:05d}.parquet")
-            for each in (*absorbed, record)
+            for each in (*included, record)
             for number, file in enumerate(each.files)
         ]
 
         def move(names: tuple[str, str]) -> None:
             ledger.storage.rename(*names)
-            instant("publishing")
+            failpoint("publishing")
 
         def remove(file: str) -> None:
-            instant("removing")
+            failpoint("removing")
             ledger.storage.delete(file)
 
         # Each is some round trips to the store; nothing goes before all have come.
@@ -129,7 +129,7 @@ class ParquetTarget:
 
         Args:
             ledger: For the directory of staged files.
-            record: A ``replace`` that absorbs nothing.
+            record: A ``replace`` that includes nothing.
             schema: The table's columns.
             target_bytes: Files below three quarters of it are small.
 
@@ -165,6 +165,6 @@ class ParquetTarget:
 
 def _is_begun(spark: SparkSession, path: str) -> bool:
     try:
-        return is_begun(storage(spark, path))
+        return is_begun(open_storage(spark, path))
     except InputError:  # a file, or no place at all
         return False

@@ -9,7 +9,7 @@ from pyspark.sql.types import StructType
 from e5spark.tables.ledger.ledger import Ledger, Record
 
 
-class Target(Protocol):
+class Sink(Protocol):
     """A table of vectors.
 
     A run embeds into staged Parquet files and records them in the ledger, whatever the table is.
@@ -60,21 +60,21 @@ class Target(Protocol):
 
         Args:
             ledger: For the directory of staged files.
-            record: A ``replace`` that absorbs the rows that come in their place.
+            record: A ``replace`` that includes the rows that come in their place.
             schema: The table's columns.
             id: The column that names a row.
             stale: Reads one column, ``id``: the ids, each once, whose rows go. Those of the
-                absorbed records are among them.
+                included records are among them.
 
         Returns:
             The record with what was staged.
         """
 
-    def publish(self, ledger: Ledger, record: Record, absorbed: Sequence[Record]) -> None:
+    def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Makes a recorded commit visible; again and again, if it must be.
 
         Args:
             ledger: For the staged files.
             record: An ``append`` or a ``replace``.
-            absorbed: The held records whose rows become visible with a ``replace``.
+            included: The held records whose rows become visible with a ``replace``.
         """

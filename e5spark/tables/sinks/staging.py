@@ -6,11 +6,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from e5spark.tables.ledger.ledger import Ledger, Record
-from e5spark.tables.sinks import files as sink
-from e5spark.tables.sinks.protocol import Target
+from e5spark.tables.sinks.files import write_path
+from e5spark.tables.sinks.protocol import Sink
 
 
-def stage(df: DataFrame, target: Target, ledger: Ledger, name: str) -> tuple[tuple[str, ...], int]:
+def stage(df: DataFrame, target: Sink, ledger: Ledger, name: str) -> tuple[tuple[str, ...], int]:
     """Writes rows to the staging directory of a record, by a Spark job of its own.
 
     Returns:
@@ -18,7 +18,7 @@ def stage(df: DataFrame, target: Target, ledger: Ledger, name: str) -> tuple[tup
         committers let files of failed attempts lie.
     """
     path = f"{target.location}/{ledger.staging(name)}"
-    sink.write_path(df, path, format="parquet", options=target.options)
+    write_path(df, path, format="parquet", options=target.options)
     files = ledger.staged(name)
     paths = [f"{target.location}/{file}" for file in files]
     return files, df.sparkSession.read.schema(df.schema).parquet(*paths).count()

@@ -41,8 +41,8 @@ def check(df: DataFrame, name: str) -> DataFrame:
     """
     if not set(COLUMNS) <= set(df.columns):
         raise InputError(
-            f"{name} has no change data feed, which input.changes reads: it is no Delta table. "
-            "Leave input.changes out."
+            f"{name} has no change data feed, which input.change_feed reads: it is no Delta table. "
+            "Leave input.change_feed out."
         )
     return df
 
@@ -72,8 +72,8 @@ def advice(name: str) -> str:
         return ""
     return (
         "Set the table's property delta.enableChangeDataFeed = true: changes are recorded from "
-        "then on. Bring the output up to the table by a batch run (input.changes = false), and "
-        "read the changes since, with a new input.checkpoint or a later startingVersion."
+        "then on. Bring the output up to the table by a batch run (input.change_feed = false), and "
+        "read the changes since, with a new input.checkpoint_location or a later startingVersion."
     )
 
 

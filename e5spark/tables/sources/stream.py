@@ -142,7 +142,8 @@ def _failure(name: str, error: Exception) -> InputError:
     if what in _CHANGED:
         return InputError(
             f"Rows of {name} were updated or deleted, which a stream of its rows does not show: "
-            f"{cause} Set input.changes = true, if the table's change data feed was on by then; "
-            "or bring the output up to the table by a batch run, and give a new input.checkpoint."
+            f"{cause} Set input.change_feed = true, if the table's change data feed was on by "
+            "then; or bring the output up to the table by a batch run, and give a new "
+            "input.checkpoint_location."
         )
     return InputError(f"{name} cannot be read as a stream: {cause} {feed.advice(what)}")

@@ -59,7 +59,7 @@ class Storage(Protocol):
         """Removes a file, or a directory with all that is in it; done already if there is none."""
 
 
-def storage(spark: SparkSession, path: str) -> Storage:
+def open_storage(spark: SparkSession, path: str) -> Storage:
     """Returns the storage under a path, on the file system that Spark takes the path to.
 
     Args:
