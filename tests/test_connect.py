@@ -20,6 +20,7 @@ from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.job import run as job
 from e5spark.job.job_file import load
 from e5spark.spark import embed, embedding_udf
+from e5spark.tables.storage.open import open_storage
 from tests.cluster import connect_server
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
