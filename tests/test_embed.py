@@ -132,7 +132,7 @@ def test_a_prefix_makes_room_for_a_second_embedding(
     ("query", "text", "message"),
     [
         ("SELECT 'a' AS body", "bodi", "no column 'bodi'. Did you mean 'body'?"),
-        ("SELECT 'a' AS body", "zzz", "no column 'zzz'. It has body."),
+        ("SELECT 'a' AS body", "zzz", "no column 'zzz'. It has 'body'."),
         ("SELECT 1 AS body", "body", "'body' is int; embed needs a string column"),
         ("SELECT X'00' AS body", "body", "'body' is binary; embed needs a string column"),
         ("SELECT array('a') AS body", "body", "'body' is array<string>"),

@@ -13,7 +13,7 @@ from e5spark.errors import ColumnError, OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan, make_plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
-from e5spark.names import quoted
+from e5spark.names import listed, quoted
 from e5spark.spark.archive import localized
 from e5spark.spark.results import result_type
 from e5spark.spark.udf import Udf, result_udf, vector_udf
@@ -198,7 +198,7 @@ def resolve_column(df: DataFrame, name: str) -> StructField:
     matches = [field for field in df.schema if _same(df, field.name, name)]
     if not matches:
         near = difflib.get_close_matches(name, df.columns, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(df.columns)}."
+        hint = f"Did you mean {listed(near)}?" if near else f"It has {listed(df.columns)}."
         raise ColumnError(f"The table has no column {name!r}. {hint}")
     if len(matches) > 1:
         raise ColumnError(f"The table has {len(matches)} columns {name!r}; rename one of them.")
