@@ -8,7 +8,7 @@ RESERVED = "__e5spark"
 _MOST_NAMES, _LONGEST_NAME = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:(?!\d{1,5}/)[^@\s]*@")
-_QUERY = re.compile(r"(?<=\?)[\w-]+=\S*")
+_QUERY = re.compile(r"\?[\w-]+=[^\s'\",;)]*")
 
 
 def quoted(name: str) -> str:
@@ -32,7 +32,6 @@ def listed(names: Sequence[str]) -> str:
 def redacted(path: str) -> str:
     """Returns a path, or a text that contains paths, without credentials.
 
-    The user and the password of a URI become ``***``, and so does its query, which may be a
-    signature.
+    ``s3a://KEY:SECRET@bucket/x?sig=y`` becomes ``s3a://bucket/x``.
     """
-    return _QUERY.sub("***", _CREDENTIALS.sub("***@", path))
+    return _QUERY.sub("", _CREDENTIALS.sub("", path))

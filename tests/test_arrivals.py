@@ -115,7 +115,7 @@ def test_an_error_in_a_micro_batch_is_that_of_a_batch_run_and_it_is_read_again(
     add(tmp_path / "docs", "three.parquet", {30: "another text", 60: "new"})
     refused = embed()
     assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
-    assert "1 ids in id stand in several rows: 30 (2 rows)" in refused["message"]
+    assert "duplicate ids in column 'id', 1 of them: 30 (2 rows)" in refused["message"]
     check(ONE)
     assert embed('input.on_duplicate="first"')["embedded"] == 21
     assert {row["id"] for row in rows_of(tmp_path / "out")} == {*ONE, *TWO, 60}

@@ -194,8 +194,11 @@ def test_error_rows_are_embedded_once_the_cause_is_gone(
 @pytest.mark.parametrize(
     ("ids", "sentence"),
     [
-        ([1, 2, 2, 3, 3, 3], r"2 ids in id stand in several rows: 2 \(2 rows\), 3 \(3 rows\)"),
-        ([1, None, 3, 4, None, 6], "2 rows have no id"),
+        (
+            [1, 2, 2, 3, 3, 3],
+            r"duplicate ids in column 'id', 2 of them: 2 \(2 rows\), 3 \(3 rows\)\.",
+        ),
+        ([1, None, 3, 4, None, 6], "2 rows have no id in column 'id'"),
     ],
 )
 def test_ids_that_name_no_single_row_stop_the_job_before_it_embeds(
@@ -298,7 +301,7 @@ def test_without_an_id_a_complete_output_is_told_what_to_do(
     check(FIRST)
     refused = embed(FIRST)
     assert (refused["code"], refused["model_rows"]) == (5, 0)
-    assert "Give input.id" in refused["message"]
+    assert "Set input.id" in refused["message"]
 
 
 def test_a_hash_of_the_texts_can_be_the_id(
