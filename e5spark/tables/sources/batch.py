@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.errors import InputError
 from e5spark.tables import delta_session as delta
+from e5spark.tables.sources import malformed
 
 # Spark's name of each format, and the options that keep its rows whole: quoted line breaks in CSV
 # are data, and a line that does not parse stops the job instead of becoming a row of nulls.
@@ -43,7 +44,13 @@ def read_path(
     """
     name, defaults = READERS[format]
     try:
-        df = spark.read.format(name).options(**{**defaults, **options}).load(path)
+        settings = {**defaults, **options}
+        if malformed.is_fatal(settings):
+            reader = spark.read.format(name).options(**malformed.recording(settings))
+            schema = malformed.recording_schema(reader.load(path).schema)
+            df = malformed.refused(reader.schema(schema).load(path))
+        else:
+            df = spark.read.format(name).options(**settings).load(path)
         _ = df.schema
     except Exception as error:  # py4j has errors that PySpark does not wrap
         raise InputError(f"The input {path} cannot be read as {format}: {reason(error)}") from error

@@ -12,6 +12,7 @@ from pyspark.sql.streaming.readwriter import DataStreamReader
 from e5spark.errors import InputError
 from e5spark.tables.sources import batch as source
 from e5spark.tables.sources import change_feed as feed
+from e5spark.tables.sources import malformed
 from e5spark.tables.sources.batch import condition, reason
 
 # Spark's defaults lose rows or do work twice. Files that are older than those of a week before the
@@ -64,7 +65,12 @@ def open_path(
     # The columns are those that a batch run would find.
     schema = source.read_path(spark, path, format=format, options=options).schema
     name, defaults = source.READERS[format]
-    reader = _reader(spark, {**_FILES, **defaults, **options}, changes).format(name)
+    settings = {**_FILES, **defaults, **options}
+    if malformed.is_fatal(settings):
+        reader = _reader(spark, malformed.recording(settings), changes).format(name)
+        recorded = malformed.recording_schema(schema)
+        return _opened(lambda: malformed.refused(reader.schema(recorded).load(path)), path)
+    reader = _reader(spark, settings, changes).format(name)
     return _opened(lambda: reader.schema(schema).load(path), path)
 
 

@@ -1,0 +1,63 @@
+"""Malformed records of CSV and JSON files: they stop a job, and no log shows them.
+
+In Spark's mode FAILFAST the error quotes the whole record, and executors log it. In place of that
+mode, a record that does not parse is read into a column of its own, whose presence is an error.
+"""
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructType
+
+from e5spark.errors import InputError
+from e5spark.names import RESERVED
+
+_RECORD = f"{RESERVED}_record"
+_COLUMN_OPTION = "columnNameOfCorruptRecord"
+
+
+def is_fatal(options: Mapping[str, str]) -> bool:
+    """Returns whether a malformed record stops a reader with these options."""
+    values = {key.lower(): value for key, value in options.items()}
+    return values.get("mode", "").upper() == "FAILFAST" and _COLUMN_OPTION.lower() not in values
+
+
+def recording(options: Mapping[str, str]) -> dict[str, str]:
+    """Returns the options with which a reader records malformed records."""
+    others = {key: value for key, value in options.items() if key.lower() != "mode"}
+    return {**others, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
+
+
+def recording_schema(schema: StructType) -> StructType:
+    """Returns a schema with the column of malformed records, whether Spark has inferred it or not.
+
+    Raises:
+        InputError: If every record is malformed.
+    """
+    columns = [field for field in schema if field.name != _RECORD]
+    if len(schema) and not columns:
+        raise InputError("No record parses; is this another format?")
+    return StructType(columns).add(_RECORD, StringType())
+
+
+def refused(df: DataFrame) -> DataFrame:
+    """Returns rows without the column of malformed records; a job that meets one fails.
+
+    The error is an InputError inside Spark's; it names the file.
+    """
+    columns = [name for name in df.columns if name != _RECORD]
+    if not columns:
+        return df.drop(_RECORD)
+    message = F.concat(
+        F.lit("\ne5spark.errors.InputError: The input cannot be read: error while reading file "),
+        F.input_file_name(),
+        F.lit(
+            ": it has a malformed record. Correct it, or set mode in [input.options] to "
+            "PERMISSIVE (nulls) or DROPMALFORMED (no row).\n"
+        ),
+    )
+    # Spark refuses queries of this column alone, such as a count; a hash is in place of another.
+    is_malformed = F.col(_RECORD).isNotNull() & (F.xxhash64(F.col(f"`{columns[0]}`")) != 0)
+    guard = F.when(is_malformed, F.raise_error(message).cast("boolean")).otherwise(F.lit(True))
+    return df.filter(guard).drop(_RECORD)
