@@ -1,4 +1,4 @@
-"""Which keys of a job go together."""
+"""The rules for keys of a job that depend on each other."""
 
 from functools import partial
 
@@ -85,12 +85,12 @@ CHANGES = [*STREAM, "input.change_feed=true", "input.format=delta"]
         ([*CHANGES, *COLUMNS[:1], *COLUMNS[3:5]], COLUMNS[5], "input.trigger is for output.write"),
     ],
 )
-def test_what_has_come_is_read_with_ids_and_a_checkpoint(load, settings, override, expected):
+def test_a_partial_input_needs_ids_and_a_checkpoint(load, settings, override, expected):
     load(*settings)
     assert expected in refusal(load, *settings, override)
 
 
-def test_changes_are_read_with_what_says_where_they_begin(load):
+def test_a_change_feed_needs_where_it_begins(load):
     batch = ["input.id=id", "input.change_feed=true", "input.format=delta"]
     assert "needs startingVersion or startingTimestamp" in refusal(load, *batch)
     for option in ("startingVersion=3", "startingTimestamp=2026-01-01"):

@@ -121,10 +121,10 @@ def _model_alone(data: dict[str, Any]) -> ModelConfig:
 
 
 def _job(data: dict[str, Any]) -> JobConfig:
-    known = [field.name for field in fields(JobConfig)]
+    sections = [field.name for field in fields(JobConfig)]
     for name, values in data.items():
-        if name not in known:
-            raise ConfigError(f"unknown section [{name}].{_nearest(name, known)}")
+        if name not in sections:
+            raise ConfigError(f"unknown section [{name}].{_nearest(name, sections)}")
         if not isinstance(values, dict):
             raise ConfigError(f"{name} is a value; it must be a section, [{name}].")
     return JobConfig(
@@ -241,6 +241,6 @@ def _override(data: dict[str, Any], override: str) -> None:
     target[key] = value
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" Use one of {', '.join(known)}."
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else f" Use one of {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""The report of a run: what became of each row, how fast, and what the vectors are."""
+"""The report of a run: its counts, its speed, and the identity of the vectors."""
 
 import importlib.metadata
 import platform
@@ -28,7 +28,7 @@ class Counts:
         null_text: Texts that are null.
         empty_text: Texts of white space only.
         error: Texts that could not be embedded.
-        truncated: Texts, or windows, of which tokens were cut.
+        truncated: Texts, or windows, that lost tokens.
         already_prompted: Texts that began with a prompt.
         tokens: Tokens before truncation, prompts and special tokens included.
         lost_tokens: Tokens of these that were cut.
@@ -90,7 +90,7 @@ class RunReport:
     """What a run did, as the JSON document of the command line says it.
 
     Attributes:
-        counts: What became of the rows.
+        counts: The rows and texts by status.
         seconds: From the first look at the input's rows to the last commit.
         model: The checkpoint's name, or the model as the user named it.
         dim: Components of a vector.
@@ -170,7 +170,7 @@ def check_errors(report: RunReport, max_error_rate: float) -> None:
         GateError: If so; the good rows are written, and the others have ``status = 'error'``.
     """
     counts = report.counts
-    # Texts that are unchanged count too, as many for each row as those that were embedded.
+    # Unchanged rows count too, with as many texts in each as in an embedded row.
     texts = counts.texts * counts.rows_in // max(counts.embedded, 1)
     if counts.error > max_error_rate * texts:
         raise GateError(

@@ -24,7 +24,7 @@ from e5spark.tables.sources import batch, stream
 from e5spark.tables.sources import change_feed as feed
 
 HASH_ID = "id"
-_FILE_METADATA = "_metadata"  # Spark's, of each row of a file
+_FILE_METADATA = "_metadata"  # the file of a row, which Spark adds to tables of files
 
 
 @dataclass(frozen=True, kw_only=True)
