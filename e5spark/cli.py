@@ -11,13 +11,13 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-from e5spark import __version__, benchmark, errors
+from e5spark import __version__, benchmark
 from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
 from e5spark.job import job_file
 from e5spark.job import run as job
 from e5spark.job.session import session
 from e5spark.model.spec import model_spec
-from e5spark.tables.sources import batch as source
+from e5spark.tables.spark_errors import reason, translated
 
 log = logging.getLogger("e5spark")
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except E5SparkError as error:
         document = _failed(error)
     except Exception as error:  # the last line must be JSON whatever happens
-        known = errors.from_text(str(error)) or source.read_failure(error)
+        known = translated(error, "The run stopped")
         if known is None:
             log.exception("Unexpected error")
         document = _failed(known or E5SparkError(_first_line(error)))
@@ -219,7 +219,7 @@ def _failed(error: E5SparkError) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, PySparkException | Py4JJavaError):
-        return source.reason(error)
+        return reason(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 

@@ -21,15 +21,15 @@ from typing import Any
 from e5spark.errors import ConflictError
 from e5spark.tables.storage.open import Storage
 
-HOME = "_e5spark"
-COMMITS, DONE = f"{HOME}/commits", f"{HOME}/done"
-STAGING, WORK = f"{HOME}/staging", f"{HOME}/work"
+STATE_DIRECTORY = "_e5spark"
+COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
+STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"
 FORMAT = 1
 
 
 def is_begun(storage: Storage) -> bool:
     """Returns whether a run of e5spark has ever begun here, finished or not."""
-    return bool(storage.list(HOME))
+    return bool(storage.list(STATE_DIRECTORY))
 
 
 def has_commits(storage: Storage) -> bool:

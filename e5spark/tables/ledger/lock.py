@@ -19,10 +19,10 @@ from types import TracebackType
 from uuid import getnode, uuid4
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
-from e5spark.tables.ledger.layout import HOME, last_epoch
+from e5spark.tables.ledger.layout import STATE_DIRECTORY, last_epoch
 from e5spark.tables.storage.open import Storage
 
-DIRECTORY = f"{HOME}/lock"
+DIRECTORY = f"{STATE_DIRECTORY}/lock"
 _VERSION = 1
 _BEATS = 4  # of a live run in one ttl
 _CLAIM = re.compile(r"(\d+)\.json")

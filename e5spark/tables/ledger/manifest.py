@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger.layout import FORMAT, HOME, read_document
+from e5spark.tables.ledger.layout import FORMAT, STATE_DIRECTORY, read_document
 from e5spark.tables.storage.open import Storage
 
-MANIFEST = f"{HOME}/manifest.json"
+MANIFEST = f"{STATE_DIRECTORY}/manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)

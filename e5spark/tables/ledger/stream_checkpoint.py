@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger.layout import FORMAT, HOME, dumped, read_document
+from e5spark.tables.ledger.layout import FORMAT, STATE_DIRECTORY, dumped, read_document
 from e5spark.tables.storage.open import Storage
 
 _NAME = "e5spark.json"
@@ -35,4 +35,4 @@ def claim(checkpoint: Storage, output: Storage) -> None:
 
 
 def _mark(token: str) -> str:
-    return f"{HOME}/streams/{token}.json"
+    return f"{STATE_DIRECTORY}/streams/{token}.json"

@@ -8,8 +8,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError
-from e5spark.names import quoted
-from e5spark.tables.ledger.layout import HOME, has_commits
+from e5spark.names import quoted, redacted
+from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_commits
 from e5spark.tables.ledger.ledger import Kind, Ledger, Record
 from e5spark.tables.ledger.manifest import Manifest
 from e5spark.tables.sinks.protocol import Sink
@@ -53,10 +53,10 @@ class Commits:
         """
         if not has_commits(self.ledger.storage) and not self.target.is_empty(self.schema):
             raise ConflictError(
-                f"The output {self.target.name} has rows, but {self.target.location}/{HOME} no "
-                "record of a commit: its directories commits and done are empty or gone, as after "
-                "a copy of a part. Nothing was changed. Put them back from where the table came, "
-                "or give a new output."
+                f"The output {redacted(self.target.name)} has rows, but its {STATE_DIRECTORY} has "
+                "no record of a commit: its directories commits and done are empty or missing, as "
+                "after a partial copy. Nothing was changed. Copy them from where the table came "
+                "from, or give a new output."
             )
 
     def record(self, record: Record) -> Record:

@@ -12,8 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from e5spark.errors import TransientError
 from e5spark.tables.ledger.ledger import Record
 from e5spark.tables.sinks.delta_table import DeltaTable
-from e5spark.tables.sinks.files import as_ours
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.spark_errors import condition, reason, spark_errors
 
 log = logging.getLogger("e5spark")
 
@@ -123,7 +122,7 @@ def retried(write: Callable[[], bool], what: str) -> bool:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with as_ours(what):
+            with spark_errors(f"{what} cannot be written"):
                 return write()
         except Exception as error:  # py4j has errors that PySpark does not wrap
             if not condition(error).startswith(_CONFLICTS):

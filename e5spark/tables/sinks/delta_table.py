@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from e5spark.errors import InputError
 from e5spark.names import quoted
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.spark_errors import condition, reason, spark_errors
 from e5spark.tables.storage.open import LocalStorage, open_storage
 
 _ABSENT = {"DELTA_MISSING_DELTA_TABLE", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"}
@@ -50,14 +50,15 @@ class DeltaTable:
         Raises:
             InputError: If the session has no Delta, or cannot look.
         """
-        try:
-            (row,) = self._spark.sql(f"DESCRIBE DETAIL {self.name}").collect()
-        except Exception as error:  # py4j has errors that PySpark does not wrap
-            if condition(error) in _ABSENT:
-                # What a session without Delta says, too.
+        with spark_errors(f"The table {self.name} cannot be read", otherwise=InputError):
+            try:
+                (row,) = self._spark.sql(f"DESCRIBE DETAIL {self.name}").collect()
+            except Exception as error:  # py4j has errors that PySpark does not wrap
+                if condition(error) not in _ABSENT:
+                    raise
+                # A session without Delta says the same.
                 _check_session(self._spark)
                 return None
-            raise InputError(f"The table {self.name} cannot be read: {reason(error)}") from error
         return Detail(format=row["format"], location=row["location"], properties=row["properties"])
 
     def rows(self) -> DataFrame:

@@ -2,24 +2,17 @@
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
-from e5spark.errors import ConflictError, E5SparkError, InputError
-from e5spark.tables.sources.batch import condition, read_failure, reason
+from e5spark.errors import ConflictError, InputError
+from e5spark.tables.ledger.layout import STATE_DIRECTORY
+from e5spark.tables.spark_errors import condition, spark_errors
 
 _WILDCARD = re.compile(r"[*?\[{]")
-EXISTS = {
-    "PATH_ALREADY_EXISTS",
-    "TABLE_OR_VIEW_ALREADY_EXISTS",
-    "DELTA_PATH_EXISTS",
-    "DELTA_TABLE_ALREADY_EXISTS",
-}
 
 
 def check_path_free(spark: SparkSession, path: str) -> None:
@@ -29,14 +22,15 @@ def check_path_free(spark: SparkSession, path: str) -> None:
         ConflictError: If something does.
         InputError: If Spark cannot look.
     """
-    try:
-        # Analysis alone: it lists the path and starts no job. Spark Connect has no file system.
-        # Twice, because Spark logs a trace of 80 lines for a single path that does not exist.
-        spark.read.format("binaryFile").load([path, path]).schema  # noqa: B018
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        if condition(error) == "PATH_NOT_FOUND":
-            return
-        raise InputError(f"The output {path} cannot be checked: {reason(error)}") from error
+    with spark_errors(f"The output {path} cannot be checked", otherwise=InputError):
+        try:
+            # Analysis alone: it lists the path and starts no job. Spark Connect has no file system.
+            # Twice, because Spark logs a trace of 80 lines for a single path that does not exist.
+            spark.read.format("binaryFile").load([path, path]).schema  # noqa: B018
+        except Exception as error:  # py4j has errors that PySpark does not wrap
+            if condition(error) == "PATH_NOT_FOUND":
+                return
+            raise
     raise exists(f"The output {path}")
 
 
@@ -70,7 +64,8 @@ def write_path(
         InputError: If the input turns out unreadable, the format cannot hold this table, or the
             session does not have the format.
     """
-    with as_ours(f"The output {path}"):
+    table = path.partition(f"/{STATE_DIRECTORY}/")[0]
+    with spark_errors(f"The output {table} cannot be written", output=table):
         writer = df.write.format(format).mode("error").options(**options)
         (writer.partitionBy(partition) if partition else writer).save(path)
 
@@ -100,22 +95,6 @@ def made_for_others(what: str, found: str, wanted: str) -> ConflictError:
         f"{wanted[:12]}), and no commit to it is known. Run with what it was made with; or, if it "
         "has no rows, remove it and run again; or give a new output."
     )
-
-
-@contextmanager
-def as_ours(what: str) -> Iterator[None]:
-    """Raises an error that is the table's or the session's as one of ours, any other as it is."""
-    try:
-        yield
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        failure: E5SparkError | None = read_failure(error)
-        if condition(error) in EXISTS:
-            failure = exists(what)
-        elif isinstance(error, AnalysisException) or condition(error) == "DATA_SOURCE_NOT_FOUND":
-            failure = InputError(f"{what} cannot be written: {reason(error)}")
-        if failure is None:
-            raise
-        raise failure from error
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from e5spark.errors import InputError
-from e5spark.names import quoted
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.names import quoted, redacted
+from e5spark.tables.spark_errors import condition, spark_errors
 
 _TYPE, _VERSION = "_change_type", "_commit_version"
 COLUMNS = (_TYPE, _VERSION)
@@ -78,14 +78,15 @@ def advice(name: str) -> str:
 
 
 def _checked(load: Callable[[], DataFrame], name: str) -> DataFrame:
+    failure = f"The changes of {redacted(name)} cannot be read"
     try:
-        df = load()
-        # Whether the changes were recorded is looked at only by a job.
-        check(df, name).select(_VERSION).head(1)
-    except InputError:
+        with spark_errors(failure, otherwise=InputError):
+            df = load()
+            # Only a job shows whether the changes were recorded.
+            check(df, name).select(_VERSION).head(1)
+    except InputError as error:
+        missing = advice(condition(error.__cause__)) if error.__cause__ else ""
+        if missing:
+            raise InputError(f"{error} {missing}") from error.__cause__
         raise
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        raise InputError(
-            f"The changes of {name} cannot be read: {reason(error)} {advice(condition(error))}"
-        ) from error
     return df

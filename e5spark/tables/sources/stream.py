@@ -9,10 +9,11 @@ from pyspark.errors import PySparkAttributeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamReader
 
-from e5spark.errors import InputError
+from e5spark.errors import E5SparkError, InputError
+from e5spark.names import redacted
 from e5spark.tables.sources import batch as source
 from e5spark.tables.sources import change_feed as feed
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.spark_errors import condition, reason, spark_errors, translated
 
 # Spark's defaults lose rows or do work twice. Files that are older than those of a week before the
 # newest are passed over without a word. And a commit may be cut in two: of an overwritten Delta
@@ -127,23 +128,24 @@ def _reader(spark: SparkSession, options: Mapping[str, str], changes: bool) -> D
 
 
 def _opened(load: Callable[[], DataFrame], name: str) -> DataFrame:
-    try:
+    with spark_errors(f"{name} cannot be read as a stream", otherwise=InputError):
         df = load()
         _ = df.schema
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        raise InputError(f"{name} cannot be read as a stream: {reason(error)}") from error
     return df
 
 
-def _failure(name: str, error: Exception) -> InputError:
-    found = _CAUSE.search(str(error))
-    cause = found["cause"].rstrip(".") + "." if found else reason(error)
-    what = condition(Exception(cause))
-    if what in _CHANGED:
+def _failure(name: str, error: Exception) -> E5SparkError:
+    failure = f"{redacted(name)} cannot be read as a stream"
+    match = _CAUSE.search(str(error))
+    # The cause alone: the error itself says only that the stream failed.
+    cause = Exception(match["cause"]) if match else error
+    changed = condition(cause)
+    if changed in _CHANGED:
         return InputError(
-            f"Rows of {name} were updated or deleted, which a stream of its rows does not show: "
-            f"{cause} Set input.change_feed = true, if the table's change data feed was on by "
-            "then; or bring the output up to the table by a batch run, and give a new "
+            f"Rows of {redacted(name)} were updated or deleted, which a stream of rows does not "
+            f"show: {reason(cause)} Set input.change_feed = true if the table's change data feed "
+            "was on by then; or bring the output up to date by a batch run and give a new "
             "input.checkpoint_location."
         )
-    return InputError(f"{name} cannot be read as a stream: {cause} {feed.advice(what)}")
+    known = translated(cause, failure) or translated(error, failure)
+    return known or InputError(f"{failure}: {reason(cause)} {feed.advice(changed)}")

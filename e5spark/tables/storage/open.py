@@ -24,8 +24,8 @@ from pyspark.errors import PySparkAttributeError
 from pyspark.sql import SparkSession
 
 from e5spark.errors import InputError, TransientError
-from e5spark.tables.sources.batch import condition
-from e5spark.tables.storage.hadoop import HadoopStorage, hadoop_errors
+from e5spark.tables.spark_errors import condition, spark_errors
+from e5spark.tables.storage.hadoop import HadoopStorage
 from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -74,7 +74,7 @@ def open_storage(spark: SparkSession, path: str) -> Storage:
         _ = spark._jvm
     except PySparkAttributeError:
         return _beside_server(spark, path)
-    with hadoop_errors(path, always=InputError):
+    with spark_errors(f"{path} cannot be used", otherwise=InputError):
         # The one place that reaches into the JVM: Spark itself has no atomic write.
         conf = spark._jsparkSession.sessionState().newHadoopConf()
         files = HadoopStorage(spark.sparkContext._gateway, conf, path)
