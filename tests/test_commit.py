@@ -13,7 +13,7 @@ from e5spark.tables.ledger import ledger as records
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
 from e5spark.tables.sinks.commit import Commits
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 
 PARTS = {"weights": "a" * 64, "recipe": {"dim": 32, "max_tokens": 512}, "precision": "fp32"}
 MANIFEST = Manifest(

@@ -11,7 +11,7 @@ import pytest
 
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.sinks.delta_table import delta_name
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 from tests.delta_driver import Driver, actions, delta_rs, session
 from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference

@@ -18,7 +18,7 @@ import pytest
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger import lock
 from e5spark.tables.ledger.lock import Lock, acquire
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 
 RACERS = 4
 SHORT = 0.4

@@ -10,7 +10,7 @@ from e5spark.errors import TransientError
 from e5spark.tables.ledger.ledger import Ledger, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.parquet import ParquetSink
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 from tests.test_commit import FakeLock, FakeTarget
 
 RECORDS, FILES = 3, 20

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from e5spark.errors import ConflictError
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 STATE_DIRECTORY = "_e5spark"
 COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"

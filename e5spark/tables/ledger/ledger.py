@@ -22,7 +22,7 @@ from e5spark.tables.ledger.layout import (
     read_document,
 )
 from e5spark.tables.ledger.manifest import MANIFEST, Manifest, check_same, read_manifest
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 Kind = Literal["append", "deferred", "replace"]
 _KEPT = 100  # of done, which every run lists

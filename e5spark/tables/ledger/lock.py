@@ -20,7 +20,7 @@ from uuid import getnode, uuid4
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger.layout import STATE_DIRECTORY, last_epoch
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 DIRECTORY = f"{STATE_DIRECTORY}/lock"
 _VERSION = 1

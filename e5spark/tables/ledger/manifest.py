@@ -7,7 +7,7 @@ from typing import Any
 
 from e5spark.errors import ConflictError
 from e5spark.tables.ledger.layout import FORMAT, STATE_DIRECTORY, read_document
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 MANIFEST = f"{STATE_DIRECTORY}/manifest.json"
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from e5spark.errors import ConflictError
 from e5spark.tables.ledger.layout import FORMAT, STATE_DIRECTORY, dumped, read_document
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 _NAME = "e5spark.json"
 

@@ -9,7 +9,8 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from e5spark.errors import InputError
 from e5spark.names import quoted
 from e5spark.tables.spark_errors import condition, reason, spark_errors
-from e5spark.tables.storage.open import LocalStorage, open_storage
+from e5spark.tables.storage.local import LocalStorage
+from e5spark.tables.storage.open import open_storage
 
 _ABSENT = {"DELTA_MISSING_DELTA_TABLE", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"}
 _NO_DELTA = {

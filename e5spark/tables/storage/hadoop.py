@@ -1,4 +1,4 @@
-"""Small files on any file system that the session's Hadoop knows; see ``tables.storage``."""
+"""Small files on any file system that the session's Hadoop knows."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,7 +32,7 @@ class HadoopStorage:
         uri = self._files.makeQualified(path).toUri()
         self.scheme = str(uri.getScheme())
         self.directory = Path(uri.getPath())
-        # FileSystem's own rename does not replace, and does not say why it did nothing.
+        # FileSystem's own rename does not replace, and does not say why it does nothing.
         renames = self.scheme not in _OBJECT_STORES
         self._context: Any = self._hadoop.FileContext.getFileContext(uri, conf) if renames else None
 
@@ -72,15 +72,15 @@ class HadoopStorage:
     def list(self, directory: str) -> list[str]:
         with self._errors():
             try:
-                place = self._path(directory) if directory else self._hadoop.Path(self.root)
-                # With a filter the array is of FileStatus, not of the file system's own kind of it.
-                found = self._files.listStatus(place, self._hadoop.GlobFilter("*"))
+                path = self._path(directory) if directory else self._hadoop.Path(self.root)
+                # With a filter the elements are FileStatus, not the file system's own subclass.
+                statuses = self._files.listStatus(path, self._hadoop.GlobFilter("*"))
             except Py4JJavaError as error:
                 if java_class(error) == _MISSING:
                     return []
                 raise
-            # All of them in one answer: each call costs a round trip to the JVM.
-            paths = self._hadoop.FileUtil.stat2Paths(found)
+            # All names in one answer: each call costs a round trip to the JVM.
+            paths = self._hadoop.FileUtil.stat2Paths(statuses)
             lines = self._gateway.jvm.scala.runtime.ScalaRunTime.genericWrapArray(paths)
             return visible(line.rpartition("/")[2] for line in lines.mkString("\n").splitlines())
 
@@ -88,8 +88,8 @@ class HadoopStorage:
         before, after = self._path(source), self._path(target)
         with self._errors():
             self._files.mkdirs(after.getParent())
-            # What has its name appeared whole, and may be all there is: another run can move the
-            # source away between any two of these lines, so that nothing is ever replaced.
+            # A file under the final name is whole and may be the only copy: another run can move
+            # the source away between any two of these lines. So nothing is ever replaced.
             if self._files.exists(after):
                 self._files.delete(before, False)
             elif self._files.exists(before):
@@ -108,11 +108,11 @@ class HadoopStorage:
         return spark_errors(f"{self.root} cannot be used", otherwise=TransientError)
 
     def _path(self, name: str) -> Any:  # noqa: ANN401
-        # From one string: as a name of its own, one with a colon would be taken for a URI.
+        # One string: Hadoop takes a name with a colon, passed by itself, for a URI.
         return self._hadoop.Path(f"{self.root}/{relative(name)}")
 
     def _exclusive(self, path: Any) -> Any:  # noqa: ANN401
-        """A stream that cannot be opened, or fails when it is closed, if the file exists."""
+        """Returns a stream that fails, when opened or when closed, if the file exists."""
         if self._files.hasPathCapability(path, _CONDITIONAL):
             return self._files.createFile(path).recursive().must(_CONDITIONAL, True).build()
         return self._files.create(path, False)
@@ -134,6 +134,6 @@ class HadoopStorage:
 
 
 def _write(stream: Any, data: bytes) -> None:  # noqa: ANN401
-    # Never closed after a failed write: an object store would publish the part that it has.
+    # Not closed after a failed write: an object store would then publish a part.
     stream.write(data)
     stream.close()
