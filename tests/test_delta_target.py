@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, delta_name
 from tests.cluster import connect_server

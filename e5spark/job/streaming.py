@@ -58,7 +58,7 @@ def follow(
         one = replace(given, commits=_further(given.commits, used))
         # Written, because it is looked at twice; and read by a session whose settings are the
         # user's, while those of a stream are Spark's.
-        path = f"{one.commits.target.location}/{one.commits.ledger.work}/input"
+        path = one.commits.ledger.work_path("input")
         part = _reduced(part, config)
         write_path(part, path, format="parquet", options={"compression": "zstd"})
         written = spark.read.schema(part.schema).parquet(path)

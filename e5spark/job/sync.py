@@ -15,7 +15,7 @@ from e5spark.job.metrics import total
 from e5spark.job.source import Source
 from e5spark.model.resolve import Plan
 from e5spark.spark.embedding import result_names
-from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
@@ -70,7 +70,7 @@ def sync_rows(spark: SparkSession, given: SyncContext, *, recovered: int) -> dic
     """Does what ``update`` does, once what earlier runs have left is recovered; see there."""
     commits, intake = given.commits, given.intake
     todo = _find(spark, given, recovered)
-    if commits.target.holds:
+    if commits.target.publishes_once:
         todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("deferred")))
     parts: list[chunks.Chunk] = []
     records: list[Record] = []
@@ -157,12 +157,14 @@ def _differences(spark: SparkSession, given: SyncContext, id: str) -> WorkPlan:
     )
     # Written, because it is looked at twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
-    path = f"{commits.target.location}/{commits.ledger.work}/changes"
+    path = commits.ledger.work_path("changes")
     write_path(found, path, format="parquet", options={})
     counts = {name: int(value or 0) for name, value in seen.get.items()}
     changes.check_ids(intake.rows, id, counts)
     if not intake.is_feed:
         changes.check_not_empty(counts, commits.target.name)
+    if counts["deferred"] or counts["delete"]:
+        commits.target.check_replaceable()
     found = spark.read.schema(found.schema).parquet(path)
     return WorkPlan(
         work=changes.select(intake.rows, found, id),
@@ -186,4 +188,4 @@ def _make_visible(
     elif not records and not commits.ledger.has_finished:
         empty = spark.createDataFrame([], commits.schema)
         files, _ = stage(empty, commits.target, commits.ledger, name)
-        commits.record(Record(name=name, kind="append", files=files))
+        commits.commit(Record(name=name, kind="append", files=files))

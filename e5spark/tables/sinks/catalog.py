@@ -1,4 +1,4 @@
-"""Tables that are known by name: where they are, and which of them e5spark created."""
+"""Catalog tables: where they are, and which of them e5spark created."""
 
 from collections.abc import Mapping
 
