@@ -224,7 +224,7 @@ def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
     return {id: sorted(each) for id, each in found.items()}
 
 
-@pytest.mark.chaos_sample
+@pytest.mark.chaos
 @pytest.mark.parametrize("at", ["written:2", "recorded:2", "publishing:2"])
 def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
@@ -242,8 +242,13 @@ def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     check_rows(delta_rs(tmp_path / "out", tmp_path), texts, model)
 
 
-@pytest.mark.chaos_sample
-@pytest.mark.parametrize("at", ["replacing", "publishing"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("replacing", marks=pytest.mark.chaos),
+        pytest.param("publishing", marks=pytest.mark.chaos_sample),
+    ],
+)
 def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
 ) -> None:
@@ -392,7 +397,7 @@ def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
     assert "OPTIMIZE" in ended.document["message"]
 
 
-@pytest.mark.chaos_sample
+@pytest.mark.chaos
 def test_rows_without_ids_appear_all_at_once(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str
 ) -> None:
