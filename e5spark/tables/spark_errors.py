@@ -1,11 +1,11 @@
-"""What Spark, its JVM and Hadoop raise, as e5spark's errors: one sentence instead of a stack trace.
+"""Errors of Spark, its JVM and Hadoop as e5spark's: one sentence instead of a stack trace.
 
 =======================================================  =========================================
-found                                                    raised
+cause                                                    raised
 =======================================================  =========================================
 an e5spark error in the text of a worker's traceback     that error
 a full disk                                              TransientError
-a file that cannot be read, a malformed record           InputError, ConflictError for the output
+a file that cannot be read, a malformed record           InputError; ConflictError in the output
 a path or a table that exists already                    ConflictError
 a refusal: no rights, a read-only place, an unknown      InputError
 codec, format, column or option

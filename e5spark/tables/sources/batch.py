@@ -1,4 +1,4 @@
-"""The tables that texts are read from."""
+"""A table of files or of a catalog, read as a whole."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ from pyspark.sql import DataFrame, SparkSession
 from e5spark.errors import InputError
 from e5spark.tables.spark_errors import spark_errors
 
-# Spark's name of each format, and the options that keep its rows whole: quoted line breaks in CSV
-# are data, and a line that does not parse stops the job instead of becoming a row of nulls.
+# Spark's name of each format, and options that keep rows whole: quoted line breaks in CSV are data,
+# and a record that cannot be parsed stops the job instead of becoming a row of nulls.
 READERS: Mapping[str, tuple[str, dict[str, str]]] = {
     "parquet": ("parquet", {}),
     "delta": ("delta", {}),
@@ -28,13 +28,13 @@ def read_path(
 
     Args:
         spark: The session.
-        path: A file, a directory or a glob, as Spark takes it.
+        path: A file, a directory or a glob, in Spark's syntax.
         format: ``parquet``, ``delta``, ``csv`` (a header, RFC 4180 quoting), ``jsonl`` (one object
             a line) or ``text`` (one row a line, in the column ``value``).
         options: Spark's reader options; they win over e5spark's.
 
     Raises:
-        InputError: If the files are not there, or Spark cannot read them.
+        InputError: If the files do not exist, or Spark cannot read them.
     """
     name, defaults = READERS[format]
     with spark_errors(f"The input {path} cannot be read as {format}", otherwise=InputError):
@@ -47,7 +47,7 @@ def read_table(spark: SparkSession, name: str) -> DataFrame:
     """Returns a catalog table.
 
     Raises:
-        InputError: If the catalog has none of this name, or Spark cannot read it.
+        InputError: If the catalog has no table of this name, or Spark cannot read it.
     """
     with spark_errors(f"The input table {name} cannot be read", otherwise=InputError):
         df = spark.table(name)

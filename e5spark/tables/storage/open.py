@@ -60,8 +60,8 @@ def _beside_server(spark: SparkSession, path: str) -> LocalStorage:
             raise
         raise InputError(
             f"The Spark Connect server does not see the files that this process writes under "
-            f"{path}. Use a directory that both of them mount, or start the job with spark-submit, "
-            "in a classic session."
+            f"{redacted(path)}. Use a directory that both of them mount, or start the job with "
+            "spark-submit, in a classic session."
         ) from error
     finally:
         probe.unlink()
