@@ -116,6 +116,16 @@ def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     check(rows, model)
 
 
+def test_an_append_only_table_gets_no_columns(
+    driver: Driver, job: Callable[..., str], table: str
+) -> None:
+    driver.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
+    ended = driver.job(job())
+    assert ended.code == 5
+    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+    assert set(ADDED).isdisjoint(rows_of(driver, table)[0])
+
+
 @pytest.mark.chaos_sample
 def test_a_run_killed_after_its_merge_does_nothing_twice(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, model: str, trace: Trace

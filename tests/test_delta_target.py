@@ -182,6 +182,22 @@ def test_what_is_asked_for_is_set_when_the_table_is_created(
     assert [add["path"] for add in actions(tmp_path / "out", "add")][-1].endswith(".gz.parquet")
 
 
+def test_an_append_only_table_takes_new_rows_and_refuses_others_before_it_embeds_any(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    (tmp_path / "out").mkdir()  # an empty directory is free
+    settings = {"output.options": {"delta.appendOnly": "true"}}
+    write_docs(tmp_path, {1: "One text."})
+    assert driver.job(job(**settings)).code == 0
+    write_docs(tmp_path, {1: "One text.", 2: "Another."})
+    assert driver.job(job(**settings)).document["embedded"] == 1
+    write_docs(tmp_path, {1: "One text.", 2: "Changed.", 3: "New."})
+    trace.mark()
+    ended = driver.job(job(**settings))
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+
+
 def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
     driver: Driver,
     job: Callable[..., str],

@@ -36,8 +36,9 @@ def test_a_malformed_record_names_its_file_and_shows_no_content():
 
 
 def test_a_malformed_record_without_a_file_shows_no_content():
-    error = translated(Exception(MALFORMED), "The run stopped")
+    error = translated(Exception(MALFORMED), "The input a.csv cannot be read")
     assert type(error) is InputError
+    assert str(error).startswith("The input a.csv cannot be read: a record is malformed.")
     assert SECRET not in str(error)
 
 

@@ -93,7 +93,7 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
     if _FULL.search(str(error)):
         return disk_full(failure)
     if name.startswith(("FAILED_READ_FILE", "MALFORMED_")):
-        return _unreadable(error, output)
+        return _unreadable(error, failure, output)
     if name in EXISTS:
         return _with_reason(ConflictError, failure, error)
     if isinstance(error, Py4JNetworkError | ConnectionError):
@@ -153,7 +153,7 @@ def _is_refusal(error: Exception, name: str) -> bool:
     )
 
 
-def _unreadable(error: Exception, output: str) -> E5SparkError:
+def _unreadable(error: Exception, failure: str, output: str) -> E5SparkError:
     text = str(error)
     file = match[1] if (match := _UNREADABLE_FILE.search(text)) else ""
     is_record = "[MALFORMED_" in text
@@ -168,7 +168,10 @@ def _unreadable(error: Exception, output: str) -> E5SparkError:
             "set input.options.mode = 'DROPMALFORMED' to leave such records out."
         )
     if is_record:
-        return InputError(f"The input cannot be read: {reason(error)}")
+        return InputError(
+            f"{redacted(failure)}: a record is malformed. Mend it, or set input.options.mode = "
+            "'DROPMALFORMED' to leave such records out."
+        )
     return InputError(
         f"The input cannot be read: {reason(error)} The file is damaged or of another format: put "
         "it back, or take it out of the input."

@@ -142,15 +142,15 @@ class Ledger:
         """Whether any commit has ever become visible."""
         return bool(self.storage.list(DONE))
 
-    def may_have(self, name: str) -> bool:
-        """Whether a record of this name is, or may have been, in the ledger.
+    def foreign(self, names: Iterable[str]) -> set[str]:
+        """Returns the names of records, among these, that the ledger has never had.
 
-        Only records that are older than all kept ones are uncertain.
+        A record that is older than all kept ones may have been in it, and is not returned.
         """
-        done = self._record_files(DONE)
-        if f"{name}.json" in (*done, *self.storage.list(COMMITS)):
-            return True
-        return len(done) >= _KEPT and numbers(name) < numbers(done[0])
+        done = [name.removesuffix(".json") for name in self._record_files(DONE)]
+        recorded = {*done, *(name.removesuffix(".json") for name in self._record_files(COMMITS))}
+        oldest = numbers(done[0]) if len(done) >= _KEPT else []
+        return {name for name in names if name not in recorded and numbers(name) >= oldest}
 
     def record(self, record: Record) -> None:
         """Writes a record: from now on its rows belong to the table.

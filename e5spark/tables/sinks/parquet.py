@@ -75,11 +75,10 @@ class ParquetSink:
 
         A file whose record is older than the records that the ledger keeps passes.
         """
-        stray = [
-            name
-            for name in _visible_files(ledger.storage.list(""))
-            if (match := _PUBLISHED.fullmatch(name)) is None or not ledger.may_have(match[1])
-        ]
+        files = _visible_files(ledger.storage.list(""))
+        records = {name: match[1] for name in files if (match := _PUBLISHED.fullmatch(name))}
+        foreign = ledger.foreign(records.values())
+        stray = [name for name in files if name not in records or records[name] in foreign]
         if stray:
             raise ConflictError(
                 f"The output {redacted(self.name)} has files that no commit has put there: "
