@@ -12,7 +12,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-from e5spark import __version__, benchmark, errors
+from e5spark import __version__, benchmark
 from e5spark.errors import ConflictError, E5SparkError, GateError, OptionError
 from e5spark.job import job_file
 from e5spark.job import run as job
@@ -20,7 +20,7 @@ from e5spark.job.report import check_errors
 from e5spark.job.session import lost_jvm, session
 from e5spark.model.spec import model_spec
 from e5spark.names import redacted
-from e5spark.tables.sources import batch as source
+from e5spark.tables.spark_errors import reason, translated
 
 log = logging.getLogger("e5spark")
 
@@ -218,7 +218,7 @@ def _failed(error: E5SparkError) -> dict[str, Any]:
 
 
 def _as_ours(error: Exception) -> E5SparkError:
-    expected = errors.from_text(str(error)) or source.read_failure(error) or lost_jvm(error)
+    expected = lost_jvm(error) or translated(error, "The run stopped")
     if expected is not None:
         return expected
     # Of Spark's errors only the first sentence is logged: what follows may quote rows.
@@ -230,7 +230,7 @@ def _as_ours(error: Exception) -> E5SparkError:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, PySparkException | Py4JJavaError):
-        return source.reason(error)
+        return reason(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from e5spark.errors import OptionError, TransientError
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 
 class StorageContract:

@@ -92,7 +92,7 @@ def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     if command == "embed":
         refused = embed(FIRST, "model.max_tokens=64")
         assert (refused["code"], refused["model_rows"]) == (5, 0)
-        assert "its directories commits and done are empty or gone" in refused["message"]
+        assert "its directories commits and done are empty or missing" in refused["message"]
     else:
         assert main(["compact", job_file(**base)]) == 5
     assert files(tmp_path / "out") == before

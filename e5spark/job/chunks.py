@@ -16,7 +16,7 @@ from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
 from e5spark.model.resolve import Plan
 from e5spark.spark.embedding import result_names
-from e5spark.tables.ledger.ledger import Kind, Record
+from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
@@ -93,7 +93,7 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
         commits: For the directory of the work list.
         sizes: For the rows of a chunk.
     """
-    path = f"{commits.target.location}/{commits.ledger.work}/rows"
+    path = commits.ledger.work_path("rows")
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
     write_path(df, path, format="parquet", options=options, partition=KIND)
     # With a schema, because Spark cannot infer one where no row was written.
@@ -162,7 +162,7 @@ def _embed(chunk: Chunk, *, plan: Plan, source: Source, commits: Commits, sizes:
     files, staged = stage(vectors, commits.target, commits.ledger, name)
     counts = {key: int(value or 0) for key, value in observation.get.items()}
     metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
-    return commits.record(
+    return commits.commit(
         Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
     )
 

@@ -21,15 +21,17 @@ from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
 from e5spark.spark.embedding import Texts, embed_plan, plan_model
 from e5spark.spark.sampling import sample_texts
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
-from e5spark.tables.sinks.delta import DeltaSink
 from e5spark.tables.sinks.delta_columns import DeltaColumns
-from e5spark.tables.sinks.files import check_apart, overlap, parquet_options
+from e5spark.tables.sinks.files import check_options, parquet_options
 from e5spark.tables.sinks.parquet import ParquetSink
+from e5spark.tables.sinks.paths import check_apart, check_path, overlap
 from e5spark.tables.sinks.protocol import Sink
+from e5spark.tables.sinks.registry import open_sink
 from e5spark.tables.storage.open import open_storage
 
 
@@ -115,6 +117,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
         commits.check_known()
         commits.recover(spark)
+        files_before = target.count_files()
         record = target.stage_compaction(
             ledger,
             Record(name=ledger.name(1), kind="replace"),
@@ -122,13 +125,13 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
             target_bytes=target_bytes,
         )
         if record.removes:
-            commits.record(record)
+            commits.commit(record)
         ledger.sweep()
     return {
         "output": redacted(target.name),
         "rows": record.rows,
-        "files_before": len(record.removes),
-        "files_after": len(record.files),
+        "files_before": files_before,
+        "files_after": target.count_files(),
     }
 
 
@@ -175,11 +178,15 @@ def sample(
 
 def _target(spark: SparkSession, config: JobConfig) -> Sink:
     output = config.output
-    if output.format == "parquet":
-        return _parquet(spark, config)
     _check_apart(config)
-    options = {"compression": "zstd", **output.options}
-    return DeltaSink(spark, path=output.path, table=output.table, options=options)
+    return open_sink(
+        spark,
+        output.format,
+        path=output.path,
+        table=output.table,
+        options=output.options,
+        vectors=sources.vector_names(config.embed),
+    )
 
 
 def _columns(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
@@ -214,6 +221,8 @@ def _check_apart(config: JobConfig) -> None:
 def _parquet(spark: SparkSession, config: JobConfig) -> ParquetSink:
     output = config.output
     _check_apart(config)
+    check_path(output.path)
+    check_options(output.options)
     options = {**parquet_options(sources.vector_names(config.embed)), **output.options}
     return ParquetSink(spark, path=output.path, table=output.table, options=options)
 

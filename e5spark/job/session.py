@@ -14,7 +14,7 @@ from e5spark.cpus import available_cpus
 from e5spark.errors import ConfigError, E5SparkError, TransientError
 from e5spark.job.config import JobConfig
 from e5spark.tables import delta_session as delta
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.spark_errors import condition, reason
 
 _LOCAL = re.compile(r"local\[(\*|\d+)\]")
 _FIXED = {"CANNOT_MODIFY_CONFIG", "CANNOT_MODIFY_STATIC_CONFIG"}

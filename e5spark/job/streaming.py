@@ -59,7 +59,7 @@ def run_stream(
         commits = _numbered_after(context.commits, used)
         # Written, because it is read twice; and read by a session whose settings are the user's,
         # while those of a stream are Spark's.
-        path = f"{commits.target.location}/{commits.ledger.work}/input"
+        path = commits.ledger.work_path("input")
         part = _last_changes(part, config)
         write_path(part, path, format="parquet", options={"compression": "zstd"})
         written = spark.read.schema(part.schema).parquet(path)

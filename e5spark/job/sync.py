@@ -14,7 +14,7 @@ from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.model.resolve import Plan
 from e5spark.spark.embedding import result_names
-from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
@@ -85,7 +85,7 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
     """
     commits, source = context.commits, context.source
     plan = _plan_work(spark, context, recovered)
-    if commits.target.holds:
+    if commits.target.publishes_once:
         plan = replace(plan, work=plan.work.withColumn(diff.KIND, F.lit("deferred")))
     records: list[Record] = []
     if plan.rows != 0:
@@ -170,12 +170,14 @@ def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> Wor
     )
     # Written, because it is read twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
-    path = f"{commits.target.location}/{commits.ledger.work}/changes"
+    path = commits.ledger.work_path("changes")
     write_path(differences, path, format="parquet", options={})
     counts = {name: int(value or 0) for name, value in observation.get.items()}
     diff.check_ids(source.rows, id, counts, is_text=source.id_is_text)
     if not source.is_feed:
         diff.check_not_empty(counts, commits.target.name)
+    if counts["deferred"] or counts["delete"]:
+        commits.target.check_replaceable()
     differences = spark.read.schema(differences.schema).parquet(path)
     return WorkPlan(
         work=diff.rows_to_embed(source.rows, differences, id),
@@ -199,4 +201,4 @@ def _make_visible(
     elif not records and not commits.ledger.has_finished:
         empty = spark.createDataFrame([], commits.schema)
         files, _ = stage(empty, commits.target, commits.ledger, name)
-        commits.record(Record(name=name, kind="append", files=files))
+        commits.commit(Record(name=name, kind="append", files=files))

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructType
 
 from e5spark.errors import InputError
-from e5spark.names import RESERVED
+from e5spark.names import RESERVED, quoted, redacted
 
 _RECORD = f"{RESERVED}_record"
 _COLUMN_OPTION = "columnNameOfCorruptRecord"
@@ -29,7 +29,7 @@ def recording(options: Mapping[str, str]) -> dict[str, str]:
     return {**others, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
 
 
-def recording_schema(schema: StructType) -> StructType:
+def recording_schema(schema: StructType, path: str) -> StructType:
     """Returns a schema with the column of malformed records, whether Spark has inferred it or not.
 
     Raises:
@@ -37,7 +37,10 @@ def recording_schema(schema: StructType) -> StructType:
     """
     columns = [field for field in schema if field.name != _RECORD]
     if len(schema) and not columns:
-        raise InputError("No record parses; is this another format?")
+        raise InputError(
+            f"The input {redacted(path)} cannot be read: every record is malformed. Check its "
+            "format, and input.format."
+        )
     return StructType(columns).add(_RECORD, StringType())
 
 
@@ -50,14 +53,14 @@ def refused(df: DataFrame) -> DataFrame:
     if not columns:
         return df.drop(_RECORD)
     message = F.concat(
-        F.lit("\ne5spark.errors.InputError: The input cannot be read: error while reading file "),
+        F.lit("\ne5spark.errors.InputError: The input cannot be read: "),
         F.input_file_name(),
         F.lit(
-            ": it has a malformed record. Correct it, or set mode in [input.options] to "
-            "PERMISSIVE (nulls) or DROPMALFORMED (no row).\n"
+            " has a malformed record. Mend it, or set input.options.mode = 'DROPMALFORMED' to "
+            "leave such records out.\n"
         ),
     )
     # Spark refuses queries of this column alone, such as a count; a hash is in place of another.
-    is_malformed = F.col(_RECORD).isNotNull() & (F.xxhash64(F.col(f"`{columns[0]}`")) != 0)
+    is_malformed = F.col(_RECORD).isNotNull() & (F.xxhash64(F.col(quoted(columns[0]))) != 0)
     guard = F.when(is_malformed, F.raise_error(message).cast("boolean")).otherwise(F.lit(True))
     return df.filter(guard).drop(_RECORD)
