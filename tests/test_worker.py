@@ -18,7 +18,8 @@ from e5spark import encoder
 from e5spark.errors import ConflictError, ModelError, from_text
 from e5spark.model.spec import model_spec
 from e5spark.spark import embed
-from e5spark.spark.embedding import Texts, embed_plan, plan_model
+from e5spark.spark.columns import TextColumns
+from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_of, forget_zips
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
@@ -125,7 +126,7 @@ def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
     assert plan.weights is not None
     other = replace(plan, weights=replace(plan.weights, weights="0" * 64))
     docs = make_table(["a text"])
-    vectors = embed_plan(docs, other, Texts(text="text", role="query"))
+    vectors = embed_plan(docs, other, TextColumns(text="text", role="query"))
     with pytest.raises(PythonException) as caught:
         to_arrow(vectors)
     error = from_text(str(caught.value))
@@ -135,9 +136,9 @@ def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
 
 
 def workers(trace: Trace) -> set[int]:
-    found = {event["pid"] for event in trace.events("window")}
-    assert found
-    return found
+    pids = {event["pid"] for event in trace.events("window")}
+    assert pids
+    return pids
 
 
 def loads_by_worker(trace: Trace) -> Counter[int]:

@@ -9,15 +9,14 @@ from e5spark.job import diff as changes
 from e5spark.job.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.model.resolve import Plan
 from e5spark.names import quoted
-from e5spark.spark.embedding import (
-    Texts,
+from e5spark.spark.columns import (
+    TextColumns,
     check_free,
-    column_prefixes,
-    embed_plan,
     resolve_column,
     result_names,
     text_column,
 )
+from e5spark.spark.embedding import embed_plan
 from e5spark.tables.sources import batch as source
 from e5spark.tables.sources import change_feed as feed
 from e5spark.tables.sources import stream
@@ -40,7 +39,7 @@ class Source:
     """
 
     rows: DataFrame
-    texts: Texts
+    texts: TextColumns
     id: str | None
     kept: tuple[str, ...]
     hash: str
@@ -129,10 +128,10 @@ def embedded(rows: DataFrame, plan: Plan, intake: Source) -> DataFrame:
 
 def vector_names(config: EmbedConfig) -> list[str]:
     """Returns the columns of the vectors."""
-    texts = Texts(
+    texts = TextColumns(
         text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
     )
-    return [f"{prefix}embedding" for prefix in column_prefixes(texts)]
+    return [f"{prefix}embedding" for prefix in texts.column_prefixes]
 
 
 def provenance(plan: Plan) -> dict[str, str]:
@@ -174,14 +173,14 @@ def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
     return _needed(df, config, *(feed.COLUMNS if given.change_feed else ()))
 
 
-def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
+def texts_of(df: DataFrame, config: EmbedConfig) -> TextColumns:
     """Returns what is embedded, with the columns that hold roles and instructions.
 
     Raises:
         ColumnError: If one of those is missing.
     """
     role, instruction = config.role_column, config.instruction_column
-    return Texts(
+    return TextColumns(
         text=config.text,
         role=_column(df, role) if role else config.role,
         instruction=_column(df, instruction) if instruction else config.instruction or None,
@@ -190,7 +189,7 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
     )
 
 
-def _content(df: DataFrame, texts: Texts) -> list[Column]:
+def _content(df: DataFrame, texts: TextColumns) -> list[Column]:
     """All that decides what is embedded of a row, apart from the fingerprint."""
     names = [texts.text] if isinstance(texts.text, str) else texts.text
     columns = [F.col(quoted(text_column(df, name))) for name in names]
