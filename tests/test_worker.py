@@ -2,11 +2,13 @@
 
 import importlib
 import sys
+import weakref
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyspark
 import pytest
@@ -15,9 +17,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from e5spark import encoder
-from e5spark.errors import ConflictError, ModelError, from_text
+from e5spark.errors import ConflictError, ModelError, OptionError, from_text
 from e5spark.model.spec import model_spec
-from e5spark.spark import embed
+from e5spark.spark import embed, encoder_cache
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_of, forget_zips
@@ -75,6 +77,47 @@ def test_a_worker_that_computes_in_another_precision_than_the_run_stops(
     plan = plan_model(model_spec(new_model, {"precision": "bf16"}))
     with pytest.raises(ConflictError, match=r"computes in fp32 .* the run's precision is bf16"):
         encoder_of(plan)
+
+
+def test_the_oldest_model_is_dropped_before_a_third_is_loaded(
+    new_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that refers to itself, as models do: three of the large shape are 6.6 GB."""
+    alive: weakref.WeakSet[FakeLoaded] = weakref.WeakSet()
+    alive_at_load: list[int] = []
+
+    def load(*_: object, **__: object) -> FakeLoaded:
+        alive_at_load.append(len(alive))
+        loaded = FakeLoaded()
+        alive.add(loaded)
+        return loaded
+
+    monkeypatch.setattr(encoder, "load", load)
+    monkeypatch.setattr(encoder_cache, "_loaded", OrderedDict())
+    plan = plan_model(model_spec(new_model, {"precision": "fp32"}))
+    for device in ("cuda:0", "cuda:1", "cuda:0", "cuda:2", "cuda:3"):
+        encoder_of(replace(plan, spec=replace(plan.spec, device=device)))
+    assert alive_at_load == [0, 1, 1, 1]
+    assert len(alive) == 2
+
+
+@pytest.mark.parametrize("package", ["tokenizers", "openvino", "torch"])
+def test_a_worker_that_lacks_a_package_says_so(
+    new_model: str, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+    monkeypatch.setattr(encoder, "load", load)
+    with pytest.raises(OptionError, match=f"The package {package} is not installed on an executor"):
+        encoder_of(plan_model(model_spec(new_model, {})))
+
+
+class FakeLoaded:
+    """A loaded model that only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.engine = SimpleNamespace(name="fake", precision="fp32", model=self)
 
 
 @pytest.mark.usefixtures("udf_kind")
