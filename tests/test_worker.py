@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pyspark
 import pytest
 from pyspark.errors import PythonException
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark import encoder
@@ -23,6 +25,7 @@ from e5spark.spark import embed, encoder_cache
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_of, forget_zips
+from e5spark.spark.worker import _sort_windows
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace
@@ -111,6 +114,47 @@ def test_a_worker_that_lacks_a_package_says_so(
     monkeypatch.setattr(encoder, "load", load)
     with pytest.raises(OptionError, match=f"The package {package} is not installed on an executor"):
         encoder_of(plan_model(model_spec(new_model, {})))
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows", "windows"),
+    [
+        ([10_000, 10_000], 4096, [64, 512, 9_424, 10_000]),
+        ([10_000], 100, [64, 9_936]),
+        ([10_000], 64, [10_000]),
+        ([600, 600], 4096, [64, 512, 624]),
+        ([64, 40], 4096, [104]),
+        ([40, 40, 40, 40], 100, [120, 40]),
+        ([40, 0, 40], 1, [40, 40]),
+        ([], 100, []),
+    ],
+)
+def test_the_first_windows_are_small_and_all_rows_keep_their_order(
+    batches: list[int], rows: int, windows: list[int]
+) -> None:
+    texts = pa.array(range(sum(batches)), pa.int64())
+    starts = np.cumsum([0, *batches])
+    arrays = [(texts.slice(start, count),) for start, count in zip(starts, batches, strict=False)]
+    actual = list(_sort_windows(arrays, rows))
+    assert [sum(len(batch[0]) for batch in window) for window in actual] == windows
+    order = [value for window in actual for batch in window for value in batch[0].to_pylist()]
+    assert order == texts.to_pylist()
+
+
+def test_a_small_ask_runs_the_first_rows_only_through_the_model(
+    spark: SparkSession, model: str, trace: Trace
+) -> None:
+    """Of 10,000 rows, which are one Arrow batch by default."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    spark.conf.set(name, "10000")
+    try:
+        docs = spark.range(10_000, numPartitions=1).selectExpr("concat('row ', id) AS text")
+        rows = embed(docs, text="text", role="query", model=model).limit(3).collect()
+    finally:
+        spark.conf.set(name, before)
+    assert [row.text for row in rows] == ["row 0", "row 1", "row 2"]
+    assert trace.rows() <= 64 + 512
 
 
 class FakeLoaded:

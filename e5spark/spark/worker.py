@@ -4,6 +4,7 @@ The driver imports this module for its types and ships its functions by name.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
 _WINDOW_BYTES = 64 << 20
+# The first Arrow batch of a task is cut after 64 rows and after 512 more: `show` and `limit` need
+# the first rows only, and the engine starts before the whole batch is tokenised.
+_FIRST_ROWS = (64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +129,18 @@ def _is_text(kind: pa.DataType) -> bool:
 def _sort_windows(
     batches: Iterable[tuple[pa.Array, ...]], rows: int
 ) -> Iterator[list[tuple[pa.Array, ...]]]:
-    """Groups batches into windows of about so many rows."""
+    """Groups batches into windows of about so many rows; the first windows are smaller."""
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    for size in _FIRST_ROWS:
+        if size < min(rows, len(first[0])):
+            yield [tuple(column.slice(0, size) for column in first)]
+            first = tuple(column.slice(size) for column in first)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
-    for batch in batches:
+    for batch in itertools.chain([first], batches):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
