@@ -86,10 +86,14 @@ def _pandas_udf(request: Request, kind: DataType, select: Select) -> Any:  # noq
 
 
 def _from_pandas(series: "pd.Series") -> pa.Array:
+    # What holds no texts keeps its type, which the worker then refuses by name; numbers would
+    # become bytes without an error.
+    if series.dtype.kind != "O":
+        return pa.Array.from_pandas(series)
     try:
         # With a type, because a batch of nulls alone would get the type null.
         return pa.Array.from_pandas(series, type=pa.binary())
-    except pa.ArrowException:  # no texts: the worker names the type that it has
+    except pa.ArrowException:
         return pa.Array.from_pandas(series)
 
 
