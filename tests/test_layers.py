@@ -1,4 +1,4 @@
-"""What importing each door must not load; the linter checks the code, this what really happens."""
+"""What an import must not load: the linter reads the code, this test looks at sys.modules."""
 
 import subprocess
 import sys

@@ -15,7 +15,7 @@ from e5spark.job.diff import KIND
 from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
 from e5spark.model.resolve import Plan
-from e5spark.spark.embedding import result_names
+from e5spark.spark.columns import result_names
 from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path

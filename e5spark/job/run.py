@@ -19,7 +19,8 @@ from e5spark.model.resolve import Plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
-from e5spark.spark.embedding import Texts, embed_plan, plan_model
+from e5spark.spark.columns import TextColumns
+from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
@@ -85,7 +86,7 @@ def check_device(spark: SparkSession, plan: Plan) -> None:
     if plan.spec.device in ("auto", "cpu"):
         return
     row = spark.createDataFrame([("device",)], "text string").coalesce(1)
-    embed_plan(row, plan, Texts(text="text", role="passage")).collect()
+    embed_plan(row, plan, TextColumns(text="text", role="passage")).collect()
 
 
 def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dict[str, Any]:

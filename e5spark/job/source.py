@@ -11,15 +11,14 @@ from e5spark.job import diff
 from e5spark.job.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.model.resolve import Plan
 from e5spark.names import RESERVED, listed, quoted, redacted
-from e5spark.spark.embedding import (
-    Texts,
+from e5spark.spark.columns import (
+    TextColumns,
     check_free,
-    column_prefixes,
-    embed_plan,
     resolve_column,
     result_names,
     text_column,
 )
+from e5spark.spark.embedding import embed_plan
 from e5spark.tables.sources import batch, stream
 from e5spark.tables.sources import change_feed as feed
 
@@ -43,7 +42,7 @@ class Source:
     """
 
     rows: DataFrame
-    texts: Texts
+    texts: TextColumns
     id: str | None
     columns: tuple[str, ...]
     hash: str
@@ -57,8 +56,8 @@ class Source:
     @property
     def id_is_text(self) -> bool:
         """Whether the id is also embedded, so that no message may show it."""
-        texts = [self.texts.text] if isinstance(self.texts.text, str) else self.texts.text
-        return self.id is not None and self.id.lower() in [name.lower() for name in texts]
+        texts = [name.lower() for name in self.texts.names]
+        return self.id is not None and self.id.lower() in texts
 
 
 def open_source(spark: SparkSession, config: JobConfig) -> Source:
@@ -155,10 +154,10 @@ def embedded(rows: DataFrame, plan: Plan, source: Source) -> DataFrame:
 
 def vector_names(config: EmbedConfig) -> list[str]:
     """Returns the columns of the vectors."""
-    texts = Texts(
+    texts = TextColumns(
         text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
     )
-    return [f"{prefix}embedding" for prefix in column_prefixes(texts)]
+    return [f"{prefix}embedding" for prefix in texts.column_prefixes]
 
 
 def provenance(plan: Plan) -> dict[str, str]:
@@ -202,14 +201,14 @@ def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
     return _needed(df, config, *(feed.COLUMNS if table.change_feed else ()))
 
 
-def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
+def texts_of(df: DataFrame, config: EmbedConfig) -> TextColumns:
     """Returns what is embedded, with the columns that hold roles and instructions.
 
     Raises:
         ColumnError: If one of these columns is missing.
     """
     role, instruction = config.role_column, config.instruction_column
-    return Texts(
+    return TextColumns(
         text=config.text,
         role=_column(df, role) if role else config.role,
         instruction=_column(df, instruction) if instruction else config.instruction or None,
@@ -218,10 +217,9 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
     )
 
 
-def _content(df: DataFrame, texts: Texts) -> list[Column]:
+def _content(df: DataFrame, texts: TextColumns) -> list[Column]:
     """Everything that decides a row's vectors, apart from the fingerprint."""
-    names = [texts.text] if isinstance(texts.text, str) else texts.text
-    columns = [F.col(quoted(text_column(df, name))) for name in names]
+    columns = [F.col(quoted(text_column(df, name))) for name in texts.names]
     if texts.join is not None:
         columns = [*columns, F.lit(texts.join)]
     prompt = [

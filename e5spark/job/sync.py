@@ -13,7 +13,7 @@ from e5spark.job.metrics import total
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.model.resolve import Plan
-from e5spark.spark.embedding import result_names
+from e5spark.spark.columns import result_names
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
