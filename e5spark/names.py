@@ -8,7 +8,7 @@ RESERVED = "__e5spark"
 _MOST_NAMES, _LONGEST_NAME = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:(?!\d{1,5}/)[^@\s]*@")
-_QUERY = re.compile(r"\?[\w-]+=[^\s'\",;)]*")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[\w-]+=[^\s'\",;)]*")
 
 
 def quoted(name: str) -> str:
@@ -29,9 +29,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def has_credentials(path: str) -> bool:
+    """Returns whether a path has a user and a password, as in ``s3a://KEY:SECRET@bucket``."""
+    return _CREDENTIALS.search(path) is not None
+
+
 def redacted(path: str) -> str:
     """Returns a path, or a text that contains paths, without credentials.
 
     ``s3a://KEY:SECRET@bucket/x?sig=y`` becomes ``s3a://bucket/x``.
     """
-    return _QUERY.sub("", _CREDENTIALS.sub("", path))
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", path))

@@ -13,6 +13,14 @@ def load(tmp_path):
     return partial(minimal_job.load, tmp_path)
 
 
+@pytest.mark.parametrize("key", ["input.path", "input.checkpoint_location", "output.path"])
+def test_a_path_has_no_credentials_which_spark_would_log(load, key):
+    found = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
+    assert f"{key} has a user and a password" in found
+    assert "s3a://bucket/docs" in found
+    assert "SECRET" not in found
+
+
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan"])
 def test_an_error_rate_is_a_share(load, value):
     assert "a share from 0 to 1" in refusal(load, f"run.max_error_rate={value}")

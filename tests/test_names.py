@@ -2,7 +2,7 @@
 
 import pytest
 
-from e5spark.names import listed, redacted
+from e5spark.names import has_credentials, listed, redacted
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from e5spark.names import listed, redacted
 )
 def test_credentials_of_a_path_are_never_shown(path: str, shown: str) -> None:
     assert redacted(path) == shown
+    assert has_credentials(path) == ("@" in path)
 
 
 @pytest.mark.parametrize(
@@ -28,11 +29,13 @@ def test_credentials_of_a_path_are_never_shown(path: str, shown: str) -> None:
         "hdfs://host:9000/a@b",
         "abfss://container@account.dfs.core.windows.net/docs",
         "/data/part-?.parquet",
+        "/data/y?ar=2026",
         "spark_catalog.db.docs",
     ],
 )
 def test_a_path_without_credentials_is_shown_whole(path: str) -> None:
     assert redacted(path) == path
+    assert not has_credentials(path)
 
 
 def test_names_are_quoted_cut_and_at_most_ten() -> None:

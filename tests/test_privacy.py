@@ -79,11 +79,11 @@ def inputs(tmp_path: Path) -> dict[str, dict[str, Any]]:
             "text": "value",
             "code": 3,
         },
-        "a path with credentials": {"path": f"{credentials}/docs", "code": 3},
+        "a path with credentials": {"path": f"{credentials}/docs", "code": 2},
         "an output with credentials": {
             "path": f"{at}/docs.parquet",
             "output": f"{credentials}/out",
-            "code": 3,
+            "code": 2,
         },
     }
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from e5spark.errors import ConfigError
 from e5spark.model.spec import ModelOptions
+from e5spark.names import has_credentials, redacted
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 OutputFormat = Literal["parquet", "delta"]
@@ -100,6 +101,9 @@ def check(job: JobConfig) -> None:
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
             raise ConfigError(f"[{name}] needs either path or table, and not both.")
+    _check_credentials("input.path", job.input.path)
+    _check_credentials("input.checkpoint_location", job.input.checkpoint_location)
+    _check_credentials("output.path", job.output.path)
     _check_input(job.input)
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(
@@ -114,6 +118,15 @@ def check(job: JobConfig) -> None:
         _check_partial(job)
     if job.output.write == "columns":
         _check_columns(job)
+
+
+def _check_credentials(key: str, path: str) -> None:
+    if has_credentials(path):
+        raise ConfigError(
+            f"{key} has a user and a password, which Spark would log: {redacted(path)}. Take them "
+            "out, and give them to Spark's file system, such as fs.s3a.access.key and "
+            "fs.s3a.secret.key in a credential provider."
+        )
 
 
 def _check_input(table: InputConfig) -> None:

@@ -207,6 +207,7 @@ def _columns(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
 
 
 def _check_apart(config: JobConfig) -> None:
+    check_path(config.output.path)
     if config.input.path and config.output.path:
         check_apart(config.input.path, config.output.path)
     checkpoint = config.input.checkpoint_location
@@ -222,7 +223,6 @@ def _check_apart(config: JobConfig) -> None:
 def _parquet(spark: SparkSession, config: JobConfig) -> ParquetSink:
     output = config.output
     _check_apart(config)
-    check_path(output.path)
     check_options(output.options)
     options = {**parquet_options(sources.vector_names(config.embed)), **output.options}
     return ParquetSink(spark, path=output.path, table=output.table, options=options)
