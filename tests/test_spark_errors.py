@@ -54,13 +54,15 @@ def test_a_stream_names_the_file_that_stopped_it(record: str):
     assert SECRET not in str(failure)
 
 
-@pytest.mark.parametrize("output", ["/data/out", "file:///data/out/", "file:/data/out"])
+@pytest.mark.parametrize(
+    "output", ["/data/o t", "file:///data/o t/", "file:/data/o t", "o t", "./o t"]
+)
 def test_a_damaged_file_of_the_output_is_not_called_the_input(output):
-    error = Exception(UNREADABLE.format(file="file:///data/out/part-0.parquet"))
+    error = Exception(UNREADABLE.format(file="file:///data/o%20t/part-0.parquet"))
     damaged = translated(error, "The run stopped", output=output)
     assert type(damaged) is ConflictError
-    assert "The output cannot be read: its file file:///data/out/part-0.parquet" in str(damaged)
-    other = translated(error, "The run stopped", output="/data/ou")
+    assert "The output cannot be read: its file file:///data/o%20t/part-0.parquet" in str(damaged)
+    other = translated(error, "The run stopped", output="/data/o")
     assert type(other) is InputError
 
 
