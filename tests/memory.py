@@ -17,6 +17,7 @@ from e5spark.tables.ledger import lock as lock_module
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.ledger.manifest import Manifest
+from e5spark.tables.ledger.owner import own_tokens
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import commit as commit_module
 from e5spark.tables.sinks import parquet as parquet_module
@@ -316,7 +317,7 @@ def left_over(disk: Disk) -> list[str]:
 
 def forget_locks() -> None:
     """Every process that held a lock has ended."""
-    lock_module._own_tokens.clear()
+    own_tokens.clear()
 
 
 @contextmanager

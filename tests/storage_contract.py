@@ -1,4 +1,4 @@
-"""What every storage promises: inherit it, and give a fixture `files`."""
+"""What every storage guarantees: a test class inherits it and has a fixture `files`."""
 
 import pytest
 

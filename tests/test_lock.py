@@ -155,6 +155,7 @@ def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
 ) -> None:
     first = acquire(output, ttl=SHORT)
     first._stop.set()
+    first._thread.join()
     rewrite(output, 1, **change, pid=1)
     with acquire(output) as second:
         assert second.epoch == 2

@@ -5,6 +5,7 @@ from pyspark.errors import AnalysisException, IllegalArgumentException
 
 from e5spark.errors import ConflictError, E5SparkError, InputError, ModelError, TransientError
 from e5spark.names import redacted
+from e5spark.tables.sources import stream
 from e5spark.tables.spark_errors import condition, reason, spark_errors, translated
 
 SECRET = "SECRET"
@@ -42,13 +43,26 @@ def test_a_malformed_record_without_a_file_shows_no_content():
     assert SECRET not in str(error)
 
 
-@pytest.mark.parametrize("output", ["/data/out", "file:///data/out/", "file:/data/out"])
+@pytest.mark.parametrize("record", ["", MALFORMED])
+def test_a_stream_names_the_file_that_stopped_it(record: str):
+    text = UNREADABLE.partition(": org")[2].format(file="file:///data/two.csv")
+    error = RuntimeError(f"[STREAM_FAILED] Query terminated with exception: org{text}{record}")
+    failure = stream._failure("s3a://KEY:SECRET@b/in", error)
+    assert type(failure) is InputError
+    assert "file:///data/two.csv" in str(failure)
+    assert ("malformed record" in str(failure)) == bool(record)
+    assert SECRET not in str(failure)
+
+
+@pytest.mark.parametrize(
+    "output", ["/data/o t", "file:///data/o t/", "file:/data/o t", "o t", "./o t"]
+)
 def test_a_damaged_file_of_the_output_is_not_called_the_input(output):
-    error = Exception(UNREADABLE.format(file="file:///data/out/part-0.parquet"))
+    error = Exception(UNREADABLE.format(file="file:///data/o%20t/part-0.parquet"))
     damaged = translated(error, "The run stopped", output=output)
     assert type(damaged) is ConflictError
-    assert "The output cannot be read: its file file:///data/out/part-0.parquet" in str(damaged)
-    other = translated(error, "The run stopped", output="/data/ou")
+    assert "The output cannot be read: its file file:///data/o%20t/part-0.parquet" in str(damaged)
+    other = translated(error, "The run stopped", output="/data/o")
     assert type(other) is InputError
 
 

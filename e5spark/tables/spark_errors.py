@@ -19,7 +19,9 @@ Neither a record's content nor a credential is in any of these sentences.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from posixpath import normpath
 from typing import Any
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError, Py4JNetworkError
 from pyspark.errors import AnalysisException, IllegalArgumentException, PySparkException
@@ -49,6 +51,7 @@ _REFUSALS = frozenset(
 # Spark's name of what went wrong, and its sentence, as they are in the text of any error.
 _CONDITION = re.compile(r"\[([A-Z][A-Z_]*(?:\.[A-Z_]+)*)\] .+")
 _UNREADABLE_FILE = re.compile(r"\[FAILED_READ_FILE[A-Z_.]*\] .*?\bfile (\S+?)\.?(?:\s|$)")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
 _FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded|DSQuotaExceeded")
 _READ_ONLY = re.compile(r"Read-only file system|Permission denied|AccessDenied|Access Denied")
 _AGAIN = "Start the same command again."
@@ -157,7 +160,7 @@ def _unreadable(error: Exception, failure: str, output: str) -> E5SparkError:
     text = str(error)
     file = match[1] if (match := _UNREADABLE_FILE.search(text)) else ""
     is_record = "[MALFORMED_" in text
-    if file and output and _path(file).startswith(f"{_path(output).rstrip('/')}/"):
+    if file and output and _is_inside(file, output):
         return ConflictError(
             f"The output cannot be read: its file {redacted(file)} is damaged: {reason(error)} Put "
             "the file back from a copy, or give a new output."
@@ -172,15 +175,19 @@ def _unreadable(error: Exception, failure: str, output: str) -> E5SparkError:
             f"{redacted(failure)}: a record is malformed. Mend it, or set input.options.mode = "
             "'DROPMALFORMED' to leave such records out."
         )
+    if "FILE_NOT_EXIST" in condition(error):
+        return InputError(f"The input cannot be read: {reason(error)} Start the job again.")
     return InputError(
         f"The input cannot be read: {reason(error)} The file is damaged or of another format: put "
         "it back, or take it out of the input."
     )
 
 
-def _path(uri: str) -> str:
-    """The path of a URI: file:/x, file:///x and /x are one."""
-    return re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?", "", uri)
+def _is_inside(file: str, directory: str) -> bool:
+    """Whether the URI of a file is inside a path: file:/x, file:///x and /x are the same."""
+    path, parent = (_SCHEME.sub("", uri) for uri in (unquote(file), directory))
+    parent = f"{normpath(parent)}/"
+    return path.startswith(parent) or (not parent.startswith("/") and f"/{parent}" in path)
 
 
 def _with_reason(kind: type[E5SparkError], failure: str, error: Exception) -> E5SparkError:

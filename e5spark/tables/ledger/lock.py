@@ -6,64 +6,33 @@ that finds it released, or its owner dead, claims the next one. A run that lost 
 from ``check``, which runs before every commit. Clocks of two machines are never compared.
 """
 
-import os
 import re
-import socket
 import threading
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict
 from types import TracebackType
-from uuid import getnode, uuid4
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.names import redacted
-from e5spark.tables.ledger.documents import FORMAT, dumped, read_document
+from e5spark.tables.ledger.documents import dumped, read_document
 from e5spark.tables.ledger.layout import LOCK, last_epoch
+from e5spark.tables.ledger.owner import Owner, is_alive, own_tokens, this_process
 from e5spark.tables.storage.protocol import Storage
 
 _HEARTBEATS = 4  # of a live run in one ttl
 _CLAIM = re.compile(r"(\d+)\.json")
-# Locks of this process: its pid being alive says nothing about a lock that it failed to release.
-_own_tokens: set[str] = set()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Owner:
-    """The process that claimed an epoch.
-
-    Attributes:
-        token: Random; no two claims share it.
-        host: The name of its machine, for messages.
-        machine: Where its pid means one process; see ``_machine``.
-        pid: The process.
-        process_started: When it started, in ticks since the boot; None if unknown.
-        started_at: When the run started, in UTC, for messages.
-        ttl: Seconds without a heartbeat after which others may take the run for dead.
-        format: The format of the state file.
-    """
-
-    token: str
-    host: str
-    machine: str
-    pid: int
-    process_started: int | None
-    started_at: str
-    ttl: float
-    format: int = FORMAT
 
 
 class Lock:
     """A claimed epoch; release it, or use it as a context manager."""
 
-    def __init__(self, storage: Storage, *, epoch: int, owner: _Owner) -> None:
+    def __init__(self, storage: Storage, *, epoch: int, owner: Owner) -> None:
         self.epoch = epoch
         self._storage = storage
         self._owner = owner
         self._stop = threading.Event()
         self._trouble = ""
-        _own_tokens.add(owner.token)
+        own_tokens.add(owner.token)
         self._last_heartbeat = time.monotonic()
         self._thread = threading.Thread(
             target=self._send_heartbeats, name="e5spark lock", daemon=True
@@ -97,7 +66,7 @@ class Lock:
         """
         self._stop.set()
         self._thread.join()
-        _own_tokens.discard(self._owner.token)
+        own_tokens.discard(self._owner.token)
         self._storage.put(_name(self.epoch, "released"), b"")
 
     def __enter__(self) -> "Lock":
@@ -150,7 +119,7 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
         _wait_until_dead(storage, highest)
     # The number of an epoch is never reused, even if somebody has removed the lock's files.
     epoch = max(highest, last) + 1
-    owner = _this_process(ttl)
+    owner = this_process(ttl)
     claim = dumped(asdict(owner))
     # A store that repeats a request by itself finds the file of its first attempt.
     name = _name(epoch, "json")
@@ -174,7 +143,7 @@ def _wait_until_dead(storage: Storage, epoch: int) -> None:
         ConflictError: If the run lives, or another run took its place.
     """
     owner = _owner(storage, epoch)
-    alive = _alive(owner)
+    alive = is_alive(owner)
     if alive:
         raise _conflict(storage, epoch)
     heartbeat, since = storage.read(_name(epoch, "heartbeat")), time.monotonic()
@@ -187,12 +156,12 @@ def _wait_until_dead(storage: Storage, epoch: int) -> None:
             raise _conflict(storage, _highest(names))
 
 
-def _owner(storage: Storage, epoch: int) -> _Owner:
+def _owner(storage: Storage, epoch: int) -> Owner:
     name = _name(epoch, "json")
     owner = read_document(
         storage,
         name,
-        _Owner,
+        Owner,
         remedy="Make sure that no run writes to this output, remove the file, and start the same "
         "command again.",
     )
@@ -230,54 +199,3 @@ def _file(epoch: int, kind: str) -> str:
 
 def _name(epoch: int, kind: str) -> str:
     return f"{LOCK}/{_file(epoch, kind)}"
-
-
-def _this_process(ttl: float) -> _Owner:
-    return _Owner(
-        token=uuid4().hex,
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        process_started=_process_started(os.getpid()),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        ttl=ttl,
-    )
-
-
-def _machine() -> str:
-    """Names the scope in which a pid means one process: a boot of a kernel, and a container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        # The network card; without one, a number that no other process shares.
-        return f"{getnode():x}"
-
-
-def _alive(owner: _Owner) -> bool | None:
-    """Whether the owner's process lives; None where only its heartbeat can tell."""
-    if (owner.host, owner.machine) != (socket.gethostname(), _machine()):
-        return None
-    if owner.pid == os.getpid():
-        return owner.token in _own_tokens
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    started = _process_started(owner.pid)
-    if started is None or owner.process_started is None:
-        return None
-    return started == owner.process_started
-
-
-def _process_started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; -1 once it has ended; None if unknown."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # After the name, which may contain anything: state, parent, ..., numbered by proc(5) from 3.
-    fields = stat.rpartition(")")[2].split()
-    return -1 if fields[0] in "ZX" else int(fields[22 - 3])

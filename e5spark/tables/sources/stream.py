@@ -22,7 +22,7 @@ from e5spark.tables.spark_errors import condition, reason, spark_errors, transla
 _FILES = {"maxFileAge": "36500d"}
 _DELTA = {"maxFilesPerTrigger": str((1 << 31) - 1)}
 _POLL = 0.1  # seconds
-_CAUSE = re.compile(r"terminated with exception: (?P<cause>.+?)(?: SQLSTATE:|\n|$)")
+_CAUSE = re.compile(r"terminated with exception: (?P<cause>.)")
 _CHANGED = {
     "DELTA_SOURCE_IGNORE_DELETE",
     "DELTA_SOURCE_TABLE_IGNORE_CHANGES",
@@ -143,8 +143,8 @@ def _opened(load: Callable[[], DataFrame], name: str) -> DataFrame:
 def _failure(name: str, error: Exception) -> E5SparkError:
     failure = f"{redacted(name)} cannot be read as a stream"
     match = _CAUSE.search(str(error))
-    # The cause alone: the error itself says only that the stream failed.
-    cause = Exception(match["cause"]) if match else error
+    # From the cause on: the error itself says only that the stream failed.
+    cause = Exception(str(error)[match.start("cause") :]) if match else error
     changed = condition(cause)
     if changed in _CHANGED:
         return InputError(
