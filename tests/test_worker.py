@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyspark
 import pytest
 from pyspark.errors import PythonException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from e5spark import encoder
@@ -25,7 +25,7 @@ from e5spark.spark import embed, encoder_cache
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_of, forget_zips
-from e5spark.spark.worker import _sort_windows
+from e5spark.spark.worker import Request, _sort_windows, run
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace
@@ -119,12 +119,12 @@ def test_a_worker_that_lacks_a_package_says_so(
 @pytest.mark.parametrize(
     ("batches", "rows", "windows"),
     [
-        ([10_000, 10_000], 4096, [64, 512, 9_424, 10_000]),
-        ([10_000], 100, [64, 9_936]),
+        ([10_000, 10_000], 4096, [64, 64, 512, 9_360, 10_000]),
+        ([10_000], 100, [64, 64, 9_872]),
         ([10_000], 64, [10_000]),
-        ([600, 600], 4096, [64, 512, 624]),
+        ([700, 600], 4096, [64, 64, 512, 660]),
         ([64, 40], 4096, [104]),
-        ([40, 40, 40, 40], 100, [120, 40]),
+        ([30, 30, 30, 30], 80, [90, 30]),
         ([40, 0, 40], 1, [40, 40]),
         ([], 100, []),
     ],
@@ -141,20 +141,15 @@ def test_the_first_windows_are_small_and_all_rows_keep_their_order(
     assert order == texts.to_pylist()
 
 
-def test_a_small_ask_runs_the_first_rows_only_through_the_model(
-    spark: SparkSession, model: str, trace: Trace
+def test_the_first_rows_come_before_the_rest_of_their_batch_is_run(
+    model: str, trace: Trace
 ) -> None:
-    """Of 10,000 rows, which are one Arrow batch by default."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(name)
-    spark.conf.set(name, "10000")
-    try:
-        docs = spark.range(10_000, numPartitions=1).selectExpr("concat('row ', id) AS text")
-        rows = embed(docs, text="text", role="query", model=model).limit(3).collect()
-    finally:
-        spark.conf.set(name, before)
-    assert [row.text for row in rows] == ["row 0", "row 1", "row 2"]
-    assert trace.rows() <= 64 + 512
+    request = Request(plan=plan_model(model_spec(model, {})), texts=1, role="query")
+    results = run(request, [(pa.array([f"row {number}" for number in range(10_000)]),)])
+    (vectors,) = next(results)
+    results.close()
+    assert len(vectors) == 64
+    assert trace.rows() == 64
 
 
 class FakeLoaded:

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
 _WINDOW_BYTES = 64 << 20
-# The first Arrow batch of a task is cut after 64 rows and after 512 more: `show` and `limit` need
-# the first rows only, and the engine starts before the whole batch is tokenised.
-_FIRST_ROWS = (64, 512)
+# The first Arrow batch of a task is cut after 64 rows, 64 and 512 more: `show` and `limit` need the
+# first rows only. PySpark buffers what a worker writes, so Spark has the first window when the
+# second is written, and the worker ends when it has run the third and cannot write it.
+_FIRST_ROWS = (64, 64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
