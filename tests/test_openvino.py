@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from e5spark.encoder import Encoder
 from e5spark.encoder.batching import micro_batches
-from e5spark.encoder.loading import decide_engine, ready
+from e5spark.encoder.engines.preparation import prepared_directory
+from e5spark.encoder.loading import decide_engine
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
 from e5spark.model.checkpoint import Files
@@ -79,7 +80,9 @@ def test_openvino_is_chosen_on_cpus_for_what_it_runs(model):
 
 
 def test_openvino_on_a_gpu_is_refused(model):
-    with pytest.raises(OptionError, match="runs on CPUs; device is 'cuda:0'"):
+    with pytest.raises(
+        OptionError, match="device is 'cuda:0', but the openvino engine runs on cpu only"
+    ):
         Encoder.load(model, engine="openvino", device="cuda:0")
 
 
@@ -94,22 +97,22 @@ def test_an_engine_that_is_not_installed_is_named(model, monkeypatch):
 
 @pytest.fixture
 def prepared_model(model):
-    return ready(Files(model=Path(model), tokenizer=Path(model)))
+    return prepared_directory(Files(model=Path(model), tokenizer=Path(model)))
 
 
 def test_a_checkpoint_is_prepared_once_on_a_machine(new_model):
     files = Files(model=Path(new_model), tokenizer=Path(new_model))
-    first = ready(files)
+    first = prepared_directory(files)
     times = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    assert ready(files) == first
+    assert prepared_directory(files) == first
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == times
 
 
 def test_processes_that_want_a_model_at_once_prepare_it_once(new_model):
     code = (
         "import sys; from pathlib import Path; from e5spark.model.checkpoint import Files\n"
-        "from e5spark.encoder.engine import ready\n"
-        "path = Path(sys.argv[1]); print(ready(Files(model=path, tokenizer=path)))"
+        "from e5spark.encoder.engines.preparation import prepared_directory\n"
+        "path = Path(sys.argv[1]); print(prepared_directory(Files(model=path, tokenizer=path)))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, new_model], stdout=subprocess.PIPE, text=True)
@@ -198,7 +201,7 @@ def test_a_cut_off_preparation_leaves_nothing(model, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no smaps on this system")
 def test_files_of_a_prepared_model_take_no_memory_between_windows(new_model):
-    directory = ready(Files(model=Path(new_model), tokenizer=Path(new_model)))
+    directory = prepared_directory(Files(model=Path(new_model), tokenizer=Path(new_model)))
     encoder = Encoder.load(new_model, engine="openvino", threads=2)
     first = encoder.encode(TEXTS, role="passage")
     for name in (prepared.EMBEDDINGS, prepared.WEIGHTS):

@@ -180,7 +180,7 @@ def test_what_cannot_be_prepared_is_refused(prepare: Prepare, model: str, tmp_pa
     code, document = prepare(model, "--to", ready)
     assert (code, document["message"]) == (5, f"{ready} exists already; give a new directory.")
     code, document = prepare(ready, "--to", tmp_path / "twice")
-    assert (code, document["message"]) == (2, f"{ready} is a prepared model already.")
+    assert (code, f"{ready} is a prepared model already" in document["message"]) == (2, True)
     code, document = prepare(model, "--to", tmp_path / "x", "--precision", "int8")
     assert (code, "--calibrate JOB.toml belong together" in document["message"]) == (2, True)
     code, document = prepare("./nowhere", "--to", tmp_path / "x")
@@ -236,7 +236,7 @@ def bare_environment(directory: Path) -> Path:
     for name in PACKAGES:
         if (own / name).exists():
             (site / name).symlink_to(own / name)
-    package = Path(prepared.__file__).parent
+    package = Path(prepared.__file__).parents[1]
     (site / "e5spark").symlink_to(package)
     python = directory / "bin" / "python"
     for name in ("torch", "transformers"):
