@@ -31,8 +31,8 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
         )
     from e5spark.encoder.engines.export import export
 
-    known = known_checkpoint(spec)
-    export(files, to, checkpoint=known.name if known else None)
+    published = known_checkpoint(spec)
+    export(files, to, checkpoint=published.name if published else None)
     return _summary(to)
 
 

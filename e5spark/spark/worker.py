@@ -24,7 +24,7 @@ from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder
-    from e5spark.encoder.sort_window import Tokenized
+    from e5spark.encoder.sort_window import SortWindow
 
 # A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
@@ -118,7 +118,7 @@ class _Texts:
     status: list[text.Status]
     refused: dict[int, str]
     wanted: npt.NDArray[np.int64]
-    tokens: "Tokenized"
+    tokens: "SortWindow"
     seconds: float
 
 
