@@ -97,10 +97,10 @@ def texts_that_see_each_other(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
         encoder._loaded.engine._packed_model._kernel,
     )
 
-    def blind(*states: torch.Tensor, scale: float, window: tuple[int, int]) -> torch.Tensor:
+    def blind(*states: torch.Tensor, scale: float, window_size: tuple[int, int]) -> torch.Tensor:
         *states, rows = states
         whole = Rows(offsets=rows.offsets[[0, -1]], longest=int(rows.offsets[-1]))
-        return kernel(*states, whole, scale=scale, window=window)
+        return kernel(*states, whole, scale=scale, window_size=window_size)
 
     patch.setattr(packed, "_kernel", blind)
     return encoder

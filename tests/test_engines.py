@@ -13,7 +13,7 @@ import pytest
 from e5spark.encoder import Encoder, load
 from e5spark.encoder.loading import decide_engine
 from e5spark.encoder.packages import missing
-from e5spark.encoder.prepare import prepare
+from e5spark.encoder.prepare import prepare, prepare_int8
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.encoder.verify import verify
 from e5spark.errors import ModelError, OptionError
@@ -180,6 +180,14 @@ def test_commands_without_an_engine_say_what_to_install(
     with pytest.raises(OptionError, match=install):
         prepare(spec, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_int8_without_nncf_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hide(monkeypatch, "nncf")
+    with pytest.raises(OptionError, match=r"int8 needs nncf.*'e5spark\[torch,int8\]'"):
+        prepare_int8(model_spec("/models/e5", {}), tmp_path / "new", [], [], overflow_safe=None)
 
 
 def test_a_tokenizer_without_transformers_says_what_to_install(

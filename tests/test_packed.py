@@ -48,7 +48,7 @@ def row_by_row(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
     """The stand-in: softmax and two products, written out for each row and head."""
     group = query.shape[1] // key.shape[1]
@@ -59,7 +59,7 @@ def row_by_row(
             k, v = key[start:end, head // group], value[start:end, head // group]
             scores = q @ k.T * scale
             behind = torch.arange(end - start)[:, None] - torch.arange(end - start)
-            left, right = window
+            left, right = window_size
             unseen = ((behind > left) & (left >= 0)) | ((-behind > right) & (right >= 0))
             actual[start:end, head] = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v
     return actual

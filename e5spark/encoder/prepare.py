@@ -23,6 +23,9 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
         ModelError: If the checkpoint cannot be prepared.
         OptionError: If a package that prepares it is not installed.
     """
+    require(
+        ("openvino", "torch", "transformers"), extra="torch,openvino", purpose="e5spark prepare"
+    )
     files = _source(spec, to)
     if prepared.read(files.model) is not None:
         raise ModelError(
@@ -62,7 +65,7 @@ def prepare_int8(
         GateError: If int8 is not good enough, or not faster than fp32 on this machine.
         OptionError: If a package that prepares it is not installed.
     """
-    require(("nncf",), extra="torch,int8", purpose="e5spark prepare --precision int8")
+    require(("openvino", "nncf"), extra="torch,int8", purpose="e5spark prepare --precision int8")
     files = _source(spec, to)
     from e5spark.encoder.engines.openvino import has_vnni
     from e5spark.encoder.engines.preparation import prepared_directory
@@ -84,9 +87,6 @@ def prepare_int8(
 
 
 def _source(spec: ModelSpec, to: Path) -> Files:
-    require(
-        ("openvino", "torch", "transformers"), extra="torch,openvino", purpose="e5spark prepare"
-    )
     if to.exists():
         raise ConflictError(f"{to} exists already; give a new directory.")
     files = locate(spec)

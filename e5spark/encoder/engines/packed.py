@@ -43,7 +43,7 @@ class Kernel(Protocol):
         rows: Rows,
         *,
         scale: float,
-        window: tuple[int, int],
+        window_size: tuple[int, int],
     ) -> torch.Tensor:
         """Returns the attention of each token over its own row, in the shape of the query.
 
@@ -53,7 +53,7 @@ class Kernel(Protocol):
             value: Like the key.
             rows: The rows of the sequence.
             scale: Factor of the scores.
-            window: Most tokens to the left and to the right that a token attends to; -1 is all.
+            window_size: Most tokens to the left and right that a token attends to; -1 is all.
         """
         ...
 
@@ -65,7 +65,7 @@ def varlen(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
     """The kernel for GPUs: torch's own flash attention; see ``Kernel``."""
     from torch.nn.attention.varlen import varlen_attn
@@ -79,7 +79,7 @@ def varlen(
         rows.longest,
         rows.longest,
         scale=scale,
-        window_size=window,
+        window_size=window_size,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(attended, torch.Tensor)  # a pair only with more outputs requested
@@ -93,7 +93,7 @@ def by_length(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
     """The kernel for any device: one plain attention for each run of rows of equal length."""
     output = query.new_empty(query.shape)
@@ -106,7 +106,9 @@ def by_length(
             tensor[start:end].reshape(-1, length, *tensor.shape[1:]).transpose(1, 2)
             for tensor in (query, key, value)
         )
-        mask = None if window == _UNLIMITED else _window_mask(length, window, query.device)
+        mask = (
+            None if window_size == _UNLIMITED else _window_mask(length, window_size, query.device)
+        )
         grouped = query.shape[1] != key.shape[1]
         attended = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
@@ -115,9 +117,9 @@ def by_length(
     return output
 
 
-def _window_mask(length: int, window: tuple[int, int], device: torch.device) -> torch.Tensor:
+def _window_mask(length: int, window_size: tuple[int, int], device: torch.device) -> torch.Tensor:
     """The keys that each query of a row attends to.  # bool, (length, length)."""
-    left, right = (length if side < 0 else side for side in window)
+    left, right = (length if side < 0 else side for side in window_size)
     position = torch.arange(length, device=device)
     behind = position[:, None] - position
     return (behind <= left) & (behind >= -right)
@@ -247,12 +249,12 @@ def _attend(  # noqa: PLR0913  # transformers decides
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if isinstance(getattr(module, "key", None), torch.nn.Identity):  # see _fuse
         query, key, value = query.chunk(3, dim=1)
-    window = _UNLIMITED
+    window_size = _UNLIMITED
     if module.is_causal:
-        # transformers' window counts the token itself.
+        # The sliding window of transformers counts the token itself.
         narrow = sliding_window is not None and rows.longest > sliding_window
-        window = (sliding_window - 1 if sliding_window and narrow else -1, 0)
-    return kernel(query, key, value, rows, scale=scaling, window=window)[None], None
+        window_size = (sliding_window - 1 if sliding_window and narrow else -1, 0)
+    return kernel(query, key, value, rows, scale=scaling, window_size=window_size)[None], None
 
 
 def _fuse(model: torch.nn.Module) -> None:
