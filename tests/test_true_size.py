@@ -45,7 +45,7 @@ CHECKPOINTS = {
 }
 BF16_WORST_COSINE = 0.9995
 
-# The long text is truncated. References encode it separately: their padding would cost minutes.
+# The long one is cut. References take it apart from the others: their padding would cost minutes.
 SHORT = (
     "x",
     SENTENCES["english"][2],
@@ -61,7 +61,7 @@ TEXTS = {"query": SHORT + LONG, "passage": SHORT}
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of TEXTS by role, from three implementations."""
+    """The vectors of TEXTS by role, as each of three makes them."""
 
     ours: dict[str, np.ndarray]
     transformers: dict[str, np.ndarray]
@@ -72,26 +72,26 @@ class Vectors:
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Where each checkpoint lies, and is made ready: 9 GB, deleted when the module is done."""
     root = tmp_path_factory.mktemp("true_size")
-    actual = {}
+    found = {}
     for name in sorted({directory for directory, _ in CHECKPOINTS.values()} - {"distilled"}):
-        actual[name] = sentence_transformers_layout(true_size(root / name.split("/")[1], name))
+        found[name] = sentence_transformers_layout(true_size(root / name.split("/")[1], name))
     # Published without a tokenizer of its own.
-    actual["distilled"] = root / "distilled"
+    found["distilled"] = root / "distilled"
     shutil.copytree(
-        actual["intfloat/multilingual-e5-small"],
-        actual["distilled"],
+        found["intfloat/multilingual-e5-small"],
+        found["distilled"],
         ignore=shutil.ignore_patterns("tokenizer*", "sentencepiece*", "special_tokens*"),
         copy_function=os.link,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E5SPARK_CACHE", str(root / "cache"))
-        yield {name: actual[directory] for name, (directory, _) in CHECKPOINTS.items()}
+        yield {name: found[directory] for name, (directory, _) in CHECKPOINTS.items()}
     shutil.rmtree(root)
 
 
 @pytest.fixture(scope="module")
 def options(directories: dict[str, Path]) -> Callable[[str], ModelOptions]:
-    """The options that a user sets besides the directory."""
+    """What a user gives beside the directory."""
 
     def of(name: str) -> ModelOptions:
         given: ModelOptions = {"checkpoint": name}
@@ -132,7 +132,7 @@ def vectors(
 def by_transformers(
     directory: Path, tokenizer_directory: str, role_prompts: dict[str, str]
 ) -> dict[str, np.ndarray]:
-    """The vectors of the model cards' code."""
+    """As the model cards do it."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     model = AutoModel.from_pretrained(directory).eval()
     made = {}
@@ -200,7 +200,7 @@ def test_vectors_equal_sentence_transformers(vectors: Vectors, role: str) -> Non
 
 
 def test_the_prompt_of_the_role_makes_the_vector(vectors: Vectors) -> None:
-    """Otherwise the comparisons above could not detect a missing prompt."""
+    """Else the comparisons above could not tell a missing prompt."""
     difference = np.abs(vectors.ours["query"][: len(SHORT)] - vectors.ours["passage"]).max(axis=1)
     assert (difference > 100 * FP32_TOLERANCE).all()
 
@@ -290,10 +290,10 @@ def test_vectors_of_the_job_equal_transformers(name: str, jobs: Jobs, vectors: V
     table = pq.read_table(jobs.outputs[name]).sort_by([("id", "ascending")])
     assert table["status"].to_pylist() == ["ok"] * len(TEXTS["query"])
     assert table["truncated"].to_pylist() == [False] * (len(TEXTS["query"]) - 1) + [True]
-    actual = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    found = np.array(table["embedding"].to_pylist(), dtype=np.float32)
     order = [TEXTS["query"].index(text) for text in table["text"].to_pylist()]
-    report("the job against transformers", actual, vectors.transformers["query"][order])
-    assert_close(actual, vectors.transformers["query"][order], FP32_TOLERANCE)
+    report("the job against transformers", found, vectors.transformers["query"][order])
+    assert_close(found, vectors.transformers["query"][order], FP32_TOLERANCE)
 
 
 def test_checkpoints_of_the_same_weights_are_loaded_once(jobs: Jobs) -> None:
@@ -320,5 +320,5 @@ def test_bf16_is_close_to_fp32(
     assert worst >= BF16_WORST_COSINE
 
 
-def report(what: str, actual: np.ndarray, expected: np.ndarray) -> None:
-    print(f"{what}: largest difference {np.abs(actual - expected).max():.2g}")
+def report(what: str, found: np.ndarray, expected: np.ndarray) -> None:
+    print(f"{what}: largest difference {np.abs(found - expected).max():.2g}")
