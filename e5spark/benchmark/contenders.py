@@ -49,7 +49,7 @@ class Contender:
 def contenders(
     machine: Mapping[str, Any], *, threads: int, device: str, prepared: Mapping[str, str]
 ) -> list[Contender]:
-    """Returns all contenders; those that cannot run on this machine say why.
+    """Returns all contenders, with a reason for each one that this machine cannot run.
 
     Args:
         machine: The result of ``machine.describe``.

@@ -127,7 +127,7 @@ class Children:
 def run_rounds(
     children: Children, names: list[str], rounds: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Returns the figures of each contender by round, and the reasons of those that failed.
+    """Returns the figures of each contender by round, and the reason of each failure.
 
     One contender runs at a time. Each round begins with another contender, so that a slow drift of
     the machine affects them all.

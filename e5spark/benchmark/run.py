@@ -29,7 +29,7 @@ from e5spark.model.spec import model_spec
 log = logging.getLogger("e5spark")
 
 FORMAT = 1  # of the document
-_ARCHITECTURES = ("bert", "xlm-roberta")  # those that ``flops`` counts
+_ARCHITECTURES = ("bert", "xlm-roberta")  # whose operations ``flops`` can count
 
 
 @dataclass(frozen=True, kw_only=True)

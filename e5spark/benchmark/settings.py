@@ -36,7 +36,7 @@ class Settings:
             the rounds.
         only: Patterns of the names of contenders that run; without patterns all run.
         skip: Patterns of the names of contenders that do not run.
-        fresh: Whether each round starts each contender anew, so that two are never in memory.
+        fresh: Whether each round restarts each contender, so that two are never in memory.
         work: The directory for models and texts; None for a temporary one.
     """
 

@@ -17,7 +17,7 @@ def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
     Args:
         packages: Importable names.
         extra: The extras of e5spark that install them, comma-separated.
-        purpose: What needs them; the subject of the message.
+        purpose: The command or engine that needs them; the subject of the message.
 
     Raises:
         OptionError: If one is missing; the message names it and the extras.

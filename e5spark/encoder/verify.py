@@ -28,7 +28,7 @@ from e5spark.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-# What the documentation promises of each precision.
+# The documented promises, by precision.
 LARGEST_DIFFERENCE = {"fp32": 1e-5}
 WORST_COSINE = {"fp32": 0.999999, "bf16": 0.9995}
 MEAN_COSINE = {"fp32": 0.999999, "bf16": 0.9999}

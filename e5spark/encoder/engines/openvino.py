@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Tokens of a batch, measured on 2 cores with e5-small's shape. fp32: 512 are 5 % faster than 1,024
-# and 15 % faster than 2,048. int8: 1,024 are 8 % faster than 512, because activations take a
-# quarter of the memory.
+# and 15 % faster than 2,048. int8: 1,024 are 8 % faster than 512; its activations take
+# a quarter of the memory.
 _BUDGETS = {"fp32": 512, "bf16": 512, "int8": 1024}
-# Widths of batches are multiples of these. OpenVINO prepares its kernels anew for every shape: with
+# Widths of batches are multiples of these. OpenVINO prepares new kernels for every shape: with
 # fewer shapes int8 takes 14 % less CPU time (MiniLM, 1,000 passages), fp32 the same. Steps of 16
 # and 32 for widths beyond 128 save another 8 % (e5-small's shape, sort windows of 900 passages).
 _MULTIPLES = {"fp32": 1, "bf16": 1, "int8": 8}
@@ -45,7 +45,7 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
     Args:
         files: A prepared model, or a checkpoint.
         precision: See ``OpenVINOEngine.load``.
-        device: The CPU, whatever it is called.
+        device: ``cpu`` or ``auto``; this engine runs on CPUs only.
         threads: See ``OpenVINOEngine.load``.
 
     Raises:

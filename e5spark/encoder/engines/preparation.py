@@ -49,7 +49,7 @@ def _export(files: Files, to: Path) -> None:
     command = [sys.executable, "-m", "e5spark.encoder.engines.export"]
     process = subprocess.run(
         [*command, str(files.model), str(files.tokenizer), str(to)],
-        # What Spark ships with --py-files is on the path of this process only.
+        # Only this process has the files of --py-files on its path.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

@@ -143,7 +143,7 @@ class TorchEngine:
         except _DeviceError as error:
             # A device that failed once fails every later call: no text is to blame.
             raise _device_failure(error) from error
-        except Exception as error:  # whatever a text causes
+        except Exception as error:  # anything that a text can cause
             # The traceback's frames hold the tensors of the failed pass.
             return error.with_traceback(None)
 
