@@ -23,6 +23,8 @@ def loaded_by(module):
         ("e5spark.job.job_file", HEAVY - {"numpy"}),
         ("e5spark.model.recipe", ENGINES | SPARK),
         ("e5spark.encoder", ENGINES | SPARK),
+        ("e5spark.encoder.verify", ENGINES | SPARK),
+        ("e5spark.encoder.prepare", ENGINES | SPARK),
         ("e5spark.spark", ENGINES),
         ("e5spark.spark.worker", ENGINES | {"pandas"}),
         ("e5spark.cli", ENGINES),

@@ -25,7 +25,7 @@ from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder
-    from e5spark.encoder.sort_window import Tokenized
+    from e5spark.encoder.sort_window import SortWindow
 
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
@@ -169,7 +169,7 @@ class _TokenizedWindow:
     status: list[text.Status]
     errors: dict[int, str]
     wanted: npt.NDArray[np.int64]
-    tokens: "Tokenized"
+    tokens: "SortWindow"
     seconds: float
 
 
