@@ -18,7 +18,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test chaos chaos-sample check large s3 versions clean java python
+.PHONY: demo test chaos chaos-sample check large s3 versions lowest clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
@@ -59,6 +59,15 @@ $(VERSIONS:%=versions-%): versions-%: .venv/spark-%/installed java
 	PYTHONPATH=$(CURDIR)/.venv/spark-$* $(BIN)/python -m pytest \
 		-m 'not cluster and not chaos and not chaos_sample' $(VERSION_TESTS)
 
+# The lowest versions of its dependencies that e5spark allows, all at once: the encoder without
+# Spark, then columns, UDFs and jobs on PySpark 3.5.0. Python 3.11 on Linux; 3 GB to fetch, 6 GB of
+# disk.
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,batching digest encoder fingerprint hub models openvino \
+	packed prompts recipe text tokenizer windows columns udf)
+
+lowest: .venv/lowest/installed java
+	PYTHONPATH=$(CURDIR)/.venv/lowest $(BIN)/python -m pytest -m 'not large' $(LOWEST_TESTS)
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -81,8 +90,9 @@ clean:
 	@touch $@
 
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
-$(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt \
-		| .venv/installed
+$(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt
+.venv/lowest/installed: conf/constraints-lowest.txt
+$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed: | .venv/installed
 	rm -rf $(@D)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
 	@touch $@

@@ -231,6 +231,7 @@ def test_the_kernel_suits_the_device(
     shape: str,
     dtype: torch.dtype,
 ) -> None:
+    pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.11 pads on GPUs")
     config = AutoModel.from_pretrained(directories[shape]).config
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
