@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,17 @@ def test_bf16_is_held_to_its_own_promise(verify: Callable[..., Any], minilm: str
     assert code == 0, document
     assert document["precision"] == "bf16"
     assert 0.9995 <= document["query_transformers"]["worst_cosine"] < 0.9999999
+
+
+def test_altered_weights_of_a_published_checkpoint_do_not_pass(
+    verify: Callable[..., Any], minilm: str, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(minilm, tmp_path / "altered"))
+    weights = directory / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, document = verify(str(directory), f"--set=model.checkpoint={MINILM}")
+    assert (code, "was published with" in document["message"]) == (2, True)
 
 
 # The decoder

@@ -7,8 +7,9 @@ from typing import Any
 
 from e5spark.errors import ConflictError, ModelError, OptionError
 from e5spark.model import prepared
-from e5spark.model.checkpoint import Files, check_published, known_checkpoint, locate
+from e5spark.model.checkpoint import Files, known_checkpoint
 from e5spark.model.recipe import resolve_recipe
+from e5spark.model.resolve import resolve_files
 from e5spark.model.spec import ModelSpec
 
 
@@ -83,9 +84,7 @@ def _source(spec: ModelSpec, to: Path) -> Files:
     _needs("openvino", "openvino")
     if to.exists():
         raise ConflictError(f"{to} exists already; give a new directory.")
-    files = locate(spec)
-    check_published(spec, files)
-    return files
+    return resolve_files(spec)
 
 
 def _needs(package: str, extra: str) -> None:

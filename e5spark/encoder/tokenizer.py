@@ -1,6 +1,5 @@
 """Texts to token ids in flat buffers, truncated as Hugging Face truncates them."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tokenizers
 
 from e5spark.encoder.batching import Batch, Ints, Longs
 from e5spark.errors import ModelError
+from e5spark.model.architecture import read_config
 
 # A text up to this long is tokenised whole. Of a longer one only the beginning is: a tokenizer
 # reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512 tokens.
@@ -190,8 +190,7 @@ class Tokenizer:
 
 def appends_eos(directory: Path) -> bool:
     """Returns whether the checkpoint is a decoder, whose vector is that of the final token."""
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    return bool(config["model_type"] == "mistral")
+    return read_config(directory).architecture.appends_eos
 
 
 def _beginning(text: str, most: int) -> str:

@@ -17,12 +17,9 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, ModelError
-from e5spark.model.checkpoint import Files, check_published, hash_files, locate
+from e5spark.errors import ConflictError
 from e5spark.model.fingerprint import EngineKey
-from e5spark.model.recipe import resolve_recipe
-from e5spark.model.registry import Recipe
-from e5spark.model.resolve import Plan
+from e5spark.model.resolve import Plan, resolve_planned
 from e5spark.spark.archive import localized
 from e5spark.spark.device import decide_device
 from e5spark.spark.trace import trace
@@ -63,11 +60,8 @@ def encoder_of(plan: Plan) -> "Encoder":
             # Before the tokenizer starts its threads: as many as the task has cpus.
             os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
             os.environ["TOKENIZERS_PARALLELISM"] = "true"
-            files = locate(spec)
-            check_published(spec, files)
-            _check_same(plan, files, resolve_recipe(spec, files.model))
             loaded = load(
-                files,
+                resolve_planned(plan, spec).files,
                 engine=key.engine,
                 precision=key.precision,
                 device=spec.device,
@@ -110,13 +104,3 @@ def forget_zips() -> None:
             archive = Path(finder.archive)
             if archive.suffix == ".jar" or archive.parent == spark.parent:
                 del sys.path_importer_cache[path]
-
-
-def _check_same(plan: Plan, files: Files, recipe: Recipe) -> None:
-    same = plan.weights is None or hash_files(files) == plan.weights
-    if not same or recipe != plan.recipe:
-        raise ModelError(
-            f"The checkpoint in {files.model} on this executor is not the one that the driver "
-            "planned with: their files differ. Put the same files on every machine, or ship them "
-            "with spark-submit --archives model.tar.gz#model."
-        )
