@@ -1,6 +1,6 @@
-"""Column names as SQL takes them."""
+"""Column names in SQL."""
 
 
 def quoted(name: str) -> str:
-    """Returns a column name that Spark does not take apart at its dots."""
+    """Returns the column name in backticks, so that Spark does not split it at its dots."""
     return "`" + name.replace("`", "``") + "`"
