@@ -109,7 +109,9 @@ def test_a_published_checkpoint_has_the_kind_of_vocabulary_of_the_registry(save)
 def test_a_vocabulary_without_its_special_tokens_is_refused(save, token):
     content = wordpiece()
     del content["model"]["vocab"][token]
-    assert f"has a vocabulary of 8 tokens without '{token}'" in refusal(*save(content))
+    assert f"has a vocabulary of 8 tokens without its special token '{token}'" in refusal(
+        *save(content)
+    )
 
 
 # Room for a text

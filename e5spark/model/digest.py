@@ -9,6 +9,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+Identity = tuple[str, int, int, int, int]
+
 
 def cache_directory() -> Path:
     """Returns e5spark's cache directory on this machine: ``$E5SPARK_CACHE`` if it is set.
@@ -46,14 +48,18 @@ def sha256(path: Path) -> str:
     Reading takes about 3 s per GB, so the hash is cached on this machine under the file's path,
     size, times and inode number: a file that differs in any of these is read again.
     """
+    return _cached(identity(path))
+
+
+def identity(path: Path) -> Identity:
+    """Returns a file's path, size, times and inode number: a cache key of its content."""
     path = path.resolve()
     status = path.stat()
-    identity = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    return _cached(identity)
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @functools.lru_cache(maxsize=256)
-def _cached(identity: tuple[str, int, int, int, int]) -> str:
+def _cached(identity: Identity) -> str:
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     entry = cache_directory() / "sha256" / name
     with contextlib.suppress(OSError):

@@ -93,7 +93,7 @@ class DeclaredRecipe:
                 f"{path} has a {sorted(unsupported)[0]} module, which e5spark does not run; it "
                 "runs Transformer, Pooling and Normalize."
             )
-        poolings = [_pooling(directory) for kind, directory in modules if kind == "Pooling"]
+        poolings = [_pooling(folder) for kind, folder in modules if kind == "Pooling"]
         return cls(
             dim=int(config.values["hidden_size"]),
             pooling=poolings[0] if poolings else None,

@@ -1,12 +1,15 @@
 """A tokenizer's vocabulary, checked before any row is read."""
 
+import functools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e5spark.errors import ModelError, OptionError
 from e5spark.model.architecture import ARCHITECTURES, ModelConfig
+from e5spark.model.digest import Identity, identity
 from e5spark.model.json_file import read_json
 from e5spark.model.registry import Checkpoint, Recipe
 
@@ -31,37 +34,27 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
     path = directory / "tokenizer.json"
     if not path.is_file():
         return
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        kind = _kind(content["model"])
-        ids = _ids(content)
-        unknown = _unknown_token(content["model"])
-        special = list(_special_tokens(content.get("post_processor") or {}))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError(
-            f"{path} is no tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
-        ) from error
+    vocabulary = _vocabulary(identity(path))
     rows = int(config.values["vocab_size"])
-    if max(ids.values(), default=0) >= rows:
+    if vocabulary.highest_id >= rows:
         raise ModelError(
-            f"{path} has token ids up to {max(ids.values())}, but the model has embeddings of "
+            f"{path} has token ids up to {vocabulary.highest_id}, but the model has embeddings of "
             f"{rows} tokens: it belongs to another model. {_REMEDY}"
         )
     if published is not None:
         name, needed = published.name, str(published.tokenizer_model)
     else:
         name = _class(directory) or ""
-        needed = _MODELS.get(name, kind)
-    if kind != needed:
+        needed = _MODELS.get(name, vocabulary.kind)
+    if vocabulary.kind != needed:
         raise ModelError(
-            f"{path} holds a {kind} vocabulary, but {name} needs {needed}: it belongs to another "
-            f"model. {_REMEDY}"
+            f"{path} holds a {vocabulary.kind} vocabulary, but {name} needs {needed}: it "
+            f"belongs to another model. {_REMEDY}"
         )
-    lost = [token for token in (unknown, *special) if token is not None and token not in ids]
-    if lost or not ids:
+    if vocabulary.missing:
         raise ModelError(
-            f"{path} has a vocabulary of {len(ids)} tokens without "
-            f"{lost[0] if lost else 'any'!r}. {_REMEDY}"
+            f"{path} has a vocabulary of {vocabulary.tokens} tokens without its special token "
+            f"{vocabulary.missing[0]!r}. {_REMEDY}"
         )
 
 
@@ -98,6 +91,46 @@ def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Vocabulary:
+    """The facts of a tokenizer.json that are checked.
+
+    Attributes:
+        kind: The model in it, such as ``WordPiece``.
+        tokens: Tokens, added ones included.
+        highest_id: The highest id of a token.
+        missing: Special tokens that the tokenizer uses and the vocabulary lacks.
+    """
+
+    kind: str
+    tokens: int
+    highest_id: int
+    missing: tuple[str, ...]
+
+
+# A multilingual tokenizer.json has 17 MB, and a driver may call embed for each batch of a stream.
+@functools.lru_cache(maxsize=16)
+def _vocabulary(identity: Identity) -> _Vocabulary:
+    path = Path(identity[0])
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        ids = _ids(content)
+        special = [
+            *_unknown_token(content["model"]),
+            *_special_tokens(content.get("post_processor") or {}),
+        ]
+        return _Vocabulary(
+            kind=_kind(content["model"]),
+            tokens=len(ids),
+            highest_id=max(ids.values()),
+            missing=tuple(token for token in special if token not in ids),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ModelError(
+            f"{path} is no tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
+        ) from error
+
+
 def _kind(model: dict[str, Any]) -> str:
     """Older tokenizer.json files do not name their model."""
     if "type" in model:
@@ -119,17 +152,17 @@ def _ids(content: dict[str, Any]) -> dict[str, int]:
     return ids
 
 
-def _unknown_token(model: dict[str, Any]) -> str | None:
-    """The token of what is not in the vocabulary; None if the model has none."""
+def _unknown_token(model: dict[str, Any]) -> list[str]:
+    """The token that replaces unknown words; empty if the model has none."""
     if isinstance(model["vocab"], list):
         number = model.get("unk_id")
-        return None if number is None else str(model["vocab"][number][0])
+        return [] if number is None else [str(model["vocab"][number][0])]
     token = model.get("unk_token")
-    return None if token is None else str(token)
+    return [] if token is None else [str(token)]
 
 
 def _special_tokens(processor: dict[str, Any]) -> Iterator[str]:
-    """The tokens that are put around a text."""
+    """The tokens that the tokenizer adds before and after a text."""
     for part in processor.get("processors") or []:
         yield from _special_tokens(part)
     for token in (processor.get("special_tokens") or {}).values():
