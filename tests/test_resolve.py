@@ -71,7 +71,6 @@ def html(directory):
 
 def smaller(directory):
     change_config(directory, vocab_size=100)
-    # Weights of that size would be found out by the tokenizer only.
 
 
 def change_config(directory, **changes):
@@ -102,12 +101,13 @@ def test_a_broken_checkpoint_is_refused_before_any_task(directory, spoil):
 def test_the_tokenizer_of_another_model_is_refused(directory, models):
     with pytest.raises(ModelError, match="belongs to another model"):
         resolved(
-            directory, tokenizer=str(shutil_tokenizer(models["xlmr_unigram"], directory.parent))
+            directory,
+            tokenizer=str(mislabelled_tokenizer(models["xlmr_unigram"], directory.parent)),
         )
 
 
-def shutil_tokenizer(directory, to):
-    """Only the vocabulary of a tokenizer: nothing names its class."""
+def mislabelled_tokenizer(directory, to):
+    """The vocabulary of a checkpoint under the name of another class."""
     (to / "tokenizer").mkdir()
     shutil.copy(Path(directory) / "tokenizer.json", to / "tokenizer")
     shutil.copy(Path(directory) / "config.json", to / "tokenizer")
