@@ -354,13 +354,13 @@ def test_one_wrong_score_ends_with_4(
     verify: Callable[..., Any], model: str, answers: Callable[..., str]
 ) -> None:
     def wrong(scores: list[list[float]]) -> list[list[float]]:
-        scores[1][2] += 0.02
+        scores[1][2] += 0.5
         return scores
 
     code, document = verify(model, "--known-answers", answers(scores=wrong))
     assert code == 4
     assert document["error"] == "GateError"
-    assert "a score differs by 0.02" in document["message"]
+    assert "a score differs by 0.5" in document["message"]
     assert "0.01 is allowed" in document["message"]
 
 
