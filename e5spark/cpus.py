@@ -7,11 +7,11 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cpus() -> int:
-    """Returns how many: as many as it may run on, and no more than a container's quota pays for."""
+    """Returns the number of CPUs that it may run on, limited by the CPU quota of a container."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text("ascii").split()
         return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # no container, or one without a quota: "max 100000"
+    except (OSError, ValueError):  # not in a container, or no quota: "max 100000"
         return cpus

@@ -1,20 +1,21 @@
 """Every error e5spark raises on purpose.
 
     E5SparkError                    exit code 1
-    ├── OptionError                 2   an option has a value it cannot have
-    │   └── ConfigError             2   the same, in a job file or on the command line
-    ├── ModelError                  2   a checkpoint is unknown, absent, incomplete or altered
+    ├── OptionError                 2   an option has a wrong value
+    │   └── ConfigError             2   a job file or a command line is wrong
+    ├── ModelError                  2   a checkpoint is unknown, absent, damaged or altered
     ├── InputError                  3   the input table breaks its contract
     │   └── ColumnError             3   a column is missing, has the wrong type or is taken
     ├── TextError                   3   a text cannot be encoded
-    ├── GateError                   4   the run finished, its result may not be used as it is
-    ├── ConflictError               5   the output exists, or belongs to other vectors
+    ├── GateError                   4   the run finished, but its result must not be used as it is
+    ├── ConflictError               5   the output exists, or holds other vectors
     └── TransientError              75  the same command may succeed later
 
 Each class takes one message: extra constructor arguments would not survive pickling between a
 worker and the driver. Executor errors reach the driver as text only, inside PySpark's
-``PythonException``; ``from_text`` finds ours again. A traceback does not say where a message ends,
-so a message is one line: line breaks, such as those of a quoted error, become spaces.
+``PythonException``; ``from_text`` turns that text into e5spark's error again. A traceback does not
+mark the end of a message, so a message is one line: line breaks, such as those of a quoted error,
+become spaces.
 """
 
 import re
@@ -22,7 +23,7 @@ import sys
 
 
 class E5SparkError(Exception):
-    """The root: catch this to catch everything e5spark raises on purpose."""
+    """The base class: catches every error that e5spark raises on purpose."""
 
     exit_code = 1
 
@@ -31,7 +32,7 @@ class E5SparkError(Exception):
 
 
 class OptionError(E5SparkError, ValueError):
-    """An option has a value that it cannot have."""
+    """An option has a wrong value: of the wrong type, out of range, or against another option."""
 
     exit_code = 2
 
@@ -41,7 +42,7 @@ class ConfigError(OptionError):
 
 
 class ModelError(E5SparkError, ValueError):
-    """A checkpoint is unknown, absent, incomplete or not the one that was planned."""
+    """A checkpoint is unknown, absent, damaged, or not the one that the run was planned with."""
 
     exit_code = 2
 
@@ -61,24 +62,24 @@ class TextError(InputError):
 
 
 class GateError(E5SparkError):
-    """The good rows are safe, but the run must not count as a success."""
+    """The good rows are stored, but the run must not count as a success."""
 
     exit_code = 4
 
 
 class ConflictError(E5SparkError):
-    """The output exists already, or holds vectors that must not be mixed with these."""
+    """The output exists already, or holds vectors that must not be mixed with this run's."""
 
     exit_code = 5
 
 
 class TransientError(E5SparkError):
-    """Something outside failed for now; the same command may succeed later."""
+    """An outside system failed for the moment; the same command may succeed later."""
 
     exit_code = 75
 
 
-# Greedy up to the last mention: a chained traceback ends with the error that stopped the task.
+# The last match counts: a chained traceback ends with the error that stopped the task.
 _RAISED = re.compile(r"^e5spark\.errors\.(\w+): (.+?)$", re.MULTILINE)
 
 
@@ -136,7 +137,7 @@ def from_text(text: str) -> E5SparkError | None:
     A package that a worker lacks is an error too; see ``missing_package``.
 
     Args:
-        text: What PySpark's ``PythonException`` carries: a Python traceback as text.
+        text: The Python traceback in PySpark's ``PythonException``.
     """
     matches = _RAISED.findall(text)
     if not matches:

@@ -12,7 +12,7 @@ _QUERY = re.compile(r"(://[^\s?'\"]*)\?[\w-]+=[^\s'\",;)]*")
 
 
 def quoted(name: str) -> str:
-    """Returns a column name that Spark does not take apart at its dots."""
+    """Returns the column name in backticks, so that Spark does not split it at its dots."""
     return "`" + name.replace("`", "``") + "`"
 
 

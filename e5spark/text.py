@@ -1,6 +1,6 @@
-"""Text columns as they come from tables: decoded, and told apart from nothing.
+"""Text columns from tables: decoded, and checked for null and empty texts.
 
-What a row's ``status`` says about its text is decided here and nowhere else.
+This is the only place that decides what a row's ``status`` says about its text.
 """
 
 import re
@@ -11,8 +11,9 @@ import pyarrow as pa
 
 Status = Literal["ok", "null_text", "empty_text", "error"]
 
-# Anything but white space, control characters, soft hyphens and the zero-width and direction marks:
-# tokenizers drop them or make them unknown tokens, so that the prompt alone would be embedded.
+# Any character but white space, control characters, soft hyphens and the zero-width and direction
+# marks: tokenizers drop these or turn them into unknown tokens, so that only the prompt would be
+# embedded.
 _VISIBLE = re.compile(
     "[^\\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
@@ -32,14 +33,14 @@ def decode(column: pa.Array) -> list[str | None]:
     column = column.cast(binary)
     try:
         texts: list[str | None] = column.cast(string).to_pylist()
-    except pa.ArrowInvalid:  # not all of it is UTF-8
-        found = column.to_pylist()
-        texts = [None if each is None else each.decode("utf-8", "replace") for each in found]
+    except pa.ArrowInvalid:  # some of it is not UTF-8
+        contents = column.to_pylist()
+        texts = [None if text is None else text.decode("utf-8", "replace") for text in contents]
     return texts
 
 
 def repair(text: str) -> str:
-    """Returns the text with lone surrogates replaced by U+FFFD; other texts as they are."""
+    """Returns the text with lone surrogates replaced by U+FFFD; any other text unchanged."""
     if text.isascii():
         return text
     try:
@@ -59,5 +60,5 @@ def status(text: str | None) -> Status:
 
 def statuses(texts: Sequence[str | None]) -> list[Status]:
     """Returns the status of each text, in order."""
-    # Most texts begin with a character that is seen without a search.
-    return ["ok" if each and "!" <= each[0] <= "~" else status(each) for each in texts]
+    # Most texts begin with a visible ASCII character and need no search.
+    return ["ok" if text and "!" <= text[0] <= "~" else status(text) for text in texts]

@@ -186,7 +186,7 @@ def test_a_calibration_of_other_vectors_ends_with_5(
     sections["model"] |= {"output_type": "int8", "calibration": str(path), "pooling": "cls"}
     outcome = run_job(**sections)
     assert outcome.code == 5
-    assert "was made of other vectors" in outcome.document["message"]
+    assert "was made from other vectors" in outcome.document["message"]
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 The hub's client reads its settings when it is imported: each test asks from its own process.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,10 +30,14 @@ FIRST, SECOND = "1" * 40, "2" * 40
 TEXTS = ["A short text.", "图书馆早上九点开门", ""]
 
 CLIENT = """
-import json, sys
-from e5spark.model import checkpoint
+import dataclasses, json, sys
+from e5spark.model import checkpoint, registry
 from e5spark.errors import E5SparkError
 from e5spark.model.spec import model_spec
+
+known = registry.find("intfloat/multilingual-e5-small")
+shape = dataclasses.replace(known.shape, ffn=64)
+registry.CHECKPOINTS[known.name] = dataclasses.replace(known, shape=shape, vocab=2000)
 
 def located(name, options):
     spec = model_spec(name, options)
@@ -53,6 +58,10 @@ for line in sys.stdin:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), flush=True)
 """
+
+# multilingual-e5-small without its bulk: as CLIENT has it in its registry.
+SIZES = {**checkpoints.SMALL, "ffn": 64}
+VOCABULARY = 2000
 
 
 class Hub:
@@ -198,8 +207,8 @@ def client(hub, tmp_path):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A checkpoint with the layers and the width of multilingual-e5-small, and little else."""
-    sizes = {**checkpoints.SMALL, "ffn": 64}
-    return checkpoints.bert_unigram(tmp_path_factory.mktemp("small"), **sizes)
+    directory = tmp_path_factory.mktemp("small")
+    return checkpoints.bert_unigram(directory, **SIZES, vocab_size=VOCABULARY)
 
 
 def contents(directory):
@@ -209,7 +218,10 @@ def contents(directory):
 STUB = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json": b"{}"}
 
 
-def test_a_known_name_is_fetched_once_at_its_pinned_revision(hub, client, small):
+def test_a_known_name_is_fetched_once_at_its_pinned_revision(hub, client, small, monkeypatch):
+    known = registry.find(SMALL)
+    slim = dataclasses.replace(known, shape=registry.Shape(**SIZES), vocab=VOCABULARY)
+    monkeypatch.setitem(registry.CHECKPOINTS, SMALL, slim)
     published = contents(small) | {"1_Pooling/config.json": b"{}"}
     unwanted = (
         "README.md",

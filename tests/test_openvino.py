@@ -179,7 +179,7 @@ def test_a_prepared_model_of_another_format_is_refused(prepared_model, tmp_path)
     ("options", "message"),
     [
         ({"engine": "torch"}, "is a prepared model, which the openvino engine runs"),
-        ({"precision": "int8"}, "is not quantised. Make it ready once: e5spark prepare"),
+        ({"precision": "int8"}, "is not quantised. Prepare it once: e5spark prepare"),
     ],
 )
 def test_what_a_prepared_model_cannot_do_is_refused(prepared_model, options, message):

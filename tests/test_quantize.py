@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 from sentence_transformers.util import quantize_embeddings
 
 from e5spark.errors import ConflictError, OptionError
-from e5spark.model.output_type import Calibration, load_calibration, quantize
+from e5spark.model.output_type import Calibration, load_calibration, to_output_type
 from e5spark.model.spec import model_spec
 from e5spark.spark import embed, embedding_udf
 from e5spark.spark.embedding import plan_model
@@ -55,7 +55,7 @@ def vectors_and_ranges(draw):
 @given(drawn=vectors_and_ranges())
 def test_every_bit_is_that_of_sentence_transformers(output_type, drawn):
     vectors, ranges = drawn
-    found = quantize(vectors, output_type, ranges)
+    found = to_output_type(vectors, output_type, ranges)
     expected = quantize_embeddings(vectors, output_type, ranges=ranges)
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
@@ -69,38 +69,38 @@ def test_a_range_of_width_zero_divides_by_one(output_type, value, low):
     ranges = np.full((2, 1), low, np.float32)
     vectors = np.full((1, 1), value, np.float32)
     expected = quantize_embeddings(vectors, output_type, ranges=ranges)
-    assert quantize(vectors, output_type, ranges).tolist() == expected.tolist()
+    assert to_output_type(vectors, output_type, ranges).tolist() == expected.tolist()
 
 
 def test_values_at_and_beyond_the_ends_of_a_range_stay_inside_the_type():
     ranges = np.array([[0], [255]], np.float32)
     vectors = np.array([[-9], [0], [255], [999]], np.float32)
-    assert quantize(vectors, "uint8", ranges).ravel().tolist() == [0, 0, 255, 255]
-    assert quantize(vectors, "int8", ranges).ravel().tolist() == [-128, -128, 127, 127]
+    assert to_output_type(vectors, "uint8", ranges).ravel().tolist() == [0, 0, 255, 255]
+    assert to_output_type(vectors, "int8", ranges).ravel().tolist() == [-128, -128, 127, 127]
 
 
 def test_float16_keeps_the_nearest_values():
     vectors = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
-    found = quantize(vectors, "float16")
+    found = to_output_type(vectors, "float16")
     assert found.dtype == np.dtype("<f2")
     assert (found == vectors.astype(np.float16)).all()
 
 
 def test_float32_is_the_vector_itself():
     vectors = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
-    assert quantize(vectors, "float32") is vectors
+    assert to_output_type(vectors, "float32") is vectors
 
 
 def test_bits_are_packed_eight_to_a_byte_first_component_first():
     vectors = np.array([[1, -1, -1, -1, -1, -1, -1, 1, 1, 0]], np.float32)
-    assert quantize(vectors, "ubinary").tolist() == [[0b10000001, 0b10000000]]
-    assert quantize(vectors, "binary").tolist() == [[1, 0]]
+    assert to_output_type(vectors, "ubinary").tolist() == [[0b10000001, 0b10000000]]
+    assert to_output_type(vectors, "binary").tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("output_type", RANGED)
 def test_ranges_never_come_from_the_batch(output_type):
     with pytest.raises(OptionError, match="needs the ranges of the whole corpus"):
-        quantize(np.ones((4, 4), np.float32), output_type)
+        to_output_type(np.ones((4, 4), np.float32), output_type)
 
 
 # Calibrations
@@ -149,7 +149,9 @@ def spoiled(path: str, **changes: object) -> str:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"e5spark_calibration": 99},
+        {"e5spark_calibration": 0},
+        {"e5spark_calibration": "1"},
+        {"fingerprint": 5},
         {"e5spark_calibration": None},
         {"lowest": None},
         {"lowest": 3},
@@ -165,6 +167,12 @@ def spoiled(path: str, **changes: object) -> str:
 def test_a_file_that_is_no_calibration_is_refused(model, calibration, changes):
     path = spoiled(calibration(), **changes)
     with pytest.raises(OptionError, match=r"The calibration .* cannot be read"):
+        plan_model(model_spec(model, {"output_type": "int8", "calibration": path}))
+
+
+def test_a_calibration_of_a_later_release_is_refused_with_the_way_out(model, calibration):
+    path = spoiled(calibration(), e5spark_calibration=99)
+    with pytest.raises(OptionError, match="has format 99; this e5spark reads formats up to 1"):
         plan_model(model_spec(model, {"output_type": "int8", "calibration": path}))
 
 
@@ -196,7 +204,7 @@ def test_a_calibration_that_is_not_there_is_refused(model, tmp_path):
 )
 def test_a_calibration_of_other_vectors_is_refused(model, calibration, options):
     path = calibration()
-    with pytest.raises(ConflictError, match="was made of other vectors"):
+    with pytest.raises(ConflictError, match="was made from other vectors"):
         plan_model(model_spec(model, {"output_type": "int8", "calibration": path, **options}))
 
 

@@ -16,7 +16,27 @@ CONFIG = {
     "num_hidden_layers": 2,
     "max_position_embeddings": 512,
 }
-MULTILINGUAL_SMALL = {**CONFIG, "hidden_size": 384, "num_hidden_layers": 12}
+SMALL_CONFIG = {
+    **CONFIG,
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+}
+MULTILINGUAL_SMALL = {**SMALL_CONFIG, "vocab_size": 250_037}
+XLMR_BASE = {
+    **MULTILINGUAL_SMALL,
+    "model_type": "xlm-roberta",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "vocab_size": 250_002,
+    "max_position_embeddings": 514,
+    "layer_norm_eps": 1e-5,
+    "type_vocab_size": 1,
+}
 OWN = {"query": "q: ", "passage": "p: "}
 OPTIONS = {"pooling": "mean", "normalize": True, "prompts": OWN}
 SMALL = "intfloat/multilingual-e5-small"
@@ -225,16 +245,45 @@ def test_checkpoint_fills_in_what_a_plain_directory_does_not_say(plain):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"hidden_size": 768}, "bert, 768 wide, 12 layers"),
-        ({"num_hidden_layers": 6}, "bert, 384 wide, 6 layers"),
-        ({"model_type": "xlm-roberta"}, "xlm-roberta, 384 wide, 12 layers"),
+        ({"hidden_size": 768}, "hidden_size 768 (not 384)"),
+        ({"num_hidden_layers": 6}, "num_hidden_layers 6 (not 12)"),
+        ({"model_type": "xlm-roberta"}, "model_type 'xlm-roberta' (not 'bert')"),
+        ({"num_attention_heads": 6}, "num_attention_heads 6 (not 12)"),
+        ({"intermediate_size": 768}, "intermediate_size 768 (not 1536)"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu' (not 'gelu')"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-05 (not 1e-12)"),
+        ({"max_position_embeddings": 514}, "max_position_embeddings 514 (not 512)"),
+        ({"type_vocab_size": 1}, "type_vocab_size 1 (not 2)"),
+        ({"vocab_size": 30_522}, "vocab_size 30522 (not 250037)"),
     ],
 )
-def test_checkpoint_that_contradicts_the_config_is_refused(plain, change, named):
+def test_a_config_with_other_values_than_the_checkpoint_s_is_refused(plain, change, named):
     directory = plain({**MULTILINGUAL_SMALL, **change})
     with pytest.raises(ModelError) as refused:
         recipe_of(directory, checkpoint=SMALL)
-    assert f"does not hold {SMALL}: its config.json says {named}" in str(refused.value)
+    assert f"does not hold {SMALL}: its config.json has {named}" in str(refused.value)
+
+
+def test_the_files_of_e5_small_v2_are_not_multilingual_e5_small(plain):
+    directory = plain({**SMALL_CONFIG, "vocab_size": 30_522})
+    assert recipe_of(directory, checkpoint="intfloat/e5-small-v2").dim == 384
+    with pytest.raises(ModelError, match=r"does not hold .* vocab_size 30522 \(not 250037\)"):
+        recipe_of(directory, checkpoint=SMALL)
+
+
+def test_a_multilingual_checkpoint_has_the_epsilon_and_types_of_xlm_r(plain):
+    name = "intfloat/multilingual-e5-base"
+    assert recipe_of(plain(XLMR_BASE), checkpoint=name).max_tokens == 512
+    with pytest.raises(ModelError, match=r"layer_norm_eps 1e-12 \(not 1e-05\)"):
+        recipe_of(plain({**XLMR_BASE, "layer_norm_eps": 1e-12}), checkpoint=name)
+
+
+def test_keys_that_a_config_leaves_out_have_the_defaults_of_transformers(plain):
+    left_out = ("num_attention_heads", "hidden_act", "layer_norm_eps", "type_vocab_size")
+    config = {key: value for key, value in MULTILINGUAL_SMALL.items() if key not in left_out}
+    assert recipe_of(plain(config), checkpoint=SMALL) == registry.find(SMALL).recipe
+    with pytest.raises(ModelError, match=r"intermediate_size 3072 \(not 1536\)"):
+        recipe_of(plain({**config, "intermediate_size": 3072}), checkpoint=SMALL)
 
 
 def test_an_unknown_checkpoint_is_refused_with_the_nearest(plain):

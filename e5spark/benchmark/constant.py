@@ -12,7 +12,8 @@ from e5spark.encoder import Loaded
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import Vectors
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
-from e5spark.model.checkpoint import Files, read_json
+from e5spark.model.checkpoint import Files
+from e5spark.model.json_file import read_json
 from e5spark.model.registry import Pooling
 from e5spark.spark.worker import Request
 

@@ -18,7 +18,7 @@ from pyspark.sql.types import ArrayType, FloatType
 from e5spark.benchmark import constant, counter, passes
 from e5spark.benchmark.sentence_model import worker_model
 from e5spark.benchmark.task import SAMPLE, LoadedContender, Task
-from e5spark.model.checkpoint import read_json
+from e5spark.model.json_file import read_json
 from e5spark.spark import embed
 from e5spark.spark.udf import has_arrow_udf
 

@@ -22,8 +22,8 @@ from e5spark.benchmark.shapes import SHAPES, flops
 from e5spark.benchmark.task import Task
 from e5spark.errors import E5SparkError, OptionError
 from e5spark.model import prompts
-from e5spark.model.checkpoint import locate, read_json
-from e5spark.model.recipe import resolve_recipe
+from e5spark.model.json_file import read_json
+from e5spark.model.resolve import resolve
 from e5spark.model.spec import model_spec
 
 log = logging.getLogger("e5spark")
@@ -138,8 +138,8 @@ def make_workload(settings: Settings, work: Path) -> Workload:
         directory = Path(settings.model).absolute()
     options = {} if settings.checkpoint is None else {"checkpoint": settings.checkpoint}
     spec = model_spec(str(directory), options)
-    files = locate(spec)
-    recipe = resolve_recipe(spec, files.model)
+    resolved = resolve(spec)
+    files, recipe = resolved.files, resolved.recipe
     mix = corpus.MIXES[settings.mix]
     prefix = prompts.prefix(recipe.prompts, mix.role, None)
     tokenizer = corpus.load_tokenizer(files.tokenizer)

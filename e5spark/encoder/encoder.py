@@ -15,9 +15,8 @@ from e5spark.encoder.sort_window import SortWindow, tokenize
 from e5spark.encoder.tokenizer import Tokens
 from e5spark.errors import OptionError, TextError
 from e5spark.model import prompts
-from e5spark.model.checkpoint import check_published, decide_precision, locate
-from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
+from e5spark.model.resolve import resolve
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 
 Bools = npt.NDArray[np.bool_]
@@ -113,14 +112,16 @@ class Encoder:
                 "An Encoder returns one float32 vector per text; long_text='split' and other "
                 "output types are for tables. e5spark.model.output_type converts vectors."
             )
-        files = locate(spec)
-        check_published(spec, files)
-        recipe = resolve_recipe(spec, files.model)
-        precision = decide_precision(spec, files)
+        resolved = resolve(spec)
+        spec = resolved.spec
         loaded = load(
-            files, engine=spec.engine, precision=precision, device=spec.device, threads=threads
+            resolved.files,
+            engine=spec.engine,
+            precision=spec.precision,
+            device=spec.device,
+            threads=threads,
         )
-        return cls(loaded, recipe, spec)
+        return cls(loaded, resolved.recipe, spec)
 
     @property
     def engine(self) -> Engine:

@@ -7,8 +7,9 @@ from typing import Any
 from e5spark.encoder.packages import require
 from e5spark.errors import ConflictError, ModelError
 from e5spark.model import prepared
-from e5spark.model.checkpoint import Files, check_published, known_checkpoint, locate
+from e5spark.model.checkpoint import Files, known_checkpoint
 from e5spark.model.recipe import resolve_recipe
+from e5spark.model.resolve import resolve_files
 from e5spark.model.spec import ModelSpec
 
 
@@ -89,9 +90,7 @@ def prepare_int8(
 def _source(spec: ModelSpec, to: Path) -> Files:
     if to.exists():
         raise ConflictError(f"{to} exists already; give a new directory.")
-    files = locate(spec)
-    check_published(spec, files)
-    return files
+    return resolve_files(spec)
 
 
 def _summary(directory: Path) -> dict[str, Any]:

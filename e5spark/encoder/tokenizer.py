@@ -1,6 +1,5 @@
 """Texts to token ids in flat buffers, truncated as Hugging Face truncates them."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import tokenizers
 from e5spark.encoder.batching import Batch, Ints, Longs
 from e5spark.encoder.packages import require
 from e5spark.errors import ModelError
+from e5spark.model.architecture import read_config
 
 # Texts up to this length are tokenised whole. Of longer ones only the beginning is tokenised: a
 # tokenizer reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512
@@ -205,8 +205,7 @@ class Tokenizer:
 
 def appends_eos(directory: Path) -> bool:
     """Returns whether the checkpoint is a decoder, whose vector is its final token's."""
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    return bool(config["model_type"] == "mistral")
+    return read_config(directory).architecture.appends_eos
 
 
 def _beginning(text: str, most: int) -> str:

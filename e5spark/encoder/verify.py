@@ -21,9 +21,9 @@ from e5spark.encoder.packages import missing, require
 from e5spark.encoder.tokenizer import appends_eos
 from e5spark.errors import GateError, OptionError, TextError
 from e5spark.model import prepared, prompts
-from e5spark.model.checkpoint import Files, decide_precision, locate
-from e5spark.model.recipe import resolve_recipe
+from e5spark.model.checkpoint import Files
 from e5spark.model.registry import Recipe
+from e5spark.model.resolve import resolve
 from e5spark.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -100,14 +100,13 @@ def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
     """
     require(("torch", "transformers"), extra="torch", purpose="e5spark verify")
     spec = replace(spec, long_text="truncate", output_type="float32", calibration=None)
-    files = locate(spec)
+    resolved = resolve(spec)
+    files, recipe, precision = resolved.files, resolved.recipe, resolved.spec.precision
     if prepared.read(files.model) is not None:
         raise OptionError(
             f"{spec.model} is a prepared model, which transformers cannot run; verify the "
             "checkpoint that it was made from (--set model.engine=openvino)."
         )
-    recipe = resolve_recipe(spec, files.model)
-    precision = decide_precision(spec, files)
     loaded = load(files, engine=spec.engine, precision=precision, device=spec.device, threads=None)
     encoder = Encoder(loaded, recipe, spec)
     document: dict[str, Any] = {"model": spec.model, "precision": precision, "texts": len(TEXTS)}

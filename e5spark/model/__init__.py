@@ -1,1 +1,1 @@
-"""What the driver and the workers agree on before anything runs; knows no Spark and no engine."""
+"""What the driver and the workers agree on before a run; imports neither Spark nor an engine."""

@@ -1,43 +1,40 @@
-"""A checkpoint on disk: found, completed from the hub where allowed, and hashed.
+"""A checkpoint on disk: located, fetched from the hub where allowed, and hashed.
 
 Nothing here loads an engine: a driver that plans a run needs only this.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from e5spark.errors import ModelError
 from e5spark.model import hub, prepared, registry
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
+from e5spark.model.json_file import read_json
 from e5spark.model.registry import Checkpoint
 from e5spark.model.spec import ModelSpec, Precision
 
 ARCHIVE = "archive:"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 _TOKENIZER_FILES = (
-    "tokenizer.json",
+    *_VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where the files of a checkpoint lie on this machine.
+    """Where the files of a checkpoint are on this machine.
 
     Attributes:
         model: Directory of config.json and the weights.
-        tokenizer: Directory of the tokenizer's files; the same one for most checkpoints.
+        tokenizer: Directory of the tokenizer's files; for most checkpoints the same directory.
     """
 
     model: Path
@@ -45,47 +42,50 @@ class Files:
 
 
 def locate(spec: ModelSpec) -> Files:
-    """Returns where the checkpoint lies, fetching it from the hub only where the spec allows.
+    """Returns where the checkpoint is; it is fetched from the hub only if the spec allows that.
 
     Raises:
-        ModelError: If it is not there, or is no checkpoint; the message says how to provide it.
+        ModelError: If it is absent or not a checkpoint; the message says how to provide it.
         TransientError: If the hub was asked and did not answer.
     """
-    known = known_checkpoint(spec)
+    published = known_checkpoint(spec)
     model = _directory(spec.model, spec)
     for name in ("config.json", *weight_files(model)):
         if not (model / name).is_file():
-            raise ModelError(f"{model} holds no checkpoint: it has no {name}.")
+            raise ModelError(
+                f"{model} holds no checkpoint: it has no {name}. Fetch the checkpoint again, or "
+                "name the directory that holds config.json and the weights."
+            )
     if spec.tokenizer is not None:
         borrowed = _directory(spec.tokenizer, replace(spec, revision=None), weights=False)
         return Files(model=model, tokenizer=borrowed)
-    if known is not None and known.tokenizer is not None and not has_tokenizer(model):
-        borrowed = hub.snapshot(known.tokenizer, download=spec.download, weights=False)
+    if published is not None and published.tokenizer is not None and not has_tokenizer(model):
+        borrowed = hub.snapshot(published.tokenizer, download=spec.download, weights=False)
         return Files(model=model, tokenizer=borrowed)
     if not has_tokenizer(model):
         raise ModelError(
-            f"{model} has no tokenizer ({', '.join(_TOKENIZER_FILES[:1] + _TOKENIZER_FILES[4:])}); "
-            "add its files, or name the directory that has them with tokenizer=."
+            f"{model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name the "
+            "directory that has them with tokenizer=."
         )
     return Files(model=model, tokenizer=model)
 
 
 def pin(spec: ModelSpec, files: Files) -> ModelSpec:
-    """Returns the spec with the commit that its hub name was resolved to, so that all use it."""
+    """Returns the spec with the commit that its hub name was resolved to, for every machine."""
     if is_directory(spec.model) or not _COMMIT.fullmatch(files.model.name):
         return spec
     return replace(spec, revision=files.model.name)
 
 
 def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
-    """Returns the precision that the spec means by now: never ``auto``.
+    """Returns the precision to compute in; it is never ``auto``.
 
     Args:
-        spec: What the user asked for.
-        files: The checkpoint's; None where this machine has none.
+        spec: The model as the user described it.
+        files: The checkpoint's files; None if this machine does not have them.
 
     Raises:
-        ModelError: If the files were not prepared for it.
+        ModelError: If the files were not prepared for the precision of the spec.
     """
     manifest = None if files is None else prepared.read(files.model)
     kind = "float" if manifest is None else manifest.kind
@@ -97,18 +97,18 @@ def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
             + (
                 "was prepared for int8; use the checkpoint itself."
                 if kind == "int8"
-                else "is not quantised. Make it ready once: e5spark prepare MODEL --to DIR "
-                "--precision int8 --calibrate JOB.toml, and give DIR as the model."
+                else "is not quantised. Prepare it once: e5spark prepare MODEL --to DIR "
+                "--precision int8 --calibrate JOB.toml, and use DIR as the model."
             )
         )
     return spec.precision
 
 
 def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
-    """Returns what e5spark's table knows of the spec's checkpoint; None for one of the user's own.
+    """Returns the registry's entry for the spec's checkpoint; None for one of the user's own.
 
     Raises:
-        ModelError: If the name is not in the table and no revision pins it.
+        ModelError: If the name is not in the registry and no revision pins it.
     """
     if spec.checkpoint is not None:
         return registry.find(spec.checkpoint)
@@ -120,36 +120,39 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
         return None
     if spec.model not in registry.CHECKPOINTS and Path(spec.model).is_dir():
         raise ModelError(
-            f"{spec.model!r} would be a name on the hub, but is a directory here; write "
-            f"'./{spec.model}' for the directory."
+            f"{spec.model!r} reads as a name on the hub, but there is a directory of that name; "
+            f"write './{spec.model}' for the directory."
         )
     return registry.find(spec.model)
 
 
 def is_directory(model: str) -> bool:
-    """Returns whether a model is given as a directory, not as a name on the hub."""
+    """Returns whether the model is a directory and not a name on the hub."""
     return model.startswith(("/", ".", "~", ARCHIVE))
 
 
 def has_tokenizer(directory: Path) -> bool:
     """Returns whether the directory has a tokenizer's vocabulary."""
-    vocabularies = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
-    return any((directory / name).is_file() for name in vocabularies)
+    return any((directory / name).is_file() for name in _VOCABULARIES)
 
 
 def weight_files(directory: Path) -> list[str]:
     """Returns the names of the weight files: model.safetensors, or its shards.
 
-    A prepared model's are in its manifest.
+    A prepared model has none: its manifest lists its files.
 
     Raises:
-        ModelError: If there are weights, but only in a format that can run code when loaded.
+        ModelError: If the index of the shards is damaged, or the only weights are in a format that
+            can run code when it is loaded.
     """
     if prepared.read(directory) is not None:
         return []
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        return sorted(set(read_json(index)["weight_map"].values()))
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+            raise ModelError(f"{index} has no weight_map of tensors to files. Fetch it again.")
+        return sorted(set(shards.values()))
     if not (directory / "model.safetensors").is_file():
         pickled = sorted(path.name for path in directory.glob("*.bin"))
         if pickled:
@@ -164,7 +167,7 @@ def weight_files(directory: Path) -> list[str]:
 def hash_files(files: Files) -> Weights:
     """Returns the content hashes of a checkpoint; about 3 s per GB the first time on a machine.
 
-    Those of a prepared model are the checkpoint's that it was made of, unless it is quantised.
+    A prepared model has the hashes of the checkpoint it was prepared from, unless it is quantised.
     """
     manifest = prepared.read(files.model)
     if manifest is not None:
@@ -178,10 +181,10 @@ def hash_files(files: Files) -> Weights:
 
 
 def check_published(spec: ModelSpec, files: Files) -> None:
-    """Raises unless the weights are the published, or the prepared, ones where that is known.
+    """Raises unless the weights are those that were published or prepared, where that is known.
 
-    A hub cache names each weight file after the sha256 that the hub sent with it; e5spark's table
-    has the hash of checkpoints that come from elsewhere.
+    A hub cache names each weight file after the sha256 that the hub sent with it; the registry has
+    the hash of checkpoints that come from elsewhere.
 
     Raises:
         ModelError: If a file was altered or is incomplete.
@@ -189,11 +192,11 @@ def check_published(spec: ModelSpec, files: Files) -> None:
     manifest = prepared.read(files.model)
     if manifest is not None:
         prepared.check(files.model, manifest)
-    known = known_checkpoint(spec)
+    published = known_checkpoint(spec)
     for name in weight_files(files.model):
         path = files.model / name
         blob = path.resolve().name
-        expected = known.weights_sha256 if known else None
+        expected = published.weights_sha256 if published else None
         if not is_directory(spec.model) and re.fullmatch(r"[0-9a-f]{64}", blob):
             expected = blob
         if expected is not None and sha256(path) != expected:
@@ -206,22 +209,6 @@ def check_published(spec: ModelSpec, files: Files) -> None:
 def _digest(paths: Iterable[Path]) -> str:
     lines = [f"{path.name} {sha256(path)}" for path in sorted(paths)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatever JSON holds
-    """Returns what a JSON file holds; the default where there is no file.
-
-    Raises:
-        ModelError: If the file is no JSON, or is missing and has no default.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        if default is None:
-            raise ModelError(f"{path.parent} has no {path.name}.") from None
-        return default
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}.") from None
 
 
 def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:

@@ -1,4 +1,4 @@
-"""sha256 of files, read once on each machine and not once in each worker."""
+"""sha256 of files, computed once on each machine and not once in each worker."""
 
 import contextlib
 import functools
@@ -9,16 +9,18 @@ import stat
 import tempfile
 from pathlib import Path
 
+Identity = tuple[str, int, int, int, int]
+
 
 def cache_directory() -> Path:
-    """Returns where e5spark keeps what it makes once for a machine: ``$E5SPARK_CACHE`` if set.
+    """Returns e5spark's cache directory on this machine: ``$E5SPARK_CACHE`` if it is set.
 
-    A user without a home that can be written, as in many containers, gets a directory of their own
+    A user without a writable home directory, as in many containers, gets a directory of their own
     among the temporary files.
     """
-    given = os.environ.get("E5SPARK_CACHE")
-    if given:
-        return Path(given)
+    configured = os.environ.get("E5SPARK_CACHE")
+    if configured:
+        return Path(configured)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "e5spark"
     with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
@@ -29,12 +31,12 @@ def cache_directory() -> Path:
 
 @functools.cache
 def _among_temporary_files() -> Path:
-    """A directory that no other user can write: what lies in it is trusted."""
+    """A directory that no other user can write, so that its content can be trusted."""
     shared = Path(tempfile.gettempdir()) / f"e5spark-{os.getuid()}"
     with contextlib.suppress(OSError):
         shared.mkdir(mode=0o700, exist_ok=True)
-        found = shared.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+        status = shared.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
             shared.chmod(0o700)
             return shared
     return Path(tempfile.mkdtemp(prefix="e5spark-"))  # for this process alone
@@ -43,33 +45,37 @@ def _among_temporary_files() -> Path:
 def sha256(path: Path) -> str:
     """Returns the hash of a file's content: 64 hex digits.
 
-    Reading takes about 3 s per GB, so the result is remembered for this machine, under the file's
-    place, size, times and number: a file that changes in any of these is read again.
+    Reading takes about 3 s per GB, so the hash is cached on this machine under the file's path,
+    size, times and inode number: a file that differs in any of these is read again.
     """
+    return _cached(identity(path))
+
+
+def identity(path: Path) -> Identity:
+    """Returns a file's path, size, times and inode number: a cache key of its content."""
     path = path.resolve()
-    found = path.stat()
-    identity = (str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-    return _remembered(identity)
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @functools.lru_cache(maxsize=256)
-def _remembered(identity: tuple[str, int, int, int, int]) -> str:
+def _cached(identity: Identity) -> str:
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    note = cache_directory() / "sha256" / name
+    entry = cache_directory() / "sha256" / name
     with contextlib.suppress(OSError):
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
+        cached = entry.read_text("ascii")
+        if len(cached) == 64:
+            return cached
     with open(identity[0], "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with contextlib.suppress(OSError):  # a machine that cannot remember reads again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, digest.encode())
+    with contextlib.suppress(OSError):  # without a cache, the next process reads the file again
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(entry, digest.encode())
     return digest
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that others see whole or not at all."""
+    """Writes a file atomically: other processes see all of it or nothing."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

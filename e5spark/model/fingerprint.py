@@ -1,4 +1,4 @@
-"""The identities of a run: what a worker caches a model under; what makes vectors comparable."""
+"""The identities of a run: a worker's cache key, and everything that makes vectors comparable."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from e5spark.model.registry import Recipe
 
-# Raised whenever the preparation of texts changes in a way that can change a vector.
+# Increased whenever the preparation of texts changes in a way that can change a vector.
 TEXT_VERSION = 1
 
 
@@ -25,7 +25,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineKey:
-    """What a worker caches a loaded model under: query and passage share it."""
+    """The key of a loaded model in a worker's cache; query and passage share it."""
 
     weights: str
     tokenizer: str

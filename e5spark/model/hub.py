@@ -1,11 +1,11 @@
-"""Checkpoints by name: this machine's hub cache, and the hub itself where that is allowed."""
+"""Checkpoints by name: from this machine's hub cache, or from the hub if that is allowed."""
 
-import json
 import os
 from pathlib import Path
 
 from e5spark.errors import ModelError, TransientError
 from e5spark.model import registry
+from e5spark.model.json_file import read_json
 
 _TOKENIZER = ["*.json", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
@@ -19,42 +19,43 @@ def snapshot(
 
     Args:
         name: The checkpoint's name on the hub.
-        revision: The commit; by default the one e5spark pins, else that of the first fetch.
-        download: Whether the hub may be asked for what is missing.
-        weights: Whether the weights are wanted, and not only the tokenizer.
+        revision: The commit; by default the one that e5spark pins, else the commit of the first
+            fetch.
+        download: Whether missing files may be fetched from the hub.
+        weights: Whether the weights are needed, and not only the tokenizer.
 
     Raises:
-        ModelError: If it is not in the cache and may not be fetched, or the hub has none such.
+        ModelError: If it is not in the cache and may not be fetched, or the hub does not have it.
         TransientError: If the hub was asked and did not answer.
     """
-    known = registry.CHECKPOINTS.get(name)
-    revision = revision or (known.revision if known else None)
+    published = registry.CHECKPOINTS.get(name)
+    revision = revision or (published.revision if published else None)
     patterns = [*_TOKENIZER, *(_WEIGHTS if weights else [])]
-    # Local first, whether or not downloading is allowed: a checkpoint without a published pin
-    # stays at the commit of its first fetch.
-    found = _snapshot(name, revision, patterns, local=True)
-    if found is not None and weights and not _has_weights(found):
-        found = None  # fetched before for its tokenizer alone, or not to the end
-    if found is None and download:
-        found = _snapshot(name, revision, patterns, local=False)
-    if found is None:
+    # The cache first, whether or not downloading is allowed: a checkpoint without a pin stays at
+    # the commit of its first fetch.
+    directory = _snapshot(name, revision, patterns, local=True)
+    if directory is not None and weights and not _has_weights(directory):
+        directory = None  # only its tokenizer was fetched, or the fetch was interrupted
+    if directory is None and download:
+        directory = _snapshot(name, revision, patterns, local=False)
+    if directory is None:
         raise ModelError(
             f"{name} at revision {revision or 'main'} is not in the hub cache of this machine "
             f"({_cache()}), and downloading is off. Allow it (download=True, in a job file "
             f"model.download = true), or fetch it where the hub can be reached (hf download {name}"
-            f"{f' --revision {revision}' if revision else ''} --local-dir DIR) and give the "
+            f"{f' --revision {revision}' if revision else ''} --local-dir DIR) and use that "
             f"directory (model='/absolute/DIR', checkpoint={name!r}), or ship that directory with "
             "spark-submit --archives model.tar.gz#model and model='archive:model'."
         )
-    return found
+    return directory
 
 
 def _has_weights(directory: Path) -> bool:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return any(directory.glob("*.safetensors"))
-    parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    return all((directory / part).is_file() for part in parts)
+    shards = set(read_json(index).get("weight_map", {}).values())
+    return all((directory / shard).is_file() for shard in shards)
 
 
 def _cache() -> str:
@@ -64,7 +65,7 @@ def _cache() -> str:
 
 
 def _snapshot(name: str, revision: str | None, patterns: list[str], *, local: bool) -> Path | None:
-    # Here and not at the top: a worker with a directory never needs the hub's client.
+    # Imported here: a worker that loads from a directory never needs the hub's client.
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -83,16 +84,20 @@ def _snapshot(name: str, revision: str | None, patterns: list[str], *, local: bo
             "the same command again, or provide the checkpoint as a directory."
         ) from error
     except errors.HFValidationError as error:
-        raise ModelError(f"{name!r} is no name on the hub: {_first_line(error)}") from error
+        raise ModelError(
+            f"{name!r} is no name on the hub: {_first_line(error)} Use 'owner/name', or write a "
+            "directory as an absolute path or './relative'."
+        ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
             f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
-            f"{_first_line(error)}"
+            f"{_first_line(error)} Check the name and the revision."
         ) from error
     # The client's own HTTPError as well: a broken connection is no HfHubHTTPError.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise TransientError(
-            f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)}"
+            f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)} Run the "
+            "same command again."
         ) from error
     return Path(path)
 

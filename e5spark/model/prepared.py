@@ -1,4 +1,4 @@
-"""A prepared model on disk: a checkpoint made ready once, with a manifest of what it is.
+"""A prepared model on disk: a checkpoint converted once, with a manifest of what it holds.
 
 Nothing here loads an engine: a driver that plans a run needs only this.
 """
@@ -11,41 +11,51 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from e5spark.errors import ModelError
+from e5spark.model import architecture
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 
 MANIFEST = "e5spark.json"
 FORMAT = 2
+# Formats that were written once and cannot run any more, each with the reason.
+_UNREADABLE = {
+    1: "its graph numbers the tokens itself, and gave texts that spell <pad> other vectors than "
+    "transformers does"
+}
 MODEL, WEIGHTS = "model.xml", "model.bin"
 EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
 
-ARCHITECTURES = ("bert", "xlm-roberta")
+ARCHITECTURES = tuple(
+    entry.name for entry in architecture.ARCHITECTURES.values() if entry.prepared_by is not None
+)
 
 Kind = Literal["float", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a prepared model is made of; its directory also has the checkpoint's own small files.
+    """What a prepared model holds; its directory also has the checkpoint's own small files.
 
     Attributes:
         kind: ``float``, which computes in fp32 or bf16, or ``int8``.
-        source: The content of the checkpoint it was made of.
+        source: The content of the checkpoint that was prepared.
         engine: The engine that runs it, by its name in ``e5spark.model.engines``; openvino where a
             manifest does not name one.
-        checkpoint: The published checkpoint that is, so that its prompts and limits are known;
-            None for one of the user's own.
-        pad_id: What fills up short rows.
-        pad_position: The token that XLM-R leaves out when it numbers those of a row, from the next
-            position on, even inside a text; None where tokens are numbered from 0.
+        checkpoint: The name of that checkpoint if it is a published one, so that its prompts and
+            limits are known; None for one of the user's own.
+        pad_id: The token that fills up short rows.
+        pad_position: The token that XLM-R leaves out, even inside a text, when it numbers the
+            tokens of a row; the first position is the next number. None if tokens are numbered
+            from 0.
         files: Name to sha256 of each file.
         needs_vnni: Whether its int8 sums may overflow on a CPU without VNNI.
-        settings: What the engine needs to be told besides.
-        quality: What was measured against fp32 when it was made; empty for ``float``.
-        format: Version of this manifest and of the graph's inputs.
+        settings: Further settings of the engine.
+        quality: How it compares with fp32, measured when it was prepared; empty for ``float``.
+        format: Version of this manifest and of the graph's inputs. Older ones are read: a key
+            that they lack has the default above.
     """
 
     kind: Kind
@@ -70,40 +80,58 @@ class Manifest:
 
 def can_prepare(directory: Path) -> bool:
     """Returns whether the checkpoint in a directory is of an architecture that can be prepared."""
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    return config.get("model_type") in ARCHITECTURES
+    return architecture.read_config(directory).architecture.prepared_by is not None
 
 
 def read(directory: Path) -> Manifest | None:
     """Returns the manifest of a prepared model; None for any other directory.
 
     Raises:
-        ModelError: If it cannot be read, or has another format.
+        ModelError: If it is damaged, or this e5spark cannot run its format.
     """
     path = directory / MANIFEST
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text("utf-8"))
-        if data["format"] != FORMAT:
-            raise ModelError(
-                f"{path} has format {data['format']}; this e5spark reads {FORMAT}. Prepare it "
-                "again, or install the release that prepared it."
-            )
-        known = {each.name for each in fields(Manifest)}
-        data = {name: value for name, value in data.items() if name in known}
-        return Manifest(**{**data, "source": Weights(**data["source"])})
-    except (ValueError, KeyError, TypeError) as error:
+        return _manifest(path, json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{path} is no manifest of a prepared model: {error}.") from error
+        raise ModelError(
+            f"{path} is no manifest of a prepared model ({type(error).__name__}: {error}). Prepare "
+            "the checkpoint again: e5spark prepare MODEL --to DIR."
+        ) from error
+
+
+def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
+    number = content["format"]
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"its format is {number!r}")
+    if number > FORMAT:
+        raise ModelError(
+            f"{path} has format {number}; this e5spark reads formats up to {FORMAT}. Install the "
+            "release that prepared it, or prepare it again with this one."
+        )
+    if number in _UNREADABLE:
+        raise ModelError(
+            f"{path} has format {number}, which no longer runs: {_UNREADABLE[number]}. Prepare the "
+            "checkpoint again: e5spark prepare MODEL --to DIR."
+        )
+    names = {field.name for field in fields(Manifest)}
+    values = {name: value for name, value in content.items() if name in names}
+    manifest = Manifest(**{**values, "source": Weights(**values["source"])})
+    if manifest.kind not in get_args(Kind):
+        raise ValueError(f"its kind is {manifest.kind!r}")
+    if not all(isinstance(digest, str) for digest in manifest.files.values()):
+        raise TypeError("its files are not names with hashes")
+    return manifest
 
 
 def check(directory: Path, manifest: Manifest) -> None:
-    """Raises unless every file is the one that was prepared.
+    """Raises unless each file has the content that was prepared.
 
     Raises:
-        ModelError: If one is missing or was altered.
+        ModelError: If a file is missing or was altered.
     """
     for name, expected in manifest.files.items():
         path = directory / name
@@ -117,7 +145,7 @@ def check(directory: Path, manifest: Manifest) -> None:
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Writes the manifest, with the hash of every file there is: what makes it a prepared model."""
+    """Writes the manifest with the hash of every file present: this completes a prepared model."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     hashes = {str(path.relative_to(directory)): sha256(path) for path in files}
     data = json.dumps(asdict(replace(manifest, files=hashes)), indent=2, sort_keys=True)
@@ -125,11 +153,11 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 
 def build(to: Path, fill: Callable[[Path], None]) -> None:
-    """Makes a directory that is there whole or not at all: filled beside its place, then renamed.
+    """Creates a directory atomically: it is filled beside its final place, then renamed.
 
     Args:
         to: The new directory.
-        fill: Fills the directory that it is given.
+        fill: Fills the directory that is passed to it.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
@@ -144,7 +172,7 @@ def build(to: Path, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock among the processes of this machine; one that dies lets go of it."""
+    """Holds a lock among the processes of this machine; a process that dies releases it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         flock(file, LOCK_EX)

@@ -1,4 +1,4 @@
-"""Role and instruction to the prefix that a checkpoint was trained with."""
+"""The prefixes that checkpoints were trained with, by role and instruction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
@@ -22,28 +22,28 @@ _TASK = "{task}"
 
 
 def check_role(role: str) -> Role:
-    """Returns ``role``, one of the two E5 knows.
+    """Returns the role if it is one of E5's two, ``query`` or ``passage``.
 
     Raises:
         OptionError: For anything else.
     """
-    for known in ROLES:
-        if role == known:
-            return known
+    for valid in ROLES:
+        if role == valid:
+            return valid
     raise OptionError(f"Unknown role {role!r}; use 'query' or 'passage'.")
 
 
 def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None) -> str:
-    r"""Returns what goes before a text of this role.
+    r"""Returns the prefix of a text of this role.
 
     Args:
-        prompts: Role to prefix; ``{task}`` in a prefix stands for the instruction.
+        prompts: Role to prefix; ``{task}`` in a prefix is replaced by the instruction.
         role: ``query`` or ``passage``.
         instruction: One sentence that describes the task, for checkpoints that take one.
 
     Raises:
         OptionError: If the role is unknown, if the prefix needs an instruction and there is none,
-            or if an instruction is given where no prefix of the checkpoint takes one.
+            or if there is an instruction and no prefix of the checkpoint takes one.
     """
     template = prompts[check_role(role)]
     if _TASK in template:
@@ -62,24 +62,24 @@ def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None
 
 
 def already_prompted(prompts: Mapping[str, str], texts: Sequence[str]) -> list[bool]:
-    """Returns which texts carry a prompt of the checkpoint already, in any case.
+    """Returns which texts already begin with a prompt of the checkpoint, in upper or lower case.
 
     Args:
         prompts: Role to prefix, as for ``prefix``.
-        texts: Without the prompts that e5spark adds.
+        texts: The texts, without the prompts that e5spark adds.
     """
-    lowered = tuple(opening.strip().lower() for opening in prompt_heads(prompts))
+    lowered = tuple(head.strip().lower() for head in prompt_heads(prompts))
     if not lowered:
         return [False] * len(texts)
     longest = max(map(len, lowered))
     return [
-        # Few texts begin with white space; a slice first, because a text can be megabytes long.
+        # Few texts begin with white space. Sliced first, because a text can be megabytes long.
         text[: longest + 16].lstrip().lower().startswith(lowered)
         for text in texts
     ]
 
 
 def prompt_heads(prompts: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns how texts with a prompt begin: each prefix, up to its instruction."""
-    begins = (template.partition(_TASK)[0] for template in prompts.values())
-    return tuple(opening for opening in begins if opening.strip())
+    """Returns the beginnings of texts with a prompt: each prefix, up to its instruction."""
+    heads = (template.partition(_TASK)[0] for template in prompts.values())
+    return tuple(head for head in heads if head.strip())

@@ -1,26 +1,25 @@
-"""Each E5 checkpoint as data: what its authors published, and how its vectors are made.
+"""The E5 checkpoints as data: what their authors published, and how their vectors are made.
 
 Sources: the model cards, https://arxiv.org/abs/2212.03533 (E5), https://arxiv.org/abs/2402.05672
-(multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral); revisions are the ones that MTEB's
-registry pins.
+(multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral). The revisions are those that
+MTEB's registry pins.
 """
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from e5spark.errors import ModelError
 from e5spark.model import prompts
 
 Pooling = Literal["mean", "cls", "last"]
+TokenizerModel = Literal["WordPiece", "Unigram", "BPE"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 LongText = Literal["truncate", "split", "mean"]
 LONG_TEXTS: tuple[LongText, ...] = get_args(LongText)
 Prompted = Literal["report", "refuse", "keep"]
 PROMPTED: tuple[Prompted, ...] = get_args(Prompted)
-Architecture = Literal["bert", "xlm-roberta", "mistral"]
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +28,13 @@ class Recipe:
 
     Attributes:
         dim: Components of a vector: the first ones of the checkpoint's.
-        pooling: How token vectors become one: their mean, the first or the last.
-        prompts: Role to prefix; ``{task}`` in a prefix stands for the instruction.
+        pooling: How the token vectors become one vector: their mean, the first or the last.
+        prompts: Role to prefix; ``{task}`` in a prefix is replaced by the instruction.
         max_tokens: Most tokens of a text, prompt and special tokens included; the rest is cut.
         normalize: Whether vectors have unit L2 norm.
-        long_text: What becomes of longer texts: cut, split, or the mean of their windows.
+        long_text: How longer texts are handled: cut, split, or the mean of their windows.
         overlap: Tokens that neighbouring windows share; 0 where texts are cut.
-        already_prompted: What becomes of a text that begins with a prompt already.
+        already_prompted: How a text is handled that already begins with a prompt.
     """
 
     dim: int
@@ -67,19 +66,23 @@ class Checkpoint:
         architecture: The ``model_type`` of its config.json.
         shape: Its sizes.
         vocab: Rows of the token embedding.
+        details: Further values of its config.json that decide a vector.
+        tokenizer_model: The model in its tokenizer.json.
         recipe: How its vectors are made.
-        revision: The commit it is pinned to; None where none is known, and the caller pins one.
-        languages: What its authors trained it for.
-        tokenizer: The checkpoint whose tokenizer it uses, where that is another one.
-        weights_sha256: Hash of model.safetensors, where known.
+        revision: The commit it is pinned to; None if none is known, and the caller pins one.
+        languages: The languages that its authors trained it for.
+        tokenizer: The checkpoint whose tokenizer it uses, if it has none of its own.
+        weights_sha256: Hash of model.safetensors, if known.
         matryoshka: Whether it was trained so that the first components of a vector are a vector.
-        matryoshka_dims: The dims its authors name; empty where they name none.
+        matryoshka_dims: The dims that its authors name; empty if they name none.
     """
 
     name: str
-    architecture: Architecture
+    architecture: str
     shape: Shape
     vocab: int
+    details: Mapping[str, Any]
+    tokenizer_model: TokenizerModel
     recipe: Recipe
     revision: str | None = None
     languages: str = "English"
@@ -88,11 +91,38 @@ class Checkpoint:
     matryoshka: bool = False
     matryoshka_dims: tuple[int, ...] = ()
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Returns the values of its config.json that decide a vector."""
+        return {
+            "model_type": self.architecture,
+            "num_hidden_layers": self.shape.layers,
+            "hidden_size": self.shape.hidden,
+            "num_attention_heads": self.shape.heads,
+            "intermediate_size": self.shape.ffn,
+            "vocab_size": self.vocab,
+            **self.details,
+        }
+
 
 _SMALL = Shape(layers=12, hidden=384, heads=12, ffn=1536)
 _BASE = Shape(layers=12, hidden=768, heads=12, ffn=3072)
 _LARGE = Shape(layers=24, hidden=1024, heads=16, ffn=4096)
 _WORDPIECE, _XLMR, _XLMR_IN_BERT = 30_522, 250_002, 250_037
+_BERT_DETAILS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+_XLMR_DETAILS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
+_MISTRAL_DETAILS = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "num_key_value_heads": 8}
 _MANY = "about 100 languages"
 
 
@@ -106,6 +136,8 @@ def _english(name: str, shape: Shape, revision: str | None = None) -> Checkpoint
         architecture="bert",
         shape=shape,
         vocab=_WORDPIECE,
+        details=_BERT_DETAILS,
+        tokenizer_model="WordPiece",
         recipe=_recipe(shape),
         revision=revision,
     )
@@ -117,6 +149,8 @@ def _multilingual(name: str, recipe: Recipe, shape: Shape, revision: str) -> Che
         architecture="xlm-roberta",
         shape=shape,
         vocab=_XLMR,
+        details=_XLMR_DETAILS,
+        tokenizer_model="Unigram",
         recipe=recipe,
         revision=revision,
         languages=_MANY,
@@ -148,6 +182,8 @@ _ALL = (
         architecture="bert",
         shape=_SMALL,
         vocab=_XLMR_IN_BERT,
+        details=_BERT_DETAILS,
+        tokenizer_model="Unigram",
         recipe=_recipe(_SMALL),
         revision="fd1525a9fd15316a2d503bf26ab031a61d056e98",
         languages=_MANY,
@@ -157,6 +193,8 @@ _ALL = (
         architecture="bert",
         shape=_SMALL,
         vocab=_XLMR_IN_BERT,
+        details=_BERT_DETAILS,
+        tokenizer_model="Unigram",
         recipe=_recipe(_SMALL),
         languages=_MANY,
         tokenizer="intfloat/multilingual-e5-small",
@@ -173,15 +211,19 @@ _ALL = (
         architecture="mistral",
         shape=Shape(layers=32, hidden=4096, heads=32, ffn=14_336),
         vocab=32_000,
+        details=_MISTRAL_DETAILS,
+        tokenizer_model="BPE",
         recipe=Recipe(dim=4096, pooling="last", prompts=prompts.E5_INSTRUCT, max_tokens=4096),
         revision="07163b72af1488142a360786df853f237b1a3ca1",
     ),
-    # Not an E5: the model of the demo and of the quality tests, because a package carries it.
+    # Not an E5: the demo and the quality tests use it, because a Python package carries it.
     Checkpoint(
         name="sentence-transformers/all-MiniLM-L6-v2",
         architecture="bert",
         shape=Shape(layers=6, hidden=384, heads=12, ffn=1536),
         vocab=_WORDPIECE,
+        details=_BERT_DETAILS,
+        tokenizer_model="WordPiece",
         recipe=Recipe(dim=384, pooling="mean", prompts=prompts.NONE, max_tokens=256),
         weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
@@ -194,13 +236,13 @@ def find(name: str) -> Checkpoint:
     """Returns the checkpoint of this name.
 
     Raises:
-        ModelError: If there is none; the message names the nearest ones.
+        ModelError: If there is none; the message names the nearest one.
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]
     near = difflib.get_close_matches(name, CHECKPOINTS, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(CHECKPOINTS)}."
     raise ModelError(
-        f"Unknown model {name!r}. {hint} A checkpoint of your own is given as a directory: an "
+        f"Unknown model {name!r}. {hint} For a checkpoint of your own, name its directory: an "
         "absolute path, './relative' or 'archive:name'."
     )

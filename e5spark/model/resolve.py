@@ -1,28 +1,62 @@
-"""A run's model as it is resolved once, on the driver: what every worker must use unchanged."""
+"""A model resolved once, on the driver: what every worker must use unchanged."""
 
 import hashlib
 import json
 from dataclasses import dataclass, replace
 
 from e5spark.errors import ConflictError, ModelError
-from e5spark.model.checkpoint import check_published, decide_precision, hash_files, locate, pin
+from e5spark.model import prepared
+from e5spark.model.architecture import read_config
+from e5spark.model.checkpoint import (
+    Files,
+    check_published,
+    decide_precision,
+    hash_files,
+    known_checkpoint,
+    locate,
+    pin,
+    weight_files,
+)
 from e5spark.model.fingerprint import Fingerprint, Weights
 from e5spark.model.output_type import Calibration, load_calibration
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import CHECKPOINTS, Recipe
 from e5spark.model.spec import ModelSpec
+from e5spark.model.vocabulary import check_room, check_tokenizer
+from e5spark.model.weights import check_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A model on this machine, checked and decided: only loading is left.
+
+    Attributes:
+        spec: The model as the user described it, with the commit that a hub name was resolved to
+            and the precision that ``auto`` became.
+        files: Where its files are.
+        recipe: How its vectors are made.
+    """
+
+    spec: ModelSpec
+    files: Files
+    recipe: Recipe
+
+    @property
+    def weights(self) -> Weights:
+        """Returns the content hashes; about 3 s per GB the first time on a machine."""
+        return hash_files(self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A model as the driver resolved it; a worker needs it, and must not decide it again.
+    """A model as the driver resolved it; a worker uses it and decides nothing again.
 
     Attributes:
-        spec: What the user asked for, with the commit that a hub name was resolved to and the
-            precision that ``auto`` was.
-        recipe: How vectors are made.
+        spec: The model as the user described it, with the commit that a hub name was resolved to
+            and the precision that ``auto`` became.
+        recipe: How its vectors are made.
         weights: The content of the driver's copy, which the worker's must equal; None if the
-            driver has none.
+            driver has no copy.
         calibration: The ranges of int8 and uint8 vectors.
     """
 
@@ -40,7 +74,8 @@ class Plan:
         """
         if self.weights is None:
             raise ModelError(
-                f"The driver has no files of {self.spec.model}, which a fingerprint is made of."
+                f"The driver has no files of {self.spec.model}, and a fingerprint needs their "
+                "hashes. Provide the checkpoint on the driver too."
             )
         ranges = self.calibration
         return Fingerprint(
@@ -53,41 +88,108 @@ class Plan:
         )
 
 
-def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> Plan:
-    """Returns the model as this machine resolves it, from its own copy of the files.
+def resolve(spec: ModelSpec) -> ResolvedModel:
+    """Returns the model's files on this machine, how its vectors are made, and its precision.
 
-    Args:
-        spec: What the user asked for.
-        local: The same, with the directories that ``archive:`` stands for on this machine.
-        required: Whether the files must be here. Else a known checkpoint that is not is left to
-            the executors, unless downloading is allowed.
+    This is the one way from a spec to a model. Headers, shapes and vocabulary are checked here, so
+    that a broken checkpoint is refused before any task runs; no engine is loaded.
 
     Raises:
-        ModelError: If the checkpoint is unknown, absent or incomplete.
+        ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
+        OptionError: If an option contradicts it.
+        TransientError: If the hub was asked and did not answer.
+    """
+    files = locate(spec)
+    check_published(spec, files)
+    recipe = resolve_recipe(spec, files.model)
+    _check_content(spec, files)
+    check_room(files.tokenizer, read_config(files.model), recipe)
+    decided = replace(pin(spec, files), precision=decide_precision(spec, files))
+    return ResolvedModel(spec=decided, files=files, recipe=recipe)
+
+
+def resolve_files(spec: ModelSpec) -> Files:
+    """Returns where the model's files are, for a caller that makes no vectors; see ``resolve``.
+
+    Raises:
+        ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
+        TransientError: If the hub was asked and did not answer.
+    """
+    files = locate(spec)
+    check_published(spec, files)
+    _check_content(spec, files)
+    return files
+
+
+def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
+    """Returns a plan's model as this executor has it: the same content that the driver checked.
+
+    Args:
+        plan: What the driver resolved.
+        local: The plan's spec, with the device of this executor and the directories that
+            ``archive:`` refers to on it.
+
+    Raises:
+        ModelError: If the checkpoint here is absent, or not the one of the plan.
+        TransientError: If the hub was asked and did not answer.
+    """
+    files = locate(local)
+    check_published(local, files)
+    if plan.weights is None:  # the driver had no copy to check
+        _check_content(local, files)
+    same = plan.weights is None or hash_files(files) == plan.weights
+    if not same or resolve_recipe(local, files.model) != plan.recipe:
+        raise ModelError(
+            f"The checkpoint in {files.model} on this executor is not the one that the driver "
+            "planned with: their files differ. Put the same files on every machine, or ship them "
+            "with spark-submit --archives model.tar.gz#model."
+        )
+    return ResolvedModel(spec=local, files=files, recipe=plan.recipe)
+
+
+def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> Plan:
+    """Returns the plan of a model, resolved from this machine's own copy of the files.
+
+    Args:
+        spec: The model as the user described it.
+        local: The same, with the directories that ``archive:`` refers to on this machine.
+        required: Whether the files must be on this machine. If not, a published checkpoint that is
+            absent is left to the executors, unless downloading is allowed.
+
+    Raises:
+        ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
         OptionError: If an option contradicts it, or the calibration cannot be read.
         ConflictError: If the calibration belongs to other vectors.
+        TransientError: If the hub was asked and did not answer.
     """
-    elsewhere = spec.model in CHECKPOINTS and not spec.download and spec.calibration is None
-    try:
-        files = locate(local)
-    except ModelError:
-        if required or not elsewhere:
-            raise
-        decided = replace(spec, precision=decide_precision(spec))
-        return Plan(spec=decided, recipe=resolve_recipe(spec), weights=None)
-    check_published(local, files)
+    on_executors = spec.model in CHECKPOINTS and not spec.download and spec.calibration is None
+    if on_executors and not required:
+        try:
+            locate(local)
+        except ModelError:
+            decided = replace(spec, precision=decide_precision(spec))
+            return Plan(spec=decided, recipe=resolve_recipe(spec), weights=None)
+    model = resolve(local)
     plan = Plan(
-        spec=replace(pin(spec, files), precision=decide_precision(local, files)),
-        recipe=resolve_recipe(local, files.model),
-        weights=hash_files(files),
+        spec=replace(spec, revision=model.spec.revision, precision=model.spec.precision),
+        recipe=model.recipe,
+        weights=model.weights,
     )
     return plan if spec.calibration is None else _calibrated(plan, spec.calibration)
 
 
 def as_float32(plan: Plan) -> Plan:
-    """Returns the plan of the same vectors as float32: those that ranges are computed of."""
+    """Returns the plan of the same vectors as float32: ranges are computed from these."""
     spec = replace(plan.spec, output_type="float32", calibration=None)
     return replace(plan, spec=spec, calibration=None)
+
+
+def _check_content(spec: ModelSpec, files: Files) -> None:
+    if prepared.read(files.model) is not None:
+        return  # its manifest has the hash of each file
+    config = read_config(files.model)
+    check_weights(files.model, weight_files(files.model), config)
+    check_tokenizer(files.tokenizer, config, known_checkpoint(spec))
 
 
 def _calibrated(plan: Plan, path: str) -> Plan:
@@ -95,9 +197,10 @@ def _calibrated(plan: Plan, path: str) -> Plan:
     needed = as_float32(plan).fingerprint.digest
     if calibration.fingerprint != needed:
         raise ConflictError(
-            f"The calibration {path} was made of other vectors (fingerprint "
+            f"The calibration {path} was made from other vectors (fingerprint "
             f"{calibration.fingerprint[:12]}, this run's is {needed[:12]}): model, prompts, "
-            "pooling, dim, limits and precision must be the same. Make it again."
+            "pooling, dim, limits and precision must be the same. Make it again with e5spark "
+            "calibrate."
         )
     return replace(plan, calibration=calibration)
 

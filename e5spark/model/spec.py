@@ -1,4 +1,4 @@
-"""What the user asks of a model: one dataclass, whichever door the request came through."""
+"""The model and its options as the user describes them: one dataclass for every API."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
 class ModelOptions(TypedDict, total=False):
-    """The keywords of every door that takes a model; ``ModelSpec`` says what they mean."""
+    """The keywords of every function that takes a model; ``ModelSpec`` explains them."""
 
     checkpoint: str | None
     tokenizer: str | None
@@ -54,40 +54,42 @@ class ModelSpec:
         model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) or
             ``archive:name``, a directory that Spark unpacked from ``--archives``.
         checkpoint: The known checkpoint that a directory holds: its prompts, pooling and limits
-            are then those of e5spark's table, whatever the directory's own files say.
-        tokenizer: A directory or hub name that holds the tokenizer, where the model's does not.
-        revision: The commit on the hub, 40 hex digits; by default the one e5spark pins.
+            are then those of the registry, whatever the directory's own files say.
+        tokenizer: A directory or hub name that holds the tokenizer, if the model's does not.
+        revision: The commit on the hub, 40 hex digits; by default the one that e5spark pins.
         download: Whether the hub may be asked; otherwise only local files are used.
-        prompts: The prefix of each role, ``{"query": ..., "passage": ...}``, in place of the
+        prompts: The prefix of each role, ``{"query": ..., "passage": ...}``; by default the
             checkpoint's own.
-        pooling: ``mean``, ``cls`` or ``last``, in place of the checkpoint's own.
-        normalize: Whether vectors get unit L2 norm, in place of the checkpoint's own.
+        pooling: ``mean``, ``cls`` or ``last``; by default the checkpoint's own.
+        normalize: Whether vectors get unit L2 norm; by default as the checkpoint's own do.
         max_tokens: A lower limit than the checkpoint's, prompt and special tokens included.
         dim: Components of a vector, if fewer than the checkpoint's: the first ones, normalised
             again (Matryoshka). Only a dim that the checkpoint was trained for, unless forced.
         force_dim: Whether a dim is allowed that its authors did not train or did not publish.
-        long_text: What becomes of a text beyond ``max_tokens``: ``truncate``; ``split`` into
+        long_text: How to handle a text beyond ``max_tokens``: ``truncate``; ``split`` into
             overlapping windows, one vector each; or ``mean``, the mean of the windows' vectors,
             weighted by their tokens.
         overlap: Tokens that a window shares with the one before it, for ``split`` and ``mean``.
-        already_prompted: What happens to a text that begins with a prompt already: ``report`` (the
+        already_prompted: How to handle a text that already begins with a prompt: ``report`` (the
             prompt is added as to any text, and the row is marked), ``refuse`` (the row ends in an
-            error) or ``keep`` (the text is taken as it is, no prompt is added).
+            error) or ``keep`` (the text is embedded as it is, without another prompt).
         output_type: How a vector is stored: ``float32``, ``float16``, ``int8``, ``uint8``,
             ``binary`` or ``ubinary``; see ``e5spark.model.output_type``.
         calibration: File of the ranges that int8 and uint8 need, made by ``e5spark calibrate``.
         engine: ``torch``, ``openvino`` (CPUs only) or ``auto``, which is decided where the model
             runs: OpenVINO on a CPU that has it, else torch. Their vectors agree within 1e-5.
-        precision: How the engine computes: ``fp32``, ``bf16``, ``int8`` (a model that was prepared
-            for it) or ``auto``: that of a prepared model, else ``fp32``, which every CPU has.
+        precision: How the engine computes: ``fp32``, ``bf16``, ``int8`` (only with a model that
+            was prepared for it) or ``auto``: the precision of a prepared model, else ``fp32``,
+            which every CPU has.
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
-        token_budget: Most tokens in one forward pass, padding included; by default what suits the
-            engine best.
+        token_budget: Most tokens in one forward pass, padding included; by default the budget that
+            suits the engine best.
         sort_window: Rows that are tokenised and sorted by length together.
 
     Raises:
-        OptionError: At construction, if a value cannot be right whatever the checkpoint is.
+        OptionError: At construction, if a value has the wrong type or is wrong for every
+            checkpoint.
     """
 
     model: str
@@ -113,7 +115,12 @@ class ModelSpec:
     sort_window: int = 4096
 
     def __post_init__(self) -> None:
-        if not self.model or not self.model.strip():
+        for name in ("model", "device"):
+            _text(name, getattr(self, name))
+        for name in ("checkpoint", "tokenizer", "revision", "calibration"):
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
+        if not self.model.strip():
             raise OptionError("The model is empty; name a checkpoint or a directory.")
         self._check_values()
         self._check_vectors()
@@ -124,44 +131,48 @@ class ModelSpec:
                 f"revision is {self.revision!r}; it must be a commit, 40 hex digits: a branch or "
                 "a tag can move, and the vectors with it."
             )
-        if self.prompts is not None and set(self.prompts) != set(ROLES):
-            raise OptionError(
-                f"prompts has the keys {sorted(self.prompts)}; it needs 'passage' and 'query', "
-                "each with its prefix ('' for none)."
-            )
+        if self.prompts is not None:
+            _check_prompts(self.prompts)
 
     def _check_values(self) -> None:
-        _one_of("pooling", self.pooling, POOLINGS)
+        if self.pooling is not None:
+            _one_of("pooling", self.pooling, POOLINGS)
         _one_of("engine", self.engine, ("auto", *ENGINES))
         _one_of("precision", self.precision, PRECISIONS)
         capable = [name for name in ENGINES if self.precision in ENGINES[name].precisions]
         if self.precision != "auto" and self.engine not in ("auto", *capable):
             raise OptionError(
                 f"precision {self.precision} is for the {' or '.join(capable)} engine; engine is "
-                f"{self.engine!r}."
+                f"{self.engine!r}. Leave engine out."
             )
         _one_of("long_text", self.long_text, LONG_TEXTS)
         _one_of("already_prompted", self.already_prompted, PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
-        _positive("max_tokens", self.max_tokens)
-        _positive("dim", self.dim)
-        _positive("token_budget", self.token_budget)
+        for name in ("max_tokens", "dim", "token_budget"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
         _positive("sort_window", self.sort_window)
         _whole("overlap", self.overlap)
-        for name in ("normalize", "download", "force_dim"):
-            if getattr(self, name) not in (None, True, False):
-                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
+        for name, allowed in (
+            ("normalize", (None, True, False)),
+            ("download", (True, False)),
+            ("force_dim", (True, False)),
+        ):
+            value = getattr(self, name)
+            if not any(value is choice for choice in allowed):
+                raise OptionError(f"{name} is {value!r}; it must be true or false.")
 
     def _check_vectors(self) -> None:
         needs_ranges = self.output_type in ("int8", "uint8")
         if needs_ranges and self.calibration is None:
             raise OptionError(
-                f"output_type {self.output_type!r} needs calibration, the ranges of the corpus; "
-                "make them with e5spark calibrate JOB.toml --to FILE."
+                f"output_type {self.output_type!r} needs calibration, the file of the corpus' "
+                "ranges; make it with e5spark calibrate JOB.toml --to FILE."
             )
         if self.calibration is not None and not needs_ranges:
             raise OptionError(
-                f"calibration is for int8 and uint8; output_type is {self.output_type!r}."
+                f"calibration is for int8 and uint8; output_type is {self.output_type!r}. Leave "
+                "calibration out, or change output_type."
             )
 
 
@@ -171,32 +182,51 @@ def model_spec(model: str, options: Mapping[str, object]) -> ModelSpec:
     Raises:
         OptionError: If a keyword is unknown or its value cannot be right.
     """
-    known = [option.name for option in fields(ModelSpec)]
+    names = [field.name for field in fields(ModelSpec)][1:]  # without the model
     for name in options:
-        if name not in known:
-            raise OptionError(f"Unknown option {name!r}; the options are {', '.join(known[1:])}.")
-    if model.startswith((".", "~")):
-        model = _absolute(model)
-    tokenizer = options.get("tokenizer")
-    if isinstance(tokenizer, str) and tokenizer.startswith((".", "~")):
-        options = {**options, "tokenizer": _absolute(tokenizer)}
-    return ModelSpec(model=model, **options)  # type: ignore[arg-type]  # checked above
+        if name not in names:
+            raise OptionError(f"Unknown option {name!r}; the options are {', '.join(names)}.")
+    options = {**options, "tokenizer": _absolute(options.get("tokenizer"))}
+    return ModelSpec(model=_absolute(model), **options)  # type: ignore[arg-type]  # it checks
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+def _absolute(model: object) -> object:
+    """The model with a relative directory made absolute; any other value as it is."""
+    if isinstance(model, str) and model.startswith((".", "~")):
+        return str(Path(model).expanduser().absolute())
+    return model
 
 
-def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
+def _check_prompts(prompts: object) -> None:
+    if not isinstance(prompts, Mapping):
+        raise OptionError(
+            f"prompts is {prompts!r}; it must map 'passage' and 'query' to their prefixes."
+        )
+    if set(prompts) != set(ROLES):
+        raise OptionError(
+            f"prompts has the keys {sorted(map(str, prompts))}; it needs 'passage' and 'query', "
+            "each with its prefix ('' for none)."
+        )
+    for role, prefix in prompts.items():
+        if not isinstance(prefix, str):
+            raise OptionError(f"prompts has {prefix!r} for {role!r}; a prefix must be a string.")
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r}; it must be a string.")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
         raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
 
 
-def _whole(name: str, value: int) -> None:
+def _whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise OptionError(f"{name} is {value!r}; it must be a whole number, 0 or more.")
 
 
-def _positive(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")

@@ -18,11 +18,8 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, ModelError, missing_package
-from e5spark.model.checkpoint import Files, check_published, hash_files, locate
+from e5spark.errors import ConflictError, missing_package
 from e5spark.model.fingerprint import EngineKey
-from e5spark.model.recipe import resolve_recipe
-from e5spark.model.registry import Recipe
 from e5spark.model.resolve import Plan
 from e5spark.model.spec import ModelSpec
 from e5spark.spark.archive import localized
@@ -110,11 +107,8 @@ def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "Loaded":
     # Before the tokenizer starts its threads: as many as the task has cpus.
     os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    files = locate(spec)
-    check_published(spec, files)
-    _check_same(plan, files, resolve_recipe(spec, files.model))
     loaded = load(
-        files,
+        resolve_planned(plan, spec).files,
         engine=spec.engine,
         precision=spec.precision,
         device=spec.device,
@@ -144,13 +138,3 @@ def forget_zips() -> None:
             archive = Path(finder.archive)
             if archive.suffix == ".jar" or archive.parent == spark.parent:
                 del sys.path_importer_cache[path]
-
-
-def _check_same(plan: Plan, files: Files, recipe: Recipe) -> None:
-    same = plan.weights is None or hash_files(files) == plan.weights
-    if not same or recipe != plan.recipe:
-        raise ModelError(
-            f"The checkpoint in {files.model} on this executor is not the one that the driver "
-            "planned with: its files differ from the driver's. Put the same files on every "
-            "machine, or ship them with spark-submit --archives model.tar.gz#model."
-        )

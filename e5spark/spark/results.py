@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from e5spark.model.output_type import quantize
+from e5spark.model.output_type import to_output_type
 from e5spark.model.resolve import Plan
 from e5spark.text import Status
 
@@ -163,7 +163,7 @@ def _windows(
 def _vectors(vectors: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_], plan: Plan) -> pa.Array:
     """One vector for each row that is ok, null for the others, from one flat buffer."""
     ranges = plan.calibration.ranges if plan.calibration else None
-    values = np.ascontiguousarray(quantize(vectors, plan.spec.output_type, ranges))
+    values = np.ascontiguousarray(to_output_type(vectors, plan.spec.output_type, ranges))
     if plan.spec.output_type in _LISTS:
         kind = _LISTS[plan.spec.output_type][0]
         offsets = pa.array(_offsets(ok, values.shape[1]))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from e5spark.errors import ModelError
+from e5spark.model.architecture import ARCHITECTURES
 from e5spark.model.registry import Pooling
 
 # On purpose not in transformers' registry of masks: it builds no mask for an unknown name.
@@ -212,8 +213,8 @@ def pad_position(model: PreTrainedModel) -> int | None:
 
     None for BERT and Mistral, which number every token from 0.
     """
-    is_xlmr = model.config.model_type == "xlm-roberta"
-    return int(model.config.pad_token_id) if is_xlmr else None
+    architecture = ARCHITECTURES[model.config.model_type]
+    return int(model.config.pad_token_id) if architecture.skips_padding else None
 
 
 def pool(hidden: torch.Tensor, rows: Rows, pooling: Pooling) -> torch.Tensor:

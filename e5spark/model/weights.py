@@ -1,0 +1,95 @@
+"""The weights of a checkpoint, checked by their headers: no engine, and no tensor is read."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from e5spark.errors import ModelError
+from e5spark.model.architecture import ModelConfig
+
+_POINTER = b"version https://git-lfs"
+# The limit of the safetensors library.
+_LARGEST_HEADER = 100_000_000
+
+Shape = tuple[int, ...]
+
+
+def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) -> None:
+    """Raises unless the weight files are whole and hold each tensor of the architecture.
+
+    Args:
+        directory: The checkpoint's directory.
+        names: Its weight files.
+        config: Its config.json, which decides the shapes.
+
+    Raises:
+        ModelError: If a file is damaged, or a tensor is missing or has another shape.
+    """
+    shapes: dict[str, Shape] = {}
+    origins: dict[str, str] = {}
+    for name in names:
+        for tensor, shape in read_shapes(directory / name).items():
+            shapes[_renamed(tensor, config.architecture.prefix)] = shape
+            origins[_renamed(tensor, config.architecture.prefix)] = name
+    needed = dict(config.tensors())
+    missing = [tensor for tensor in needed if tensor not in shapes]
+    if missing:
+        raise ModelError(
+            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} among "
+            f"them; config.json needs {len(needed)}. transformers would fill them with random "
+            "numbers. Fetch the checkpoint again."
+        )
+    for tensor, shape in needed.items():
+        if shapes[tensor] != shape:
+            raise ModelError(
+                f"{directory / origins[tensor]} has {tensor} of shape {shapes[tensor]}, but "
+                f"config.json needs {shape}: the two files belong to different models. Fetch both "
+                "from the same checkpoint."
+            )
+
+
+def read_shapes(path: Path) -> dict[str, Shape]:
+    """Returns the shape of each tensor in a safetensors file, read from the header alone.
+
+    Raises:
+        ModelError: If the file is empty, truncated, or not safetensors.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        beginning = file.read(len(_POINTER))
+        if beginning == _POINTER:
+            raise ModelError(
+                f"{path} is a pointer of git LFS ({size} bytes), not the weights; run git lfs pull "
+                f"in {path.parent}, or fetch the checkpoint again."
+            )
+        length = int.from_bytes(beginning[:8], "little")
+        file.seek(8)
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ModelError(_not_whole(path, size, "no complete header"))
+        content = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(content)
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"a header that cannot be read ({type(error).__name__})"
+        raise ModelError(_not_whole(path, size, reason)) from error
+    if 8 + length + end != size:
+        raise ModelError(_not_whole(path, size, f"a header that describes {8 + length + end}"))
+    return shapes
+
+
+def _not_whole(path: Path, size: int, reason: str) -> str:
+    return (
+        f"{path} is not a whole safetensors file: it has {size} bytes and {reason}. Fetch it again."
+    )
+
+
+def _renamed(tensor: str, prefix: str) -> str:
+    """The name under which transformers loads a tensor of an older release or with a head."""
+    name = tensor.removeprefix(prefix)
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        name = name.replace(old, new)
+    return name
