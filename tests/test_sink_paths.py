@@ -44,7 +44,7 @@ def test_other_writer_options_are_spark_s() -> None:
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Unknown output format 'orc'; use one of parquet, delta"):
+    with pytest.raises(ConfigError, match="format 'orc' is unknown; use one of parquet, delta"):
         open_sink(None, "orc", path="x", options={}, vectors=[])
 
 

@@ -73,13 +73,14 @@ class ParquetSink:
     def check_files(self, ledger: Ledger) -> None:
         """Checks the names of all files against the ledger: readers see each file; see ``Sink``.
 
-        A file whose record is older than the records that the ledger keeps passes.
+        A file whose record is older than the records that the ledger keeps passes, and so does the
+        file without rows that Spark writes when it creates a catalog table.
         """
         files = _visible_files(ledger.storage.list(""))
         records = {name: match[1] for name in files if (match := _PUBLISHED.fullmatch(name))}
         foreign = ledger.foreign(records.values())
         stray = [name for name in files if name not in records or records[name] in foreign]
-        if stray:
+        if stray and not (self._table and self._are_empty(stray)):
             raise ConflictError(
                 f"The output {redacted(self.name)} has files that no commit has put there: "
                 f"{', '.join(stray[:3])}{', ...' if len(stray) > 3 else ''}. Readers of the table "
@@ -182,6 +183,11 @@ class ParquetSink:
     def count_files(self) -> int:
         """Returns how many files readers of the table see now."""
         return len(_visible_files(open_storage(self._spark, self.location).list("")))
+
+    def _are_empty(self, files: Sequence[str]) -> bool:
+        paths = [f"{self.location}/{file}" for file in files]
+        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
+            return self._spark.read.parquet(*paths).isEmpty()
 
     def _rewritten(
         self, ledger: Ledger, record: Record, df: DataFrame, removes: list[str], expected: int

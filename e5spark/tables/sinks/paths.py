@@ -59,8 +59,10 @@ def check_apart(source: str, output: str) -> None:
     """Checks that neither of two paths is, or is inside, the other.
 
     Raises:
-        InputError: If so: a run would read its own output.
+        ConfigError: If a part of the output path is a pattern.
+        InputError: If the paths overlap: a run would read its own output.
     """
+    check_path(output)
     if overlap(source, output):
         raise InputError(
             f"The output {redacted(output)} and the input {redacted(source)} are the same "
