@@ -20,7 +20,7 @@ from pyspark import TaskContext
 
 from e5spark.errors import ConflictError, missing_package
 from e5spark.model.fingerprint import EngineKey
-from e5spark.model.resolve import Plan
+from e5spark.model.resolve import Plan, resolve_planned
 from e5spark.model.spec import ModelSpec
 from e5spark.spark.archive import localized
 from e5spark.spark.device import decide_device
