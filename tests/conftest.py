@@ -24,7 +24,7 @@ from e5spark.model.checkpoint import locate
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import udf
-from tests import chaos, checkpoints, tables
+from tests import chaos, checkpoints, tables, tiers
 from tests.delta_driver import Driver, start_classic
 from tests.frames import from_arrow
 from tests.tables import Job
@@ -47,6 +47,24 @@ class Outcome:
     def document(self) -> dict[str, Any]:
         """The JSON document in the last line of stdout."""
         return json.loads(self.stdout.splitlines()[-1])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Assigns each test to its tier, before pytest selects tests by their marks."""
+    tiers.assign(items)
+
+
+@pytest.fixture(autouse=True)
+def no_jvm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fails a test outside the Spark tier that starts a JVM."""
+    if request.node.get_closest_marker("spark"):
+        yield
+    else:
+        with tiers.without_java(tmp_path_factory.getbasetemp() / "no_jvm"):
+            yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -81,8 +99,13 @@ def trace(trace_directory: Path) -> Trace:
 
 
 @pytest.fixture(scope="session")
+def jvm() -> None:
+    """Says that a test starts a JVM: every fixture that starts one requests this."""
+
+
+@pytest.fixture(scope="session")
 def spark(
-    trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
+    jvm: None, trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SparkSession]:
     """The session of the run: two task slots, small Arrow batches, a warehouse of its own."""
     settings = {
@@ -110,7 +133,9 @@ def spark(
 
 
 @pytest.fixture(scope="session")
-def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+def driver(
+    jvm: None, trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
     """A process that has Delta; it starts with its first call."""
     driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")))
     yield driver

@@ -48,7 +48,7 @@ def chart(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcome(directory: Path, chart: Path) -> "subprocess.CompletedProcess[str]":
+def outcome(jvm: None, directory: Path, chart: Path) -> "subprocess.CompletedProcess[str]":
     """A whole run as people start it."""
     command = [sys.executable, "jobs/benchmark.py", "--shape", "tiny", "--threads", "1"]
     command += ["--rows", str(ROWS), "--transport-rows", str(TRANSPORT_ROWS), "--rounds", "2"]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 
-pytestmark = pytest.mark.large
+pytestmark = [pytest.mark.large, pytest.mark.spark]
 
 MEGABYTES = 200
 EMPTY = 100_000
@@ -83,7 +83,7 @@ def test_a_huge_row_and_many_empty_ones(tmp_path: Path, model: str, content: str
         f"""
         [input]
         path = "{tmp_path}/in"
-        keep = ["id"]
+        columns = ["id"]
         [embed]
         text = "text"
         role = "passage"

@@ -240,6 +240,7 @@ class Jobs:
 
 @pytest.fixture(scope="module")
 def jobs(
+    jvm: None,
     directories: dict[str, Path],
     options: Callable[[str], ModelOptions],
     tmp_path_factory: pytest.TempPathFactory,
