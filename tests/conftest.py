@@ -179,7 +179,7 @@ def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
         files = locate(spec)
         if (shape, engine) not in loaded:
             loaded[shape, engine] = load(
-                files, engine=engine, precision="fp32", device="cpu", threads=2
+                files, engine=engine, precision="fp32", device="cpu", threads=1
             )
         return Encoder(loaded[shape, engine], resolve_recipe(spec, files.model), spec)
 
