@@ -42,7 +42,7 @@ test: unit spark
 unit: .venv/installed
 	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(NIGHTLY))'
 
-spark: .venv/installed java
+spark: .venv/jars java
 	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
 
 # 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about an
@@ -64,7 +64,7 @@ large-sample: .venv/installed java
 	$(PYTEST) -m large_sample
 
 # Lines and branches that make test runs, also those in other processes and in Spark's workers.
-coverage: .venv/installed java
+coverage: .venv/jars java
 	rm -rf build/coverage
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
 		-m 'not spark and not ($(NIGHTLY))'
@@ -103,6 +103,11 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
 		--editable '.[torch,connect,demo,dev]'
+	@touch $@
+
+# Delta's jars: two processes that fetch them into one empty cache would disturb each other.
+.venv/jars: .venv/installed e5spark/tables/delta_session.py | java
+	$(BIN)/python -m tests.delta_driver
 	@touch $@
 
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed

@@ -171,3 +171,8 @@ def _die() -> None:
 
 def _stop() -> None:
     session().stop()
+
+
+if __name__ == "__main__":  # fetches the jars
+    start_classic("build/warehouse")
+    _stop()
