@@ -116,23 +116,20 @@ def scenarios() -> list[Scenario]:
     return [*parquet, *delta]
 
 
-def sample(given: list[Scenario]) -> list[Scenario]:
-    """Six on Parquet and three on Delta: all that can be killed, and what no other test does.
+def sample(scenarios: list[Scenario]) -> list[Scenario]:
+    """Three on Parquet and two on Delta: each process that can die, and a MERGE for each kind.
 
-    The instants that are not among them have tests of their own, for each kind of table.
+    `test_crash_points` ends a driver at every operation on storage, in memory, and one test for
+    each kind of table kills a real one.
     """
     wanted = [
-        lambda s, k: s.table == "parquet" and k.what == "driver" and not k.at and not s.update,
-        lambda s, k: s.table == "parquet" and len(s.kills) > 1 and s.update,
         lambda s, k: s.table == "parquet" and k.what == "jvm",
         lambda s, k: s.table == "parquet" and k.what == "worker" and not k.cluster,
-        lambda s, k: s.table == "parquet" and k.what == "worker" and k.cluster,
         lambda s, k: s.table == "parquet" and k.what == "executor",
-        lambda s, k: s.table == "delta" and k.at == "rewritten",
         lambda s, k: s.table == "columns" and k.at == "merging" and s.update,
         lambda s, k: s.table == "delta" and k.what == "executor",
     ]
-    return [next(s for s in given if fits(s, s.kills[0])) for fits in wanted]
+    return [next(s for s in scenarios if fits(s, s.kills[0])) for fits in wanted]
 
 
 def figures() -> list[str]:
