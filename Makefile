@@ -40,7 +40,7 @@ test: unit spark
 
 # Two thirds of the cases. None starts a JVM: a test that tries fails.
 unit: .venv/installed
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(NIGHTLY))'
+	$(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(NIGHTLY))'
 
 spark: .venv/jars java
 	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
@@ -66,7 +66,7 @@ large-sample: .venv/installed java
 # Lines and branches that make test runs, also those in other processes and in Spark's workers.
 coverage: .venv/jars java
 	rm -rf build/coverage
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
 		-m 'not spark and not ($(NIGHTLY))'
 	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
 	$(BIN)/coverage combine --quiet

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyspark
 import pytest
+import torch
 import transformers
 from pyspark.sql import DataFrame, SparkSession
 
@@ -30,6 +32,11 @@ from tests.frames import from_arrow
 from tests.tables import Job
 from tests.texts import mixed_texts
 from tests.trace import Trace
+
+# Two processes with two threads each would spin on two cores: test_encoder took 36 s of CPU time
+# with two threads, and takes 6 with one. The variable is for the processes that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 
