@@ -13,9 +13,30 @@ import pytest
 
 JVM_MARKS = {"cluster", "delta", "s3", "chaos", "chaos_sample"}
 
-# pytest-xdist hands out whole files in this order, and a long one must not come last. Files that
-# are not listed take less than 20 s on two cores.
-LONGEST_FIRST: tuple[str, ...] = ()
+# pytest-xdist hands out whole files in this order, so that no long one comes last.
+LONGEST_FIRST = (
+    "test_delta_target.py",
+    "test_readme.py",
+    "test_delta_arrivals.py",
+    "test_parity.py",
+    "test_options.py",
+    "test_incremental.py",
+    "test_delta.py",
+    "test_benchmark.py",
+    "test_long_text.py",
+    "test_verify.py",
+    "test_delta_columns.py",
+    "test_arrivals.py",
+    "test_prepare.py",
+    "test_prompted.py",
+    "test_cluster.py",
+    "test_storage.py",
+    "test_worker.py",
+    "test_hub.py",
+    "test_controls.py",
+    "test_data.py",
+    "test_packed.py",
+)
 
 _JAVA = """#!/bin/sh
 echo "$*" >> "{log}"
