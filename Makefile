@@ -20,8 +20,8 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test unit spark chaos chaos-sample check coverage large large-sample s3 versions clean java
-.PHONY: python
+.PHONY: demo test unit spark chaos chaos-sample check coverage large large-sample s3 versions lowest
+.PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
@@ -89,6 +89,15 @@ $(VERSIONS:%=versions-%): versions-%: .venv/spark-%/installed java
 	PYTHONPATH=$(CURDIR)/.venv/spark-$* $(BIN)/python -m pytest \
 		-m 'not cluster and not chaos and not chaos_sample' $(VERSION_TESTS)
 
+# The lowest versions of its dependencies that e5spark allows, all at once: the encoder without
+# Spark, then columns, UDFs and jobs on PySpark 3.5.0. Python 3.11 on Linux; 3 GB to fetch, 6 GB of
+# disk.
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,batching digest encoder fingerprint hub models openvino \
+	packed prompts recipe text tokenizer windows columns udf)
+
+lowest: .venv/lowest/installed java
+	PYTHONPATH=$(CURDIR)/.venv/lowest $(BIN)/python -m pytest -m 'not large' $(LOWEST_TESTS)
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -116,8 +125,9 @@ clean:
 	@touch $@
 
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
-$(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt \
-		| .venv/installed
+$(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt
+.venv/lowest/installed: conf/constraints-lowest.txt
+$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed: | .venv/installed
 	rm -rf $(@D)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
 	@touch $@

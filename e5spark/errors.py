@@ -82,16 +82,66 @@ class TransientError(E5SparkError):
 _RAISED = re.compile(r"^e5spark\.errors\.(\w+): (.+?)$", re.MULTILINE)
 
 
+# A worker's traceback that names a missing package: Python's own error, or PySpark's check.
+_MISSING = re.compile(
+    r"ModuleNotFoundError: No module named '(\w+)"
+    r"|PySparkImportError: \[(?:PACKAGE_NOT_INSTALLED|UNSUPPORTED_PACKAGE_VERSION)\] "
+    r"(\w+) >= (\S+) must be installed; however, (?:it was not found|your version is (\S+)\.)"
+)
+# How to install what e5spark needs on an executor.
+_INSTALL = {
+    **dict.fromkeys(["numpy", "pandas", "pyarrow", "tokenizers", "huggingface_hub"], "e5spark"),
+    **dict.fromkeys(["torch", "transformers", "safetensors"], "'e5spark[torch]'"),
+    "openvino": "'e5spark[openvino]'",
+    "e5spark": "e5spark",
+}
+
+
+def missing_package(text: str) -> OptionError | None:
+    """Returns an error that names the package which the Python of an executor lacks, or None.
+
+    Only packages that e5spark needs are recognised; another one is the user's own.
+
+    Args:
+        text: A traceback of a Python worker.
+    """
+    matches = list(_MISSING.finditer(text))
+    for match in reversed(matches):
+        module, package, minimum, version = match.groups()
+        name = (module or package).lower()
+        if name not in _INSTALL:
+            continue
+        problem = (
+            f"The package {name} is {version} on an executor; {minimum} or later is needed."
+            if version
+            else f"The package {name} is not installed on an executor."
+        )
+        remedy = f"Run pip install {'--upgrade ' + name if version else _INSTALL[name]} in the "
+        return OptionError(
+            f"{problem} {remedy}Python that Spark's workers run, or set spark.pyspark.python to "
+            f"one that has it.{_instead(name)}"
+        )
+    return None
+
+
+def _instead(name: str) -> str:
+    if name in ("torch", "transformers", "safetensors"):
+        return " A model that e5spark prepare made needs openvino only."
+    return ""
+
+
 def from_text(text: str) -> E5SparkError | None:
     """Returns the last e5spark error printed in a traceback, or None.
+
+    A package that a worker lacks is an error too; see ``missing_package``.
 
     Args:
         text: What PySpark's ``PythonException`` carries: a Python traceback as text.
     """
-    found = _RAISED.findall(text)
-    if not found:
-        return None
-    name, message = found[-1]
+    matches = _RAISED.findall(text)
+    if not matches:
+        return missing_package(text)
+    name, message = matches[-1]
     kind = getattr(sys.modules[__name__], name, E5SparkError)
     error: E5SparkError = kind(message)
     return error

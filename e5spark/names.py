@@ -1,6 +1,42 @@
-"""Column names as SQL takes them."""
+"""Names of columns and places: as SQL takes them, and as messages may show them."""
+
+import re
+from collections.abc import Sequence
+
+# No column of the user's may begin with it, in any case: e5spark adds columns of such names.
+RESERVED = "__e5spark"
+_MOST_NAMES, _LONGEST_NAME = 10, 40
+# s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:(?!\d{1,5}/)[^@\s]*@")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[\w-]+=[^\s'\",;)]*")
 
 
 def quoted(name: str) -> str:
     """Returns a column name that Spark does not take apart at its dots."""
     return "`" + name.replace("`", "``") + "`"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns column names for a message: at most 10, quoted, at most 40 characters each.
+
+    A CSV file without a header makes names of its first row, and texts are never logged.
+    """
+    shown = [
+        repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
+        for name in names[:_MOST_NAMES]
+    ]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def has_credentials(path: str) -> bool:
+    """Returns whether a path has a user and a password, as in ``s3a://KEY:SECRET@bucket``."""
+    return _CREDENTIALS.search(path) is not None
+
+
+def redacted(path: str) -> str:
+    """Returns a path, or a text that contains paths, without credentials.
+
+    ``s3a://KEY:SECRET@bucket/x?sig=y`` becomes ``s3a://bucket/x``.
+    """
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", path))

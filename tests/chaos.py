@@ -19,9 +19,9 @@ NEXT = {
 }
 CHUNK, IN_FLIGHT = 10, 2
 
-_CHUNKS = ("written", "recorded")  # instants of a chunk's commit
+_CHUNKS = ("written", "recorded")  # failpoints of a chunk's commit
 _REPLACES = ("rewritten", "replacing")
-_INSTANTS: dict[tuple[Table, bool], tuple[str, ...]] = {
+_FAILPOINTS: dict[tuple[Table, bool], tuple[str, ...]] = {
     ("parquet", False): (*_CHUNKS, "publishing"),
     ("parquet", True): (*_CHUNKS, "publishing", *_REPLACES, "removing"),
     ("delta", False): (*_CHUNKS, "publishing"),
@@ -38,12 +38,12 @@ class Kill:
 
     Attributes:
         what: The Python process of the driver, its JVM, a Python worker, or an executor's JVM.
-        at: An instant of ``tables.ledger.failpoints``; or ``merging``: a MERGE has written a file
-            and has not committed. If there is none:
+        at: A failpoint of ``tables.ledger.failpoints``; or ``merging``: a MERGE has written a file
+            and has not committed. Without one:
         share: Once this share of the rows has gone through the model,
-        delay: and so many seconds later.
-        cluster: Whether the run has a cluster, which tries a task again, or a local master, which
-            does not.
+        delay: and this many seconds later.
+        cluster: Whether the run has a cluster, which retries a task, or a local master, which does
+            not.
     """
 
     what: What
@@ -71,7 +71,7 @@ class Scenario:
 
     @property
     def rows(self) -> dict[int, str]:
-        """What the table holds in the end."""
+        """What the table has in the end."""
         return NEXT if self.update else ROWS
 
     @property
@@ -86,7 +86,7 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What came of a scenario; with each kill, the exit code of its run."""
+    """How a scenario ended; with each kill, the exit code of its run."""
 
     scenario: Scenario
     kills: tuple[tuple[Kill, int], ...]
@@ -98,7 +98,7 @@ PLAYED: list[Played] = []
 
 
 def scenarios() -> list[Scenario]:
-    """Fifty on Parquet and 25 on Delta: every instant, and for the rest what chance gives."""
+    """Fifty on Parquet and 25 on Delta: every failpoint, and random moments."""
     chance = random.Random(SEED)
     parquet = [
         *_chosen("parquet", chance),
@@ -116,10 +116,10 @@ def scenarios() -> list[Scenario]:
     return [*parquet, *delta]
 
 
-def sample(scenarios: list[Scenario]) -> list[Scenario]:
+def sample(all_scenarios: list[Scenario]) -> list[Scenario]:
     """Three on Parquet and two on Delta: each process that can die, and a MERGE for each kind.
 
-    `test_crash_points` ends a driver at every operation on storage, in memory, and one test for
+    ``test_crash_points`` ends a run at every operation of its storage, in memory, and one test for
     each kind of table kills a real one.
     """
     wanted = [
@@ -129,11 +129,11 @@ def sample(scenarios: list[Scenario]) -> list[Scenario]:
         lambda s, k: s.table == "columns" and k.at == "merging" and s.update,
         lambda s, k: s.table == "delta" and k.what == "executor",
     ]
-    return [next(s for s in scenarios if fits(s, s.kills[0])) for fits in wanted]
+    return [next(s for s in all_scenarios if fits(s, s.kills[0])) for fits in wanted]
 
 
 def figures() -> list[str]:
-    """What all scenarios of this process came to, in lines."""
+    """The figures of all scenarios of this process, in lines."""
     if not PLAYED:
         return []
     kills = Counter(str(kill.what) for each in PLAYED for kill, _ in each.kills)
@@ -154,11 +154,11 @@ def figures() -> list[str]:
 
 
 def _chosen(table: Table, chance: random.Random) -> Iterator[Scenario]:
-    for (each, update), instants in _INSTANTS.items():
-        for instant in instants if each == table else ():
+    for (kind, update), failpoints in _FAILPOINTS.items():
+        for name in failpoints if kind == table else ():
             # One MERGE makes all columns visible.
-            most = 1 if (table, instant) == ("columns", "publishing") else _PASSES.get(instant, 1)
-            at = f"{instant}:{chance.randint(1, most)}" if most > 1 else instant
+            most = 1 if (table, name) == ("columns", "publishing") else _PASSES.get(name, 1)
+            at = f"{name}:{chance.randint(1, most)}" if most > 1 else name
             yield Scenario(table=table, update=update, kills=(Kill(what="driver", at=at),))
 
 
@@ -178,7 +178,7 @@ def _random(table: Table, wanted: dict[What, int], chance: random.Random) -> Ite
 
 
 def _killed_again(scenario: Scenario, chance: random.Random) -> Scenario:
-    """The same, and the run that would end it is killed too."""
+    """The same scenario, and the run that would finish it is killed too."""
     kill = Kill(what="driver", delay=chance.uniform(0, 6))
     return replace(scenario, kills=(*scenario.kills, kill))
 

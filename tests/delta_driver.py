@@ -51,7 +51,7 @@ pyarrow.parquet.write_table(table, sys.argv[2])
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: its exit code, its last line, and what it logged."""
+    """How a job ended: its exit code, its last line, and its log."""
 
     code: int
     document: Mapping[str, Any]
@@ -89,7 +89,7 @@ class Driver:
         return self(run_job, [command, file, *(f"--set={each}" for each in overrides)], crash)
 
     def killed(self, file: str, *overrides: str, at: str) -> None:
-        """Run it, until it kills itself at an instant."""
+        """Run it until it kills itself at a failpoint."""
         with contextlib.suppress(BrokenProcessPool):
             ended = self.job(file, *overrides, crash=at)
             raise AssertionError(f"the job was not killed at {at}: {ended}")

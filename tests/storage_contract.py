@@ -1,9 +1,9 @@
-"""What every storage promises: inherit it, and give a fixture `files`."""
+"""What every storage guarantees: a test class inherits it and has a fixture `files`."""
 
 import pytest
 
 from e5spark.errors import OptionError, TransientError
-from e5spark.tables.storage.open import Storage
+from e5spark.tables.storage.protocol import Storage
 
 
 class StorageContract:

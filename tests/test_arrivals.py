@@ -1,4 +1,4 @@
-"""Runs that read on from where the last one ended: what came to files in a directory."""
+"""Runs over the new files of a directory: each reads on from where the last one ended."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ COUNTS = ("micro_batches", "rows_in", "embedded", "skipped", "model_rows")
 
 @pytest.fixture
 def base(base: Job, tmp_path: Path) -> Job:
-    """What has come to the files of a directory, in chunks of 20 rows."""
+    """A stream of the files of a directory, in chunks of 20 rows."""
     base["input"] |= {
         "path": str(tmp_path / "docs"),
         "trigger": "available_now",
@@ -39,7 +39,7 @@ def add(directory: Path, name: str, rows: Rows) -> Path:
     return directory / name
 
 
-def test_each_run_embeds_what_came_since_the_last(
+def test_each_run_embeds_the_rows_since_the_last(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
@@ -53,7 +53,7 @@ def test_each_run_embeds_what_came_since_the_last(
     check({**ONE, **TWO, 3: "changed"})
 
 
-def test_the_account_is_the_sum_of_all_micro_batches(
+def test_the_report_is_the_sum_of_all_micro_batches(
     embed: Callable[..., Any], check: Callable[..., None], base: Job, tmp_path: Path
 ) -> None:
     base["input.options"] = {"maxFilesPerTrigger": 1}
@@ -66,7 +66,7 @@ def test_the_account_is_the_sum_of_all_micro_batches(
     check({**ONE, **TWO})
 
 
-def test_a_file_that_comes_with_an_old_date_is_read(
+def test_a_new_file_with_an_old_date_is_read(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
@@ -115,7 +115,7 @@ def test_an_error_in_a_micro_batch_is_that_of_a_batch_run_and_it_is_read_again(
     add(tmp_path / "docs", "three.parquet", {30: "another text", 60: "new"})
     refused = embed()
     assert (refused["code"], refused["error"], refused["model_rows"]) == (3, "InputError", 0)
-    assert "1 ids in id stand in several rows: 30 (2 rows)" in refused["message"]
+    assert "duplicate ids in column 'id', 1 of them: 30 (2 rows)" in refused["message"]
     check(ONE)
     assert embed('input.on_duplicate="first"')["embedded"] == 21
     assert {row["id"] for row in rows_of(tmp_path / "out")} == {*ONE, *TWO, 60}
@@ -142,9 +142,7 @@ def test_an_empty_directory_of_known_columns_gives_an_empty_table(
     check(ONE)
 
 
-def test_lines_of_json_are_read_as_they_come(
-    embed: Callable[..., Any], base: Job, tmp_path: Path
-) -> None:
+def test_new_files_of_json_are_read(embed: Callable[..., Any], base: Job, tmp_path: Path) -> None:
     base["input"] |= {"format": "jsonl", "columns": ["id"]}
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.jsonl").write_text('{"id": 1, "body": "one", "more": 2}\n')
@@ -195,7 +193,7 @@ def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
     assert [done[name] for name in COUNTS] == [1, 30, 0, 30, 0]
 
 
-def test_a_batch_run_brings_the_same_table_up_to_its_source(
+def test_a_batch_run_syncs_the_same_table_with_its_source(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     one = add(tmp_path / "docs", "one.parquet", ONE)

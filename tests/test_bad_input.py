@@ -66,9 +66,9 @@ def test_bytes_that_are_not_utf8_are_embedded_as_replacement_characters(
     # 512 tokens are left of the long text: its beginning is enough for the oracle.
     texts = tuple(CASES[name][0][:20_000].decode("utf-8", "replace") for name in good)
     rows = rows_of(embedded(spark, bad_input, model))
-    found = [rows[NAMES.index(name)]["embedding"] for name in good]
+    actual = [rows[NAMES.index(name)]["embedding"] for name in good]
     expected = reference(model, texts, prompt="passage: ")
-    assert_close(np.array(found, np.float32), expected, FP32_TOLERANCE)
+    assert_close(np.array(actual, np.float32), expected, FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("udf_kind")
@@ -88,9 +88,9 @@ def test_a_text_that_breaks_the_engine_costs_its_own_row_only(
     assert poisoned["embedding"] is None
     assert "is out of range" in poisoned["error"]
     assert {row["status"] for row in rows} == {"ok"}
-    found = np.array([row["embedding"] for row in rows], np.float32)
+    actual = np.array([row["embedding"] for row in rows], np.float32)
     expected = np.delete(reference(model, texts[:60], prompt="query: "), 17, axis=0)
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("udf_kind")
@@ -106,8 +106,8 @@ def test_a_wrong_role_costs_its_own_row_only(
     assert rows[2]["embedding"] is None
     for position in (0, 1, 4, 5):
         expected = reference(model, some, prompt=f"{kinds[position]}: ")[position]
-        found = np.array(rows[position]["embedding"], np.float32)
-        assert_close(found, expected, FP32_TOLERANCE)
+        actual = np.array(rows[position]["embedding"], np.float32)
+        assert_close(actual, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("udf_kind")
@@ -133,8 +133,8 @@ def test_instructions_come_from_a_column_and_a_missing_one_costs_its_own_row_onl
     for position in (0, 1, 3):
         prompt = f"Instruct: {tasks[position]}\nQuery: "
         expected = reference(model, some, prompt=prompt)[position]
-        found = np.array(rows[position]["embedding"], np.float32)
-        assert_close(found, expected, FP32_TOLERANCE)
+        actual = np.array(rows[position]["embedding"], np.float32)
+        assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def embedded(spark: SparkSession, path: str, model: str) -> DataFrame:

@@ -61,9 +61,9 @@ def width(lengths, batch, multiple):
 
 @given(longest=st.integers(1, 2000), multiple=MULTIPLES)
 def test_a_width_holds_its_longest_row_and_little_more(longest, multiple):
-    found = padded_width(longest, multiple)
-    assert found % multiple == 0
-    assert 0 <= found - longest < max(multiple, longest / 8)
+    actual = padded_width(longest, multiple)
+    assert actual % multiple == 0
+    assert 0 <= actual - longest < max(multiple, longest / 8)
 
 
 def test_512_tokens_have_few_widths():

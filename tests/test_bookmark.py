@@ -6,7 +6,7 @@ import pytest
 
 from e5spark.errors import ConflictError
 from e5spark.tables.ledger.stream_checkpoint import claim
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 
 
 @pytest.fixture

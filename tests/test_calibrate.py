@@ -155,16 +155,16 @@ def test_a_job_with_its_own_calibration_equals_sentence_transformers(
     assert run_job(**sections).code == 0
     floats = f'output.path="{tmp_path}/floats"'
     assert run_job("model.output_type=float32", "model.calibration=", floats, **sections).code == 0
-    found, whole = (
+    actual, whole = (
         pq.read_table(tmp_path / name).sort_by("id").to_pylist() for name in ("out", "floats")
     )
     vectors = np.array([row["embedding"] for row in whole if row["embedding"]], np.float32)
     expected = quantize_embeddings(vectors, output_type, ranges=load_calibration(str(path)).ranges)
-    values = [row["embedding"] for row in found if row["embedding"] is not None]
+    values = [row["embedding"] for row in actual if row["embedding"] is not None]
     if output_type == "uint8":
         values = [list(value) for value in values]
     assert np.array(values).tolist() == expected.tolist()
-    assert [row["id"] for row in found if row["embedding"] is None] == [ROWS, ROWS + 1]
+    assert [row["id"] for row in actual if row["embedding"] is None] == [ROWS, ROWS + 1]
 
 
 def test_a_job_without_the_calibration_it_needs_ends_with_2(

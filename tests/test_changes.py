@@ -1,4 +1,4 @@
-"""What a content hash is, so that others can compute it; how far a run says that it is."""
+"""The content hash, which others can compute; and the progress of a run."""
 
 import hashlib
 from itertools import product
@@ -30,7 +30,7 @@ def netstring(part: bytes | None) -> bytes:
     return b"-" if part is None else b"%d:%b" % (len(part), part)
 
 
-def test_each_chunk_says_how_far_the_run_is(caplog) -> None:
+def test_each_chunk_logs_the_progress_of_the_run(caplog) -> None:
     caplog.set_level("INFO", logger="e5spark")
     progress = Progress(rows=300, chunks=2)
     progress.chunk(rows=100, tokens=1000)

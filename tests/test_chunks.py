@@ -1,4 +1,4 @@
-"""How a run is cut up."""
+"""The sizes of the parts of a run."""
 
 import pytest
 from pyspark.sql import SparkSession
@@ -16,6 +16,6 @@ def test_a_session_has_as_many_slots_as_tasks_run_at_once(
     assert found == Sizes(rows=20_000, tasks=slots, concurrent_chunks=2)
 
 
-def test_what_is_asked_for_stays(spark: SparkSession) -> None:
+def test_sizes_of_the_config_are_kept(spark: SparkSession) -> None:
     found = sizes(spark, rows=7, tasks=3, concurrent_chunks=1)
     assert found == Sizes(rows=7, tasks=3, concurrent_chunks=1, forced=True)

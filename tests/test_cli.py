@@ -1,4 +1,4 @@
-"""The command line: one JSON document, one clear sentence, and an exit code for each failure."""
+"""The command line: a JSON document, and for each failure one clear sentence and an exit code."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def base(base: Job, tmp_path: Path) -> Job:
     return {**base, "input": {"path": str(tmp_path / "docs")}}
 
 
-# What is wrong ({tmp} is the test's directory), the exit code, the error, and what it says.
+# The mistake ({tmp} is the test's directory), the exit code, the error, and its message.
 FAILURES = {
     "an unknown key": ("embed.txt=body", 2, "ConfigError", "unknown key 'txt'.* mean 'text'"),
     "an unknown section": ("outptu.path=x", 2, "ConfigError", r"unknown section \[outptu\]"),
@@ -48,6 +48,13 @@ FAILURES = {
         "Unknown model.* mean 'intfloat/e5-small-v2'",
     ),
     "a model that is not here": ("model.name={tmp}/e5", 2, "ModelError", "no model directory"),
+    "a device that no worker has": ("model.device=cuda:7", 2, "OptionError", "device is 'cuda:7'"),
+    "a Spark setting of the wrong type": (
+        "spark.spark.sql.shuffle.partitions=many",
+        2,
+        "ConfigError",
+        r"spark\.sql\.shuffle\.partitions",
+    ),
     "a missing column": ("embed.text=bodi", 3, "ColumnError", "no column 'bodi'.* mean 'body'"),
     "a column of numbers": ("embed.text=id", 3, "ColumnError", "'id' is bigint"),
     "a missing role column": ("embed.role_column=kind", 2, "ConfigError", "role_column, and not"),
@@ -65,8 +72,10 @@ FAILURES = {
     "the output is the input": ("output.path={tmp}/docs", 3, "InputError", "same directory"),
     "the input in the output": ("output.path={tmp}", 3, "InputError", "lies inside"),
     "an output that exists": ("output.path={tmp}/taken", 5, "ConflictError", "exists already"),
-    "an output that is empty": ("output.path={tmp}/empty", 5, "ConflictError", "exists already"),
     "an output that is a file": ("output.path={tmp}/file", 5, "ConflictError", "exists already"),
+    "an output with a bracket": ("output.path={tmp}/o[ut", 2, "ConfigError", r"character '\['"),
+    "an output with a star": ("output.path={tmp}/do*s", 2, "ConfigError", r"character '\*'"),
+    "an unknown codec": ("output.options.compression=zzz", 2, "ConfigError", "one of zstd, sna"),
 }
 
 
@@ -114,7 +123,9 @@ def test_a_damaged_data_page_fails_the_job_as_input(
     outcome = run_job(**base)
     assert outcome.code == 3
     assert outcome.document["error"] == "InputError"
-    assert re.search(rf"error while reading file file:/*{file}\.$", outcome.document["message"])
+    assert re.search(
+        rf"error while reading file file:/*{file}\. The file is dam", outcome.document["message"]
+    )
 
 
 def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
@@ -125,7 +136,7 @@ def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
     outcome = run_job(**base)
     assert outcome.code == 3
     assert outcome.document["error"] == "InputError"
-    assert re.search(r"error while reading file \S*docs\.csv\.$", outcome.document["message"])
+    assert re.search(r"docs\.csv has a malformed record\. Mend it", outcome.document["message"])
 
 
 def test_overrides_win_over_the_file(

@@ -61,8 +61,8 @@ def test_the_cluster_gives_the_vectors_of_local_mode_and_uses_both_workers(
     # Each executor has one core, so two Python workers are two executors.
     assert len({event["pid"] for event in trace.events("window")}) == 2
     assert len(trace.events("load")) == 2
-    found, expected = vectors(tmp_path / "cluster"), vectors(tmp_path / "local")
-    assert_close(found, expected, INVARIANCE_TOLERANCE)
+    actual, expected = vectors(tmp_path / "cluster"), vectors(tmp_path / "local")
+    assert_close(actual, expected, INVARIANCE_TOLERANCE)
 
 
 def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(
@@ -71,7 +71,7 @@ def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(
     tmp_path: Path,
     model: str,
 ) -> None:
-    """A GPU that no machine has: what stops the run is torch, which was asked for that one."""
+    """The GPU does not exist, so torch stops the run and names the device that it was given."""
     pq.write_table(pa.table({"id": [1], "body": ["One."]}), tmp_path / "docs.parquet")
     discovery = tmp_path / "gpus.sh"
     discovery.write_text("""echo '{"name": "gpu", "addresses": ["97"]}'""")
@@ -88,7 +88,7 @@ def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(
     }
     profile = str(REPOSITORY / "conf" / "spark-gpu.conf")
     small = ["executor.cores=1", "task.cpus=1", "executor.memory=1g", "task.maxFailures=1"]
-    confs = [f"--conf=spark.{each}" for each in small]
+    confs = [f"--conf=spark.{setting}" for setting in small]
     script = str(REPOSITORY / "jobs" / "embed.py")
     with standalone_cluster(tmp_path / "cluster", workers=1) as url:
         done = spark_submit(

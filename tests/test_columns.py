@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.errors import ColumnError, OptionError
 from e5spark.spark import embed
+from e5spark.spark.columns import check_free
 from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, INVARIANCE_TOLERANCE, assert_close, reference, rows_of
 from tests.trace import Trace
@@ -100,8 +101,8 @@ def test_joined_columns_are_one_text_and_nulls_are_left_out(
     assert [row["id"] for row in rows if row["status"] == "null_text"] == [5]
     good = [number for number, text in enumerate(whole) if text is not None]
     expected = reference(model, tuple(whole[number] or "" for number in good), prompt="passage: ")
-    found = np.array([rows[number]["embedding"] for number in good], np.float32)
-    assert_close(found, expected, FP32_TOLERANCE)
+    actual = np.array([rows[number]["embedding"] for number in good], np.float32)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def test_joined_blanks_are_an_empty_text(spark: SparkSession, model: str) -> None:
@@ -139,6 +140,12 @@ def test_no_columns_are_refused(articles: DataFrame, model: str) -> None:
         embed(articles, text=[], role="query", model=model)
 
 
+def test_a_name_that_is_taken_is_refused_with_the_callers_remedy(articles: DataFrame) -> None:
+    with pytest.raises(ColumnError, match="column 'id', and e5spark adds 'ID'; unset hash_id"):
+        check_free(articles, ["ID"], remedy="unset hash_id")
+    check_free(articles, ["id_"])
+
+
 def test_a_job_embeds_several_columns_and_counts_all_their_texts(
     articles: DataFrame, model: str, run_job: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -156,8 +163,8 @@ def test_a_job_embeds_several_columns_and_counts_all_their_texts(
     assert {"title_embedding", "body_embedding"} <= set(table.column_names)
     rows = table.sort_by("id").to_pylist()
     expected = reference(model, tuple(row["body"] for row in rows[8:]), prompt="passage: ")
-    found = np.array([row["body_embedding"] for row in rows[8:]], np.float32)
-    assert_close(found, expected, FP32_TOLERANCE)
+    actual = np.array([row["body_embedding"] for row in rows[8:]], np.float32)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def test_a_job_joins_columns(
@@ -174,5 +181,5 @@ def test_a_job_joins_columns(
     assert [outcome.document[name] for name in ("ok", "null_text")] == [COUNT - 1, 1]
     rows = pq.read_table(tmp_path / "out").sort_by("id").to_pylist()
     texts = tuple(f"{row['title']}. {row['body']}" for row in rows[8:])
-    found = np.array([row["embedding"] for row in rows[8:]], np.float32)
-    assert_close(found, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)
+    actual = np.array([row["embedding"] for row in rows[8:]], np.float32)
+    assert_close(actual, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)

@@ -10,10 +10,11 @@ from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError
 from e5spark.tables.ledger import ledger as records
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 
 PARTS = {"weights": "a" * 64, "recipe": {"dim": 32, "max_tokens": 512}, "precision": "fp32"}
 MANIFEST = Manifest(
@@ -72,7 +73,7 @@ def test_a_run_that_was_overtaken_commits_nothing(files: LocalStorage, at: int) 
     record = Record(name="00001-00001", kind="append", rows=5)
     files.put(f"_e5spark/staging/{record.name}/part-0.parquet", b"rows")
     with pytest.raises(ConflictError):
-        commits(Ledger(files, FakeLock(1, overtake)), target).record(record)
+        commits(Ledger(files, FakeLock(1, overtake)), target).commit(record)
     # Put before the other run looked, the record is finished by it; put later, it is lost.
     assert target.published == ([] if at == 1 else [record.name])
     assert commits(Ledger(files, FakeLock(3)), target).recover(None) == 0
@@ -96,7 +97,7 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
     files.put(f"_e5spark/staging/{record.name}/part-0.parquet", b"rows")
     late = Late(files.root, Path(files.root))
     with pytest.raises(ConflictError):
-        Ledger(late, FakeLock(1, lost)).commit(record)
+        Ledger(late, FakeLock(1, lost)).record(record)
     target = FakeTarget()
     assert commits(Ledger(files, FakeLock(3)), target).recover(None) == 0
     assert target.published == []
@@ -106,7 +107,8 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
 def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: LocalStorage) -> None:
     def stage(epoch: int) -> list[str]:
         run = Ledger(files, FakeLock(epoch))
-        names = [f"{run.staging(run.name(1))}/part-0.parquet", f"{run.work}/rows/part-0.parquet"]
+        paths = (run.staging_path(run.name(1)), run.work_path("rows"))
+        names = [f"{path.removeprefix(f'{files.root}/')}/part-0.parquet" for path in paths]
         for name in names:
             files.put(name, b"rows")
         return names
@@ -127,7 +129,7 @@ def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
     for epoch in range(99_990, 100_010):
         run = commits(Ledger(files, FakeLock(epoch)), target)
         assert run.recover(None) == 0
-        run.record(Record(name=run.ledger.name(1), kind="append", rows=5))
+        run.commit(Record(name=run.ledger.name(1), kind="append", rows=5))
         run.ledger.sweep()
         assert run.ledger.has_finished
     assert len(target.published) == 20
@@ -136,11 +138,24 @@ def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
     # What is not visible yet is not old.
     pending = Ledger(files, FakeLock(100_010))
     for number in range(1, 11):
-        pending.commit(Record(name=pending.name(number), kind="append", rows=1))
+        pending.record(Record(name=pending.name(number), kind="append", rows=1))
     assert commits(Ledger(files, FakeLock(100_011)), target).recover(None) == 10
     assert target.published[20:] == [f"100010-{number:05d}" for number in range(1, 11)]
     with pytest.raises(ConflictError):
         pending.begin(replace(MANIFEST, fingerprint="two"))
+
+
+def test_only_records_older_than_the_kept_ones_are_uncertain(
+    files: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_KEPT", 2)
+    ledger = Ledger(files, FakeLock(9))
+    ledger.storage.put("_e5spark/done/00003-00001.json", b"")
+    names = [f"{epoch:05d}-00001" for epoch in range(2, 8)]
+    assert ledger.foreign(names) == set(names) - {"00003-00001"}
+    ledger.storage.put("_e5spark/done/00005-00001.json", b"")
+    ledger.storage.put("_e5spark/commits/00006-00001.json", b"")
+    assert ledger.foreign(names) == {"00004-00001", "00007-00001"}
 
 
 def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) -> None:
@@ -149,7 +164,7 @@ def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) 
     other = replace(MANIFEST, fingerprint="two", parts={**PARTS, "weights": "b" * 64})
     ledger.begin(other)
     assert read_manifest(files) == other
-    ledger.commit(Record(name="00001-00001", kind="append"))
+    ledger.record(Record(name="00001-00001", kind="append"))
     ledger.begin(other)
     with pytest.raises(ConflictError, match=r"model weights is bbbbbbbbbbbb\.\.\., this run's is"):
         ledger.begin(MANIFEST)
@@ -159,7 +174,7 @@ def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) 
 def test_a_manifest_that_was_lost_is_not_made_up(files: LocalStorage) -> None:
     ledger = Ledger(files, FakeLock(1))
     ledger.begin(MANIFEST)
-    ledger.commit(Record(name="00001-00001", kind="append"))
+    ledger.record(Record(name="00001-00001", kind="append"))
     files.delete("_e5spark/manifest.json")
     with pytest.raises(ConflictError, match=r"has lost _e5spark/manifest\.json"):
         ledger.begin(MANIFEST)
@@ -183,6 +198,6 @@ def test_a_table_of_another_shape_is_refused(
 ) -> None:
     stored = {"format": 2} if "format" in change else {}
     Ledger(files, FakeLock(1)).begin(replace(MANIFEST, **stored))
-    Ledger(files, FakeLock(1)).commit(Record(name="00001-00001", kind="append"))
+    Ledger(files, FakeLock(1)).record(Record(name="00001-00001", kind="append"))
     with pytest.raises(ConflictError, match=sentence):
         Ledger(files, FakeLock(2)).begin(replace(MANIFEST, **change))

@@ -1,4 +1,4 @@
-"""Which keys of a job go together."""
+"""The rules for keys of a job that depend on each other."""
 
 from functools import partial
 
@@ -11,6 +11,14 @@ from tests.minimal_job import refusal
 @pytest.fixture
 def load(tmp_path):
     return partial(minimal_job.load, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["input.path", "input.checkpoint_location", "output.path"])
+def test_a_path_has_no_credentials_which_spark_would_log(load, key):
+    found = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
+    assert f"{key} has a user and a password" in found
+    assert "s3a://bucket/docs" in found
+    assert "SECRET" not in found
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan"])
@@ -75,22 +83,22 @@ CHANGES = [*STREAM, "input.change_feed=true", "input.format=delta"]
     [
         (STREAM, "input.checkpoint_location=", "needs input.checkpoint_location"),
         (STREAM, "input.id=", "needs input.id (or input.hash_id = true)"),
-        (STREAM, "run.delete_missing=true", "which does not say what has left"),
+        (STREAM, "run.delete_missing=true", "which do not show what was deleted"),
         (STREAM, "input.options.readChangeFeed=true", "set input.change_feed = true"),
         (CHANGES, "input.format=parquet", "the change data feed of a Delta table"),
-        (CHANGES, "input.id=", "a column that a row keeps when it changes"),
-        (CHANGES, "input.options.maxFilesPerTrigger=5", "may cut a commit in two"),
-        (CHANGES, "input.options.MAXBYTESPERTRIGGER=5", "may cut a commit in two"),
+        (CHANGES, "input.id=", "a column that keeps its value"),
+        (CHANGES, "input.options.maxFilesPerTrigger=5", "may split a commit"),
+        (CHANGES, "input.options.MAXBYTESPERTRIGGER=5", "may split a commit"),
         (COLUMNS, "input.change_feed=true", "input.change_feed needs startingVersion or"),
         ([*CHANGES, *COLUMNS[:1], *COLUMNS[3:5]], COLUMNS[5], "input.trigger is for output.write"),
     ],
 )
-def test_what_has_come_is_read_with_ids_and_a_checkpoint(load, settings, override, expected):
+def test_a_partial_input_needs_ids_and_a_checkpoint(load, settings, override, expected):
     load(*settings)
     assert expected in refusal(load, *settings, override)
 
 
-def test_changes_are_read_with_what_says_where_they_begin(load):
+def test_a_change_feed_needs_where_it_begins(load):
     batch = ["input.id=id", "input.change_feed=true", "input.format=delta"]
     assert "needs startingVersion or startingTimestamp" in refusal(load, *batch)
     for option in ("startingVersion=3", "startingTimestamp=2026-01-01"):

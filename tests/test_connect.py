@@ -79,13 +79,13 @@ def test_vectors_and_statuses_are_those_of_classic_spark(
     trace = Trace(trace_directory)
     table = client(embedded, docs, model)
     assert set(table["status"].to_pylist()) == {"ok"}
-    found = np.array(table["embedding"].to_pylist(), np.float32)
+    actual = np.array(table["embedding"].to_pylist(), np.float32)
     expected = np.where(
         np.arange(100)[:, None] % 2 == 0,
         reference(model, texts[:100], prompt="query: "),
         reference(model, texts[:100], prompt="passage: "),
     )
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
     assert trace.rows() == 100
 
 
@@ -99,8 +99,8 @@ def test_the_udf_works_as_a_column(
     client: Client, docs: str, model: str, texts: tuple[str, ...]
 ) -> None:
     table = client(by_udf, docs, model)
-    found = np.array(table["embedding"].to_pylist(), np.float32)
-    assert_close(found, reference(model, texts[:100], prompt="query: "), FP32_TOLERANCE)
+    actual = np.array(table["embedding"].to_pylist(), np.float32)
+    assert_close(actual, reference(model, texts[:100], prompt="query: "), FP32_TOLERANCE)
 
 
 def by_udf(docs: str, model: str) -> pa.Table:
@@ -178,7 +178,7 @@ def test_storage_is_the_disk_that_client_and_server_share(
 ) -> None:
     assert client(put, f"{prefix}{tmp_path}/out", "a.json", b"1") == ["a.json"]
     assert (tmp_path / "out" / "a.json").read_bytes() == b"1"
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_storage_refuses_a_directory_that_the_server_does_not_see(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Negative controls: what rivals get wrong, done on purpose, is caught by the parity comparison."""
+"""Negative controls: the parity comparison catches known mistakes, made here on purpose."""
 
 import functools
 import re
@@ -52,7 +52,7 @@ def sound(models: dict[str, str]) -> Callable[..., Make]:
 
 
 def parity(encoder: Encoder, directory: str) -> None:
-    """The comparison of the parity tests: every component within the tolerance of the card's."""
+    """The comparison of the parity tests: every component within the tolerance."""
     expected = reference(directory, TEXTS, prompt="query: ")
     if encoder.dim < expected.shape[1]:
         expected = expected[:, : encoder.dim]
@@ -77,7 +77,7 @@ def attention_to_pads(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     return run(
         make(padded=True, token_budget=1 << 20),
         patch,
-        lambda given: {**given, "attention_mask": torch.ones_like(given["attention_mask"])},
+        lambda inputs: {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])},
     )
 
 
@@ -86,7 +86,7 @@ def mask_by_comparing_ids(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
     return run(
         make(padded=True, token_budget=1 << 20),
         patch,
-        lambda given: {**given, "attention_mask": (given["input_ids"] != 0).long()},
+        lambda inputs: {**inputs, "attention_mask": (inputs["input_ids"] != 0).long()},
     )
 
 
@@ -97,10 +97,10 @@ def texts_that_see_each_other(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
         encoder._loaded.engine._packed_model._kernel,
     )
 
-    def blind(*states: torch.Tensor, scale: float, window: tuple[int, int]) -> torch.Tensor:
+    def blind(*states: torch.Tensor, scale: float, window_size: tuple[int, int]) -> torch.Tensor:
         *states, rows = states
-        one = Rows(offsets=rows.offsets[[0, -1]], longest=int(rows.offsets[-1]))
-        return kernel(*states, one, scale=scale, window=window)
+        whole = Rows(offsets=rows.offsets[[0, -1]], longest=int(rows.offsets[-1]))
+        return kernel(*states, whole, scale=scale, window_size=window_size)
 
     patch.setattr(packed, "_kernel", blind)
     return encoder
@@ -131,10 +131,10 @@ def positions_from_2(make: Make, patch: pytest.MonkeyPatch) -> Encoder:
 
 
 def numbered(encoder: Encoder, patch: pytest.MonkeyPatch, first: int) -> Encoder:
-    def number(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        ids = given["position_ids"] - given["position_ids"].min() + first
+    def number(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids = inputs["position_ids"] - inputs["position_ids"].min() + first
         # The oracle's longest text has 512 tokens, so BERT's last position serves twice.
-        return {**given, "position_ids": ids.clamp(max=511)}
+        return {**inputs, "position_ids": ids.clamp(max=511)}
 
     return run(encoder, patch, number)
 
@@ -172,11 +172,11 @@ def run(
     patch: pytest.MonkeyPatch,
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
 ) -> Encoder:
-    """The encoder with its model's arguments changed on the way in."""
+    """The encoder with its model's inputs changed on the way in."""
     engine = encoder._loaded.engine
     owner = engine._packed_model or engine
     model = owner._model
-    patch.setattr(owner, "_model", lambda **given: model(**change(given)))
+    patch.setattr(owner, "_model", lambda **inputs: model(**change(inputs)))
     return encoder
 
 
@@ -219,10 +219,10 @@ def test_parity_fails_by_far_with_a_fault(
         faulty = fault(functools.partial(sound, shape), patch)
         with pytest.raises(AssertionError, match="the largest difference is") as caught:
             parity(faulty, models[shape])
-    found = re.search(r"the largest difference is (\S+),", str(caught.value))
-    assert found is not None
-    print(f"largest difference with the fault: {found[1]}")
-    assert float(found[1]) > BY_FAR * FP32_TOLERANCE
+    actual = re.search(r"the largest difference is (\S+),", str(caught.value))
+    assert actual is not None
+    print(f"largest difference with the fault: {actual[1]}")
+    assert float(actual[1]) > BY_FAR * FP32_TOLERANCE
 
 
 @pytest.mark.parametrize("options", [{}, {"dim": DIM, "force_dim": True}], ids=["whole", "cut"])

@@ -11,7 +11,7 @@ import pytest
 
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.sinks.delta_table import delta_name
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 from tests.delta_driver import Driver, actions, delta_rs, session
 from tests.frames import from_arrow
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
@@ -114,6 +114,16 @@ def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     rows = rows_of(driver, table)
     assert len(rows) == 59
     check(rows, model)
+
+
+def test_an_append_only_table_gets_no_columns(
+    driver: Driver, job: Callable[..., str], table: str
+) -> None:
+    driver.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
+    ended = driver.job(job())
+    assert ended.code == 5
+    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+    assert set(ADDED).isdisjoint(rows_of(driver, table)[0])
 
 
 @pytest.mark.chaos_sample

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from e5spark.tables.ledger.ledger import Record
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, delta_name
 from tests.cluster import connect_server
@@ -182,6 +182,22 @@ def test_what_is_asked_for_is_set_when_the_table_is_created(
     assert [add["path"] for add in actions(tmp_path / "out", "add")][-1].endswith(".gz.parquet")
 
 
+def test_an_append_only_table_takes_new_rows_and_refuses_others_before_it_embeds_any(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
+) -> None:
+    (tmp_path / "out").mkdir()  # an empty directory is free
+    settings = {"output.options": {"delta.appendOnly": "true"}}
+    write_docs(tmp_path, {1: "One text."})
+    assert driver.job(job(**settings)).code == 0
+    write_docs(tmp_path, {1: "One text.", 2: "Another."})
+    assert driver.job(job(**settings)).document["embedded"] == 1
+    write_docs(tmp_path, {1: "One text.", 2: "Changed.", 3: "New."})
+    trace.mark()
+    ended = driver.job(job(**settings))
+    assert (ended.code, trace.rows()) == (5, 0)
+    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+
+
 def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
     driver: Driver,
     job: Callable[..., str],
@@ -224,7 +240,7 @@ def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
     return {id: sorted(each) for id, each in found.items()}
 
 
-@pytest.mark.chaos_sample
+@pytest.mark.chaos
 @pytest.mark.parametrize("at", ["written:2", "recorded:2", "publishing:2"])
 def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
@@ -242,8 +258,13 @@ def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     check_rows(delta_rs(tmp_path / "out", tmp_path), texts, model)
 
 
-@pytest.mark.chaos_sample
-@pytest.mark.parametrize("at", ["replacing", "publishing"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("replacing", marks=pytest.mark.chaos),
+        pytest.param("publishing", marks=pytest.mark.chaos_sample),
+    ],
+)
 def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace, at: str
 ) -> None:
@@ -392,7 +413,7 @@ def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
     assert "OPTIMIZE" in ended.document["message"]
 
 
-@pytest.mark.chaos_sample
+@pytest.mark.chaos
 def test_rows_without_ids_appear_all_at_once(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str
 ) -> None:

@@ -19,8 +19,8 @@ def task(monkeypatch):
     """Makes this process a task that Spark gave these GPUs."""
 
     def begin(*addresses):
-        found = {"gpu": ResourceInformation("gpu", list(addresses))} if addresses else {}
-        context = SimpleNamespace(resources=lambda: found)
+        assigned = {"gpu": ResourceInformation("gpu", list(addresses))} if addresses else {}
+        context = SimpleNamespace(resources=lambda: assigned)
         monkeypatch.setattr(TaskContext, "get", lambda: context)
 
     return begin

@@ -1,4 +1,4 @@
-"""embed: what it adds, what it passes through, what it refuses, and what it leaves undone."""
+"""embed: what it adds, passes through and refuses, and that nothing runs before an action."""
 
 import os
 import re
@@ -76,9 +76,9 @@ def test_all_columns_pass_through_unchanged(wide: DataFrame, model: str) -> None
     assert passed.schema == wide.schema
     # As text, because NaN differs from itself and 0.0 equals -0.0.
     assert repr(readable(passed).collect()) == repr(readable(wide).collect())
-    found = vectors.select(F.col("id"), "embedding")
+    actual = vectors.select(F.col("id"), "embedding")
     expected = reference(model, ("A text to embed.",), prompt="query: ")
-    assert_close(vectors_of(found), expected, FP32_TOLERANCE)
+    assert_close(vectors_of(actual), expected, FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -123,21 +123,23 @@ def test_a_prefix_makes_room_for_a_second_embedding(
     twice = embed(once, text="text", role="query", model=model, column_prefix="query_")
     assert twice.columns == [*docs.columns, *ADDED, *(f"query_{name}" for name in ADDED)]
     for prefix, prompt in (("", "passage: "), ("query_", "query: ")):
-        found = vectors_of(twice.select("id", F.col(f"{prefix}embedding").alias("embedding")))
+        actual = vectors_of(twice.select("id", F.col(f"{prefix}embedding").alias("embedding")))
         expected = reference(model, ("one text", "another one"), prompt=prompt)
-        assert_close(found, expected, FP32_TOLERANCE)
+        assert_close(actual, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize(
     ("query", "text", "message"),
     [
         ("SELECT 'a' AS body", "bodi", "no column 'bodi'. Did you mean 'body'?"),
-        ("SELECT 'a' AS body", "zzz", "no column 'zzz'. It has body."),
+        ("SELECT 'a' AS body", "zzz", "no column 'zzz'. It has 'body'."),
         ("SELECT 1 AS body", "body", "'body' is int; embed needs a string column"),
         ("SELECT X'00' AS body", "body", "'body' is binary; embed needs a string column"),
         ("SELECT array('a') AS body", "body", "'body' is array<string>"),
-        ("SELECT 'a' AS body, 1 AS embedding", "body", "has a column 'embedding' already"),
-        ("SELECT 'a' AS body, 1 AS STATUS", "body", "'STATUS' already, and embed adds 'status'"),
+        ("SELECT 'a' AS body, 1 AS embedding", "body", "already has a column 'embedding'"),
+        ("SELECT 'a' AS body, 1 AS STATUS", "body", "column 'STATUS', and e5spark adds 'status'"),
+        ("SELECT 'a' AS body, 1 AS __e5spark", "body", "column '__e5spark'; names that begin with"),
+        ("SELECT 'a' AS body, 1 AS __E5Spark_kind", "body", "'__E5Spark_kind'; names that begin"),
         ("SELECT 'a' AS body, 'b' AS Body", "body", "2 columns 'body'; rename one of them"),
     ],
 )
@@ -160,7 +162,7 @@ def test_a_column_that_breaks_the_contract_is_refused_before_any_job(
         ("intfloat/multilingual-e5-smal", ModelError, "mean 'intfloat/multilingual-e5-small'?"),
         ("models/e5", ModelError, "a directory: an absolute path, './relative' or 'archive:name'"),
         ("/nowhere/e5", ModelError, "There is no model directory '/nowhere/e5'; every machine"),
-        ("archive:nothing", ModelError, "There is no archive 'nothing' here"),
+        ("archive:nothing", ModelError, "There is no archive 'nothing' on this machine"),
         ("", OptionError, "The model is empty"),
     ],
 )
@@ -184,15 +186,45 @@ def test_a_role_that_e5_does_not_know_is_refused(
         embed(make_table(["one"]), text="text", role="document", model=model)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"text": F.col}, "pass the name of a string column, such as text='body'"),
+        ({"text": None}, "text is None; pass the name of a string column"),
+        ({"text": b"text"}, "text is b'text'; pass the name of a string column"),
+        ({"text": []}, "text names no column; pass the name"),
+        ({"text": ["text", None]}, "text names the column None; pass each name as a string"),
+        ({"role": None}, "role is None; it must be 'query' or 'passage', or a Column"),
+        ({"instruction": 5}, "instruction is 5; it must be one sentence"),
+        ({"join": 5}, "join is 5; it must be a string"),
+        ({"column_prefix": None}, "column_prefix is None; it must be a string, '' for none"),
+        ({"model": None}, "model is None; it must be the name of a checkpoint"),
+        ({"model": Path("/models/e5")}, "or a directory as a string"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_refused_before_any_job(
+    make_table: Callable[..., DataFrame],
+    model: str,
+    jobs: Callable[[], int],
+    option: dict[str, object],
+    message: str,
+) -> None:
+    if option.get("text") is F.col:  # which needs a session
+        option = {"text": F.col("text")}
+    with pytest.raises(OptionError, match=re.escape(message)):
+        embed(make_table(["one"]), **{"text": "text", "role": "query", "model": model} | option)
+    assert jobs() == 0
+
+
 def test_a_relative_directory_is_the_drivers(
     make_table: Callable[..., DataFrame], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = make_table(["one text"])
     monkeypatch.chdir(Path(model).parent)
-    found = embed(docs, text="text", role="query", model=f"./{Path(model).name}")
+    actual = embed(docs, text="text", role="query", model=f"./{Path(model).name}")
     monkeypatch.chdir("/")
     expected = reference(model, ("one text",), prompt="query: ")
-    assert_close(vectors_of(found), expected, FP32_TOLERANCE)
+    assert_close(vectors_of(actual), expected, FP32_TOLERANCE)
 
 
 def readable(df: DataFrame) -> DataFrame:

@@ -23,15 +23,15 @@ POISON = "a [MASK] that no engine takes"
 
 @pytest.fixture(scope="session")
 def encoder(encoders):
-    """For the tests to which the shape does not matter."""
+    """An encoder for tests that hold for every shape."""
     return encoders("bert_wordpiece")
 
 
 @pytest.fixture(scope="session")
 def alone(encoders):
-    """The vector that each text of COMPANY has when nothing else is encoded."""
+    """The vector of each text of COMPANY when it is encoded alone."""
     return {
-        shape: np.concatenate([encoders(shape).encode([each], role="passage") for each in COMPANY])
+        shape: np.concatenate([encoders(shape).encode([text], role="passage") for text in COMPANY])
         for shape in SHAPES
     }
 
@@ -41,15 +41,15 @@ def alone(encoders):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_vectors_equal_transformers(encoders, models, shape):
-    found = encoders(shape).encode(MIXED, role="passage")
-    assert found.dtype == np.float32
-    assert_close(found, reference(models[shape], MIXED, prompt="passage: "), FP32_TOLERANCE)
+    actual = encoders(shape).encode(MIXED, role="passage")
+    assert actual.dtype == np.float32
+    assert_close(actual, reference(models[shape], MIXED, prompt="passage: "), FP32_TOLERANCE)
 
 
 def test_a_query_gets_the_prompt_of_queries(encoder, models):
-    found = encoder.encode(COMPANY, role="query")
+    actual = encoder.encode(COMPANY, role="query")
     expected = reference(models["bert_wordpiece"], COMPANY, prompt="query: ")
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def hidden_states(directory, text):
@@ -71,8 +71,8 @@ def hidden_states(directory, text):
 )
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pooling(encoders, models, shape, pooling, pool):
-    found = encoders(shape, pooling=pooling, normalize=False).encode(COMPANY, role="query")
-    for text, vector in list(zip(COMPANY, found, strict=True))[:6]:
+    actual = encoders(shape, pooling=pooling, normalize=False).encode(COMPANY, role="query")
+    for text, vector in list(zip(COMPANY, actual, strict=True))[:6]:
         expected = pool(hidden_states(models[shape], "query: " + text))
         assert_close(vector, expected, FP32_TOLERANCE)
 
@@ -94,9 +94,9 @@ def test_a_zero_vector_stays_zero():
 
 
 def test_a_lower_token_limit_cuts_as_transformers_does(encoders, models):
-    found = encoders("xlmr_unigram", max_tokens=16).encode(MIXED, role="passage")
+    actual = encoders("xlmr_unigram", max_tokens=16).encode(MIXED, role="passage")
     expected = reference(models["xlmr_unigram"], MIXED, prompt="passage: ", max_tokens=16)
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def test_fewer_dimensions_are_the_first_ones_normalised_again(encoders, models):
@@ -113,15 +113,15 @@ def test_an_empty_text_is_the_prompt_alone(encoder, models):
 
 
 def test_a_lone_surrogate_is_encoded_as_the_replacement_character(encoder):
-    found = encoder.encode(["tea\ud800 and milk"], role="query")
-    assert_close(found, encoder.encode(["tea\ufffd and milk"], role="query"), 0)
+    actual = encoder.encode(["tea\ud800 and milk"], role="query")
+    assert_close(actual, encoder.encode(["tea\ufffd and milk"], role="query"), 0)
 
 
 def test_no_texts_have_no_vectors(encoder):
     assert encoder.encode([], role="query").shape == (0, encoder.dim)
 
 
-# The same vector in any company
+# Batch invariance
 
 
 @settings(max_examples=20)
@@ -135,32 +135,32 @@ def test_a_text_has_the_same_vector_in_any_company_and_order(
     encoders, alone, shape, picked, token_budget, window
 ):
     encoder = encoders(shape, token_budget=token_budget, sort_window=window)
-    found = encoder.encode([COMPANY[each] for each in picked], role="passage")
-    assert_close(found, alone[shape][picked], INVARIANCE_TOLERANCE)
+    actual = encoder.encode([COMPANY[row] for row in picked], role="passage")
+    assert_close(actual, alone[shape][picked], INVARIANCE_TOLERANCE)
 
 
 @pytest.mark.parametrize("company", ["a", "a much longer text " * 100], ids=["short", "long"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padding_does_not_change_a_vector(encoders, alone, shape, company):
     encoder = encoders(shape, token_budget=1 << 20)
-    found = encoder.encode([company, *COMPANY, company], role="passage")
-    assert_close(found[1:-1], alone[shape], INVARIANCE_TOLERANCE)
+    actual = encoder.encode([company, *COMPANY, company], role="passage")
+    assert_close(actual[1:-1], alone[shape], INVARIANCE_TOLERANCE)
 
 
-# What cannot be encoded
+# Texts that cannot be encoded
 
 
 @pytest.mark.parametrize(
     ("wrong", "kind"),
     [(None, "NoneType"), (3, "int"), (b"bytes", "bytes"), (float("nan"), "float")],
 )
-def test_what_is_no_string_is_refused_by_its_position(encoder, wrong, kind):
+def test_a_value_that_is_no_string_is_refused_with_its_position(encoder, wrong, kind):
     with pytest.raises(TextError, match=rf"texts\[2\] is {kind}; encode takes strings only"):
         encoder.encode(["a", "b", wrong], role="query")
 
 
 def test_a_single_string_is_refused(encoder):
-    with pytest.raises(TextError, match="texts is one string"):
+    with pytest.raises(TextError, match="texts is a string"):
         encoder.encode("a text", role="query")
 
 
@@ -212,20 +212,20 @@ def test_texts_that_the_engine_cannot_take_cost_the_others_nothing(poisoned, alo
     texts = list(COMPANY)
     for position in positions:
         texts.insert(position, POISON)
-    found = poisoned(token_budget=1 << 20).encode_rows(texts, ["passage: "] * len(texts))
+    actual = poisoned(token_budget=1 << 20).encode_rows(texts, ["passage: "] * len(texts))
     poison = [position for position, text in enumerate(texts) if text == POISON]
-    assert found.errors == dict.fromkeys(poison, "RuntimeError: the engine cannot take this")
-    assert not found.vectors[poison].any()
-    others = np.delete(found.vectors, poison, axis=0)
+    assert actual.errors == dict.fromkeys(poison, "RuntimeError: the engine cannot take this")
+    assert not actual.vectors[poison].any()
+    others = np.delete(actual.vectors, poison, axis=0)
     assert_close(others, alone["bert_wordpiece"], INVARIANCE_TOLERANCE)
 
 
-# Texts that come more than once
+# Repeated texts
 
 
 @pytest.fixture
 def encoded(encoder, monkeypatch):
-    """The token counts of every row that goes through the engine."""
+    """The token counts of all rows that the engine runs."""
     lengths, forward = [], encoder._loaded.engine._forward
 
     def count(batch, pooling):
@@ -238,24 +238,24 @@ def encoded(encoder, monkeypatch):
 
 def test_the_same_text_is_encoded_once_in_a_window(encoder, encoded):
     texts = [COMPANY[0], COMPANY[1], COMPANY[0], COMPANY[0], COMPANY[1]]
-    found = encoder.encode_rows(texts, ["query: "] * 5)
+    actual = encoder.encode_rows(texts, ["query: "] * 5)
     assert len(encoded) == 2
-    assert np.array_equal(found.vectors, found.vectors[[0, 1, 0, 0, 1]])
-    assert found.n_tokens.tolist() == found.n_tokens[[0, 1, 0, 0, 1]].tolist()
+    assert np.array_equal(actual.vectors, actual.vectors[[0, 1, 0, 0, 1]])
+    assert actual.n_tokens.tolist() == actual.n_tokens[[0, 1, 0, 0, 1]].tolist()
 
 
 def test_the_same_text_in_two_roles_is_two_texts(encoder, encoded):
-    found = encoder.encode_rows([COMPANY[0]] * 4, ["query: ", "passage: "] * 2)
+    actual = encoder.encode_rows([COMPANY[0]] * 4, ["query: ", "passage: "] * 2)
     assert len(encoded) == 2
-    assert not np.array_equal(found.vectors[0], found.vectors[1])
-    assert np.array_equal(found.vectors[:2], found.vectors[2:])
+    assert not np.array_equal(actual.vectors[0], actual.vectors[1])
+    assert np.array_equal(actual.vectors[:2], actual.vectors[2:])
 
 
 @settings(deadline=None, max_examples=20)
 @given(picked=st.lists(st.integers(0, len(COMPANY) - 1), min_size=1, max_size=40))
 def test_texts_that_repeat_get_the_vectors_they_have_alone(encoder, alone, picked):
-    found = encoder.encode_rows([COMPANY[row] for row in picked], ["passage: "] * len(picked))
-    assert_close(found.vectors, alone["bert_wordpiece"][picked], INVARIANCE_TOLERANCE)
+    actual = encoder.encode_rows([COMPANY[row] for row in picked], ["passage: "] * len(picked))
+    assert_close(actual.vectors, alone["bert_wordpiece"][picked], INVARIANCE_TOLERANCE)
 
 
 # Rows with their own prefixes
@@ -263,17 +263,17 @@ def test_texts_that_repeat_get_the_vectors_they_have_alone(encoder, alone, picke
 
 def test_rows_may_differ_in_their_prompts(encoder):
     prefixes = ["query: ", "passage: "] * (len(COMPANY) // 2)
-    found = encoder.encode_rows(COMPANY, prefixes).vectors
+    actual = encoder.encode_rows(COMPANY, prefixes).vectors
     for start, role in enumerate(("query", "passage")):
         expected = encoder.encode(COMPANY[start::2], role=role)
-        assert_close(found[start::2], expected, INVARIANCE_TOLERANCE)
+        assert_close(actual[start::2], expected, INVARIANCE_TOLERANCE)
 
 
 def test_an_encoding_says_which_texts_lost_tokens(encoder):
-    found = encoder.encode_rows(["short", "long " * 2000], ["query: "] * 2)
-    assert found.truncated.tolist() == [False, True]
-    assert found.n_tokens[1] > 2000
-    assert found.errors == {}
+    actual = encoder.encode_rows(["short", "long " * 2000], ["query: "] * 2)
+    assert actual.truncated.tolist() == [False, True]
+    assert actual.n_tokens[1] > 2000
+    assert actual.errors == {}
 
 
 # Loading
@@ -281,7 +281,7 @@ def test_an_encoding_says_which_texts_lost_tokens(encoder):
 
 @pytest.fixture
 def directory(model, tmp_path):
-    """A checkpoint that a test may spoil."""
+    """A copy of a checkpoint, for a test to damage."""
     return Path(shutil.copytree(model, tmp_path / "model"))
 
 
@@ -292,8 +292,8 @@ def change_weights(directory, change):
 
 
 def test_a_loaded_directory_gives_the_same_vectors(model, encoder):
-    found = Encoder.load(model).encode(COMPANY, role="passage")
-    assert_close(found, encoder.encode(COMPANY, role="passage"), INVARIANCE_TOLERANCE)
+    actual = Encoder.load(model).encode(COMPANY, role="passage")
+    assert_close(actual, encoder.encode(COMPANY, role="passage"), INVARIANCE_TOLERANCE)
 
 
 def test_weights_that_lack_a_tensor_are_refused_by_its_name(directory):
@@ -307,8 +307,8 @@ def test_a_checkpoint_without_pooler_is_complete(directory, encoder):
     change_weights(
         directory, lambda weights: {k: v for k, v in weights.items() if "pooler" not in k}
     )
-    found = Encoder.load(str(directory)).encode(COMPANY, role="passage")
-    assert_close(found, encoder.encode(COMPANY, role="passage"), INVARIANCE_TOLERANCE)
+    actual = Encoder.load(str(directory)).encode(COMPANY, role="passage")
+    assert_close(actual, encoder.encode(COMPANY, role="passage"), INVARIANCE_TOLERANCE)
 
 
 def test_weights_cut_short_are_refused(directory):
@@ -330,7 +330,7 @@ def test_a_device_that_is_not_there_is_refused(model, device):
     ids=str,
 )
 def test_what_only_a_table_can_hold_is_refused(model, options):
-    with pytest.raises(OptionError, match="An Encoder returns one float32 vector for each text"):
+    with pytest.raises(OptionError, match="An Encoder returns one float32 vector per text"):
         Encoder.load(model, **options)
 
 

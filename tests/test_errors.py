@@ -128,3 +128,55 @@ def test_a_message_is_one_line_so_that_all_of_it_comes_back_from_a_worker(end):
 
 def test_spaces_inside_a_message_are_kept():
     assert str(TransientError("column 'a  b' is gone")) == "column 'a  b' is gone"
+
+
+@pytest.mark.parametrize(
+    ("last_line", "message"),
+    [
+        (
+            "ModuleNotFoundError: No module named 'pyarrow'",
+            "The package pyarrow is not installed on an executor. Run pip install e5spark in the",
+        ),
+        (
+            "pyspark.errors.exceptions.base.PySparkImportError: [PACKAGE_NOT_INSTALLED] PyArrow >= "
+            "15.0.0 must be installed; however, it was not found.",
+            "The package pyarrow is not installed on an executor. Run pip install e5spark in the",
+        ),
+        (
+            "pyspark.errors.exceptions.base.PySparkImportError: [UNSUPPORTED_PACKAGE_VERSION] "
+            "PyArrow >= 15.0.0 must be installed; however, your version is 4.0.1.",
+            "The package pyarrow is 4.0.1 on an executor; 15.0.0 or later is needed. Run pip "
+            "install --upgrade pyarrow in the",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'torch.nn'",
+            "The package torch is not installed on an executor. Run pip install 'e5spark[torch]' "
+            "in the Python that Spark's workers run, or set spark.pyspark.python to one that has "
+            "it. A model that e5spark prepare made needs openvino only.",
+        ),
+        ("ModuleNotFoundError: No module named 'openvino'", "Run pip install 'e5spark[openvino]'"),
+        ("ModuleNotFoundError: No module named 'e5spark'", "Run pip install e5spark"),
+    ],
+)
+def test_a_package_that_a_worker_lacks_is_said_by_name_with_its_fix(last_line, message):
+    text = PYTHON_EXCEPTION.partition("e5spark.errors")[0] + last_line + "\n\n\tat org.apache"
+    error = errors.from_text(text)
+    assert type(error) is errors.OptionError
+    assert message in str(error)
+
+
+def test_our_own_error_goes_before_a_missing_package():
+    text = f"ModuleNotFoundError: No module named 'torch'\n{PYTHON_EXCEPTION}"
+    assert isinstance(errors.from_text(text), ModelError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ModuleNotFoundError: No module named 'pyarrows'",
+        "ModuleNotFoundError: No module named 'users_own'",
+        "No module named 'torch'",
+    ],
+)
+def test_a_package_that_e5spark_does_not_need_is_not_ours_to_explain(text):
+    assert errors.missing_package(text) is None

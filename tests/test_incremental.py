@@ -1,4 +1,4 @@
-"""A table that is brought up to its source again and again: what is embedded, and what is not."""
+"""A table that is synced with its source again and again: each run embeds what it must."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def test_a_lock_that_was_removed_costs_no_rows(
 
 
 @pytest.mark.parametrize("command", ["embed", "compact"])
-def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     embed: Callable[..., Any], base: Job, job_file: Callable[..., str], tmp_path: Path, command: str
 ) -> None:
     embed(FIRST)
@@ -92,7 +92,7 @@ def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
     if command == "embed":
         refused = embed(FIRST, "model.max_tokens=64")
         assert (refused["code"], refused["model_rows"]) == (5, 0)
-        assert "its directories commits and done are empty or gone" in refused["message"]
+        assert "its directories commits and done are empty or missing" in refused["message"]
     else:
         assert main(["compact", job_file(**base)]) == 5
     assert files(tmp_path / "out") == before
@@ -118,7 +118,7 @@ def test_changed_rows_alone_are_replaced(
     assert embed(wanted)["model_rows"] == 0
 
 
-def test_rows_that_left_stay_unless_they_shall_go(
+def test_missing_rows_stay_unless_delete_missing_is_set(
     embed: Callable[..., Any], check: Callable[..., None]
 ) -> None:
     embed(FIRST)
@@ -160,7 +160,7 @@ def test_a_row_can_change_while_others_leave_and_come(
     check(wanted)
 
 
-def test_error_rows_are_tried_again_by_each_run(
+def test_error_rows_are_embedded_again_by_each_run(
     embed: Callable[..., Any], tmp_path: Path, poisoned_model: str, poison: str
 ) -> None:
     rows = {1: f"a {poison} b", 2: "fine"}
@@ -194,11 +194,14 @@ def test_error_rows_are_embedded_once_the_cause_is_gone(
 @pytest.mark.parametrize(
     ("ids", "sentence"),
     [
-        ([1, 2, 2, 3, 3, 3], r"2 ids in id stand in several rows: 2 \(2 rows\), 3 \(3 rows\)"),
-        ([1, None, 3, 4, None, 6], "2 rows have no id"),
+        (
+            [1, 2, 2, 3, 3, 3],
+            r"duplicate ids in column 'id', 2 of them: 2 \(2 rows\), 3 \(3 rows\)\.",
+        ),
+        ([1, None, 3, 4, None, 6], "2 rows have no id in column 'id'"),
     ],
 )
-def test_ids_that_name_no_single_row_stop_the_job_before_it_embeds(
+def test_null_and_duplicate_ids_stop_the_job_before_it_embeds(
     embed: Callable[..., Any], tmp_path: Path, ids: list[int | None], sentence: str
 ) -> None:
     table = pa.table({"id": pa.array(ids, pa.int64()), "body": list("abcdef")})
@@ -267,7 +270,9 @@ def test_windows_of_a_changed_text_are_all_replaced(
     assert found == [(1, "now short"), (2, "short"), (3, None)]
 
 
-def test_a_change_in_any_text_column_or_role_counts(embed: Callable[..., Any], base: Job) -> None:
+def test_a_change_in_any_text_column_or_role_is_a_change(
+    embed: Callable[..., Any], base: Job
+) -> None:
     base["embed"] = {"text": ["title", "body"], "role_column": "role"}
     rows = [
         {"id": "a", "title": "ab", "body": "c", "role": "query"},
@@ -290,7 +295,7 @@ def test_a_change_in_any_text_column_or_role_counts(embed: Callable[..., Any], b
     assert run() == 1  # an empty text is not null, and is not embedded
 
 
-def test_without_an_id_a_complete_output_is_told_what_to_do(
+def test_without_an_id_a_complete_output_is_refused_with_advice(
     embed: Callable[..., Any], check: Callable[..., None], base: Job
 ) -> None:
     base["input"].pop("id")
@@ -298,7 +303,7 @@ def test_without_an_id_a_complete_output_is_told_what_to_do(
     check(FIRST)
     refused = embed(FIRST)
     assert (refused["code"], refused["model_rows"]) == (5, 0)
-    assert "Give input.id" in refused["message"]
+    assert "Set input.id" in refused["message"]
 
 
 def test_a_hash_of_the_texts_can_be_the_id(

@@ -1,4 +1,4 @@
-"""The job, in this process: formats in and out, what is kept, and the account of every row."""
+"""The job, in this process: formats in and out, the columns, and the counts of all rows."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def test_a_file_of_each_format_becomes_a_table_with_vectors(
     base["input"] = {"path": str(tmp_path / f"docs.{form}"), "format": form}
     outcome = run_job(**base)
     assert outcome.code == 0
-    check_account(outcome.document)
+    check_counts(outcome.document)
     check_rows(read_rows(base["output"]["path"]), model)
 
 
@@ -111,7 +111,7 @@ def test_a_catalog_table_becomes_a_catalog_table(
         outcome = run_job(**base)
         assert outcome.code == 0
         assert outcome.document["output"] == "docs_out"
-        check_account(outcome.document)
+        check_counts(outcome.document)
         check_rows(to_arrow(spark.table("docs_out")).to_pylist(), model)
         before = spark.table("docs_out").collect()
         again = run_job(**base)
@@ -127,7 +127,7 @@ def test_the_document_says_what_ran(
     run_job: Callable[..., Any], base: Job, trace: Trace, model: str
 ) -> None:
     document = run_job(**base).document
-    check_account(document)
+    check_counts(document)
     assert trace.rows() == len(OK)
     assert document["tokens"] == sum(row["n_tokens"] for row in read_rows(document["output"]))
     assert document["model"] == model
@@ -157,7 +157,7 @@ def test_keep_and_prefix_choose_the_columns_of_the_output(
     base["input"]["columns"] = ["id"]
     base["embed"]["column_prefix"] = "e5_"
     outcome = run_job(**base)
-    check_account(outcome.document)
+    check_counts(outcome.document)
     schema = pq.read_schema(next(Path(base["output"]["path"]).glob("*.parquet")))
     assert schema.names == ["id", *(f"e5_{name}" for name in ADDED)]
 
@@ -165,14 +165,14 @@ def test_keep_and_prefix_choose_the_columns_of_the_output(
 def test_roles_come_from_a_column(run_job: Callable[..., Any], base: Job, model: str) -> None:
     base["embed"] = {"text": "body", "role_column": "KIND"}
     outcome = run_job(**base)
-    check_account(outcome.document)
+    check_counts(outcome.document)
     rows = {row["id"]: row for row in read_rows(base["output"]["path"])}
     for doc in OK:
         check_vectors(rows[doc["id"]], doc["body"], f"{doc['kind']}: ", model)
 
 
 def test_partitions_spread_the_rows(run_job: Callable[..., Any], base: Job) -> None:
-    check_account(run_job("run.partitions=3", **base).document)
+    check_counts(run_job("run.partitions=3", **base).document)
     assert len(list(Path(base["output"]["path"]).glob("part-*"))) == 3
 
 
@@ -287,7 +287,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
-def check_account(document: Mapping[str, Any]) -> None:
+def check_counts(document: Mapping[str, Any]) -> None:
     counts = {
         "rows_in": 6,
         "rows": 6,

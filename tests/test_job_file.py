@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark.errors import ConfigError
+from e5spark.errors import ConfigError, ConflictError
 from e5spark.job import job_file
 from e5spark.job.config import (
     EmbedConfig,
@@ -146,9 +146,9 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
     ("more", "expected"),
     [
         ("[outptu]\nx = 1", "unknown section [outptu]. Did you mean 'output'?"),
-        ("[qqqq]", "It may be input, embed, model, output, run, spark."),
+        ("[qqqq]", "Use one of input, embed, model, output, run, spark."),
         ("[run]\npartition = 3", "unknown key 'partition' in [run]. Did you mean 'partitions'?"),
-        ("[run]\nqqqqqqqqq = 3", "It may be partitions, max_error_rate"),
+        ("[run]\nqqqqqqqqq = 3", "Use one of partitions, max_error_rate"),
     ],
 )
 def test_an_unknown_section_or_key_brings_the_nearest(load, more, expected):
@@ -290,8 +290,52 @@ def test_an_override_without_section_key_or_value_is_refused(load, override):
 @pytest.mark.parametrize("override", ["input.path.x=1", "run.a=1", "run.a.b=1"])
 def test_an_override_below_a_value_is_refused(toml_file, override):
     path = toml_file(f"run = 3\n{MINIMAL}")
-    with pytest.raises(ConfigError, match="is no table"):
+    with pytest.raises(ConfigError, match="is not a table"):
         job_file.load(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more", "start"),
+    [
+        (["run.partitions=2", "run.partitoins=3"], "", "--set run.partitoins: unknown key"),
+        (["embed.role=passage", "run.partitions=x"], "", "--set run.partitions: run.partitions is"),
+        (["output.table=t"], "", "--set output.table: [output] needs either path or table"),
+        (["run.chunk_rows=5"], "[run]\nchunk_row = 3", "{path}: unknown key 'chunk_row'"),
+    ],
+)
+def test_a_mistake_is_blamed_on_the_override_that_made_it(tmp_path, load, overrides, more, start):
+    expected = start.format(path=tmp_path / "job.toml")
+    assert refusal(load, *overrides, more=more).startswith(expected)
+
+
+def test_the_value_of_an_override_is_not_repeated(load):
+    found = refusal(load, "input.option.fs.s3a.secret.key=SECRET")
+    assert "SECRET" not in found
+    assert "unknown key 'option'" in found
+
+
+@pytest.mark.parametrize("key", ["input.path", "output.path"])
+def test_a_tilde_is_the_home_directory(load, monkeypatch, key):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    section, name = key.split(".")
+    assert getattr(getattr(load(f"{key}=~/x"), section), name) == "/home/somebody/x"
+    assert getattr(getattr(load(f"{key}=/a/~/x"), section), name) == "/a/~/x"
+    assert "no such home directory" in refusal(load, f"{key}=~nobody-of-this-name/x")
+
+
+# The example, written by e5spark init
+
+
+def test_init_writes_the_example_and_overwrites_nothing(tmp_path):
+    path = job_file.write_example(tmp_path / "new" / "directory")
+    assert path == tmp_path / "new" / "directory" / "embed.toml"
+    assert path.read_bytes() == EXAMPLE.read_bytes()
+    path.write_text("mine")
+    with pytest.raises(ConflictError, match=r"embed\.toml exists already and is kept"):
+        job_file.write_example(path.parent)
+    assert path.read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"embed\.toml is not a directory"):
+        job_file.write_example(path)
 
 
 # A model alone
@@ -303,7 +347,7 @@ def test_a_model_alone_takes_the_keys_of_its_section():
 
 
 def test_a_model_alone_takes_no_other_section():
-    with pytest.raises(ConfigError, match="only keys of model can be set here"):
+    with pytest.raises(ConfigError, match=r"^--set input\.path: only keys of model can be set"):
         job_file.load_model("/m", ["input.path=/x"])
 
 

@@ -1,4 +1,8 @@
-"""Runs that are killed at each instant of a commit, and runs that meet: real processes."""
+"""Runs that are killed in a commit, and two runs at once: real processes.
+
+CI kills one; `make chaos` kills the others too. ``test_crash_points`` ends a run at every storage
+operation, in memory.
+"""
 
 import json
 import os
@@ -18,8 +22,6 @@ from tests.cluster import REPOSITORY
 from tests.delta_driver import SHORT_LIVED
 from tests.tables import Job, table_of
 from tests.trace import Trace
-
-pytestmark = pytest.mark.chaos_sample
 
 ROWS = {number: f"text number {number}" for number in range(60)}
 CHUNK = 20
@@ -65,6 +67,7 @@ def write(rows: dict[int, str], tmp_path: Path) -> None:
     pq.write_table(table_of(rows), tmp_path / "docs.parquet", row_group_size=10)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("crash", ["written:2", "recorded:2", "publishing:2"])
 def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
     start: Callable[..., Any],
@@ -89,7 +92,16 @@ def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
 
 @pytest.mark.parametrize(
     "crash",
-    ["written:2", "recorded:2", "recorded:3", "rewritten", "replacing", "removing", "removing:2"],
+    [
+        pytest.param("removing", marks=pytest.mark.chaos_sample),
+        *(
+            pytest.param(crash, marks=pytest.mark.chaos)
+            for crash in (
+                *("written:2", "recorded:2", "recorded:3"),
+                *("rewritten", "replacing", "removing:2"),
+            )
+        ),
+    ],
 )
 def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
     start: Callable[..., Any],
@@ -114,6 +126,7 @@ def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
     check_clean(tmp_path / "out")
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(("crash", "again"), [("recorded:2", 60), ("replacing", 0)])
 def test_a_run_without_ids_is_begun_again_or_finished(
     start: Callable[..., Any],
@@ -134,6 +147,7 @@ def test_a_run_without_ids_is_begun_again_or_finished(
     check(ROWS)
 
 
+@pytest.mark.chaos_sample
 def test_of_two_runs_at_once_one_stops_before_it_embeds(
     start: Callable[..., Any],
     embed: Callable[..., Any],

@@ -59,11 +59,11 @@ def peak_of_workers(session: subprocess.Popen[str], stop: threading.Event) -> in
 
 
 def ancestors(pid: int, parents: dict[int, int]) -> set[int]:
-    found: set[int] = set()
-    while pid in parents and parents[pid] not in found:
+    pids: set[int] = set()
+    while pid in parents and parents[pid] not in pids:
         pid = parents[pid]
-        found.add(pid)
-    return found
+        pids.add(pid)
+    return pids
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,6 @@ def test_a_huge_row_and_many_empty_ones(tmp_path: Path, model: str, content: str
     last = table.slice(len(texts) - 2).to_pylist()
     assert [row["truncated"] for row in last] == [True, False]
     assert last[0]["n_tokens"] > MEGABYTES * 100_000  # an estimate
-    found = np.array([row["embedding"] for row in last], np.float32)
+    actual = np.array([row["embedding"] for row in last], np.float32)
     expected = reference(model, (huge[:10_000], "the last"), prompt="passage: ")
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)

@@ -17,8 +17,9 @@ import pytest
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger import lock
+from e5spark.tables.ledger.layout import LOCK
 from e5spark.tables.ledger.lock import Lock, acquire
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.storage.local import LocalStorage
 
 RACERS = 4
 SHORT = 0.4
@@ -71,9 +72,9 @@ def test_the_holder_keeps_the_files_of_its_epoch_alone(output: LocalStorage) -> 
     for _ in range(3):
         acquire(output).release()
     with acquire(output):
-        names = output.list(lock.DIRECTORY)
-    assert set(names) <= {"0000004.json", "0000004.beat"}
-    assert output.list(lock.DIRECTORY)[-1] == "0000004.released"
+        names = output.list(LOCK)
+    assert set(names) <= {"0000004.json", "0000004.heartbeat"}
+    assert output.list(LOCK)[-1] == "0000004.released"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_exactly_one_of_several_processes_gets_the_lock(output: LocalStorage) ->
 def test_exactly_one_of_several_processes_takes_over(output: LocalStorage, start: Start) -> None:
     kill(start(output))
     assert race(output) == [0, 5, 5, 5]
-    assert "0000002.json" in output.list(lock.DIRECTORY)
+    assert "0000002.json" in output.list(LOCK)
 
 
 def test_a_killed_run_is_taken_over_without_a_wait(
@@ -154,6 +155,7 @@ def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
 ) -> None:
     first = acquire(output, ttl=SHORT)
     first._stop.set()
+    first._thread.join()
     rewrite(output, 1, **change, pid=1)
     with acquire(output) as second:
         assert second.epoch == 2
@@ -234,9 +236,11 @@ def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> Non
     assert acquire(output).epoch == 2
 
 
-def test_a_lock_of_another_format_is_left_alone(output: LocalStorage) -> None:
-    output.create("_e5spark/lock/0000001.json", b'{"version": 2}')
-    with pytest.raises(ConflictError, match="lock format 2"):
+def test_a_lock_of_a_newer_format_is_left_alone(output: LocalStorage) -> None:
+    output.create("_e5spark/lock/0000001.json", b'{"format": 2}')
+    with pytest.raises(
+        ConflictError, match=r"0000001\.json has format 2; this e5spark knows up to"
+    ):
         acquire(output)
 
 
@@ -287,7 +291,7 @@ def kill(process: BaseProcess) -> None:
 
 def rewrite(output: LocalStorage, epoch: int, **changes: object) -> None:
     """Changes what a claim says of its owner."""
-    name = f"{lock.DIRECTORY}/{epoch:07d}.json"
+    name = f"{LOCK}/{epoch:07d}.json"
     output.put(name, json.dumps(json.loads(output.read(name) or b"") | changes).encode())
 
 

@@ -56,20 +56,20 @@ def mean_of_windows(encoders, shape, text, *, normalize=True):
 )
 def test_a_mean_is_that_of_the_windows_weighted_by_their_tokens(encoders, shape, texts):
     encoder = encoders(shape, long_text="mean", max_tokens=LIMIT, overlap=OVERLAP)
-    found = encoder.encode(texts, role="query")
+    actual = encoder.encode(texts, role="query")
     expected = np.stack([mean_of_windows(encoders, shape, text) for text in texts])
-    assert_close(found, expected, INVARIANCE_TOLERANCE)
-    assert_close(np.linalg.norm(found, axis=1), np.ones(len(texts)), INVARIANCE_TOLERANCE)
+    assert_close(actual, expected, INVARIANCE_TOLERANCE)
+    assert_close(np.linalg.norm(actual, axis=1), np.ones(len(texts)), INVARIANCE_TOLERANCE)
 
 
 def test_a_mean_of_unnormalised_vectors_is_not_normalised(encoders):
     options = {"long_text": "mean", "max_tokens": LIMIT, "overlap": OVERLAP, "normalize": False}
-    found = encoders("bert_wordpiece", **options).encode(NEIGHBOURS, role="query")
+    actual = encoders("bert_wordpiece", **options).encode(NEIGHBOURS, role="query")
     expected = np.stack(
         [mean_of_windows(encoders, "bert_wordpiece", text, normalize=False) for text in NEIGHBOURS]
     )
-    assert (np.abs(np.linalg.norm(found, axis=1) - 1) > 0.1).all()
-    assert_close(found, expected, 10 * INVARIANCE_TOLERANCE)  # vectors of length 5
+    assert (np.abs(np.linalg.norm(actual, axis=1) - 1) > 0.1).all()
+    assert_close(actual, expected, 10 * INVARIANCE_TOLERANCE)  # vectors of length 5
 
 
 def test_a_mean_has_the_tokens_of_all_windows_and_loses_none(encoders):
@@ -88,12 +88,12 @@ def test_a_mean_has_the_tokens_of_all_windows_and_loses_none(encoders):
 @pytest.mark.parametrize("long_text", ["mean", "truncate"])
 def test_a_text_that_fits_has_its_usual_vector(encoders, models, long_text):
     short = tuple(text for text in all_texts() if len(text) < 60)
-    found = encoders("bert_wordpiece", long_text=long_text).encode(short, role="passage")
-    assert_close(found, reference(models["bert_wordpiece"], short, prompt="passage: "), 1e-5)
+    actual = encoders("bert_wordpiece", long_text=long_text).encode(short, role="passage")
+    assert_close(actual, reference(models["bert_wordpiece"], short, prompt="passage: "), 1e-5)
 
 
 def test_a_mean_differs_from_the_cut_text(encoders):
-    """Else the tests above could pass with windows that are never made."""
+    """Without a difference the tests above could pass although no windows are made."""
     options = {"max_tokens": LIMIT, "overlap": OVERLAP}
     cut = encoders("bert_wordpiece", **options).encode([ENGLISH], role="query")
     mean = encoders("bert_wordpiece", long_text="mean", **options).encode([ENGLISH], role="query")
@@ -113,9 +113,9 @@ def test_a_window_that_breaks_the_engine_breaks_its_text_only(encoders, monkeypa
     texts = ["short", f"{ENGLISH} [MASK] {ENGLISH}", ENGLISH]
     expected = encoder.encode(texts, role="query")
     monkeypatch.setattr(engine, "_forward", fail)
-    found = encoder.encode_rows(texts, ["query: "] * 3)
-    assert found.errors == {1: "RuntimeError: poison"}
-    assert_close(found.vectors[[0, 2]], expected[[0, 2]], INVARIANCE_TOLERANCE)
+    actual = encoder.encode_rows(texts, ["query: "] * 3)
+    assert actual.errors == {1: "RuntimeError: poison"}
+    assert_close(actual.vectors[[0, 2]], expected[[0, 2]], INVARIANCE_TOLERANCE)
 
 
 # What is refused
@@ -135,11 +135,11 @@ def test_a_prompt_that_leaves_a_text_no_room_costs_its_own_row_only(encoders, lo
     options = {"long_text": long_text, "max_tokens": 32, "overlap": 8}
     encoder = encoders("bert_wordpiece", **options)
     prefixes = ["query: ", "a prompt of many words in all " * 8, "query: "]
-    found = encoder.encode_rows(["a text"] * 3, prefixes)
-    assert list(found.errors) == [1]
-    assert "too few are left for a text" in found.errors[1]
+    actual = encoder.encode_rows(["a text"] * 3, prefixes)
+    assert list(actual.errors) == [1]
+    assert "too few are left for a text" in actual.errors[1]
     alone = encoders("bert_wordpiece").encode(["a text"], role="query")
-    assert_close(found.vectors, np.stack([alone[0], 0 * alone[0], alone[0]]), INVARIANCE_TOLERANCE)
+    assert_close(actual.vectors, np.stack([alone[0], 0 * alone[0], alone[0]]), INVARIANCE_TOLERANCE)
 
 
 @pytest.mark.parametrize("overlap", [-1, 1.5, True])
@@ -156,7 +156,7 @@ def test_an_unknown_long_text_is_refused(model):
 
 
 def test_a_udf_does_not_split(model):
-    with pytest.raises(OptionError, match="long_text='split' is for embed"):
+    with pytest.raises(OptionError, match="for long_text='split' use embed"):
         embedding_udf(role="query", model=model, long_text="split")
 
 
@@ -191,8 +191,8 @@ def test_a_split_makes_a_row_of_each_window(
             continue
         assert (len(own) > 1) == (len(text) > 50)
         assert [row["part"] for row in own] == [text[row["start"] : row["end"]] for row in own]
-        for one, following in pairwise(own):
-            assert not text[one["end"] : following["start"]].strip()
+        for window, following in pairwise(own):
+            assert not text[window["end"] : following["start"]].strip()
     good = [row for row in rows if row["status"] == "ok"]
     assert not any(row["truncated"] for row in good)
     alone = encoders(shape, **options).encode([row["part"] for row in good], role="query")
@@ -213,11 +213,11 @@ def test_a_mean_through_spark_is_that_of_the_library(
     expected = encoders("bert_wordpiece", **options).encode(
         [ROWS[row["id"]] for row in good], role="query"
     )
-    found = np.array([row["embedding"] for row in good], np.float32)
-    assert_close(found, expected, INVARIANCE_TOLERANCE)
+    actual = np.array([row["embedding"] for row in good], np.float32)
+    assert_close(actual, expected, INVARIANCE_TOLERANCE)
 
 
-def test_of_a_cut_text_the_tokens_before_the_cut_are_told(
+def test_n_tokens_of_a_truncated_text_count_the_tokens_before_truncation(
     make_table: Callable[..., DataFrame], model: str
 ) -> None:
     rows = rows_of(
@@ -400,7 +400,7 @@ def test_spans_of_a_huge_text_are_those_of_the_whole(both, shape):
         "offset_mapping"
     ]
     assert list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)) == whole
-    # A word has one number, another word another.
+    # Every word has its own number.
     changes = np.flatnonzero(np.diff(spans.words))
     assert (np.diff(spans.words) >= 0).all()
     assert len(changes) >= 40_000 - 1

@@ -1,4 +1,4 @@
-"""The OpenVINO engine equals the torch engine, and a prepared model needs nothing but itself."""
+"""The OpenVINO engine equals the torch engine, and a prepared model needs no other files."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from e5spark.encoder import Encoder
 from e5spark.encoder.batching import micro_batches
-from e5spark.encoder.loading import decide_engine, ready
+from e5spark.encoder.engines.preparation import prepared_directory
+from e5spark.encoder.loading import decide_engine
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
 from e5spark.model.checkpoint import Files
@@ -22,7 +23,7 @@ from tests.texts import all_texts, mixed_texts
 
 SHAPES = ["bert_wordpiece", "xlmr_unigram", "bert_unigram"]
 TEXTS = ["", "a", *all_texts()[:20], *mixed_texts(30, longest=700)]
-# Special tokens that a text may spell, and XLM-R counts one of them for nothing.
+# Special tokens spelt out in a text; XLM-R gives one of them no position.
 SPELT = ["a <pad> b", "<pad><pad>", "[PAD] x </s> [SEP] <s> y <pad>"]
 
 
@@ -56,19 +57,19 @@ def test_more_batches_than_streams_come_back_in_order(encoders):
     assert len(batches) > 10
     engine = encoder._loaded.engine
     together = list(engine.run(map(tokens.batch, batches), "mean"))
-    for rows, found in zip(batches, together, strict=True):
+    for rows, actual in zip(batches, together, strict=True):
         (alone,) = engine.run([tokens.batch(rows)], "mean")
-        assert_close(found, alone, INVARIANCE_TOLERANCE)
+        assert_close(actual, alone, INVARIANCE_TOLERANCE)
 
 
 def test_a_token_beyond_the_table_costs_only_its_own_row(encoders, poisoned_model, poison):
     encoder = Encoder.load(poisoned_model, engine="openvino", threads=2)
     texts = [*TEXTS[:7], f"a {poison}", *TEXTS[7:]]
-    found = encoder.encode_rows(texts, ["query: "] * len(texts))
-    assert list(found.errors) == [7]
-    assert "is out of range" in found.errors[7]
+    actual = encoder.encode_rows(texts, ["query: "] * len(texts))
+    assert list(actual.errors) == [7]
+    assert "is out of range" in actual.errors[7]
     expected = encoders("bert_wordpiece").encode(TEXTS, role="query")
-    assert_close(np.delete(found.vectors, 7, axis=0), expected, FP32_TOLERANCE)
+    assert_close(np.delete(actual.vectors, 7, axis=0), expected, FP32_TOLERANCE)
 
 
 def test_openvino_is_chosen_on_cpus_for_what_it_runs(model):
@@ -79,7 +80,9 @@ def test_openvino_is_chosen_on_cpus_for_what_it_runs(model):
 
 
 def test_openvino_on_a_gpu_is_refused(model):
-    with pytest.raises(OptionError, match="runs on CPUs; device is 'cuda:0'"):
+    with pytest.raises(
+        OptionError, match="device is 'cuda:0', but the openvino engine runs on cpu only"
+    ):
         Encoder.load(model, engine="openvino", device="cuda:0")
 
 
@@ -94,38 +97,38 @@ def test_an_engine_that_is_not_installed_is_named(model, monkeypatch):
 
 @pytest.fixture
 def prepared_model(model):
-    return ready(Files(model=Path(model), tokenizer=Path(model)))
+    return prepared_directory(Files(model=Path(model), tokenizer=Path(model)))
 
 
 def test_a_checkpoint_is_prepared_once_on_a_machine(new_model):
     files = Files(model=Path(new_model), tokenizer=Path(new_model))
-    first = ready(files)
+    first = prepared_directory(files)
     times = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    assert ready(files) == first
+    assert prepared_directory(files) == first
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == times
 
 
 def test_processes_that_want_a_model_at_once_prepare_it_once(new_model):
     code = (
         "import sys; from pathlib import Path; from e5spark.model.checkpoint import Files\n"
-        "from e5spark.encoder.engine import ready\n"
-        "path = Path(sys.argv[1]); print(ready(Files(model=path, tokenizer=path)))"
+        "from e5spark.encoder.engines.preparation import prepared_directory\n"
+        "path = Path(sys.argv[1]); print(prepared_directory(Files(model=path, tokenizer=path)))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, new_model], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    found = {process.communicate(timeout=120)[0].strip() for process in processes}
+    actual = {process.communicate(timeout=120)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
-    (directory,) = found
+    (directory,) = actual
     prepared.check(Path(directory), prepared.read(Path(directory)))
     assert not [path for path in Path(directory).parent.iterdir() if path.name[0] == "."]
 
 
 def test_a_prepared_model_is_a_model(prepared_model, encoders):
     encoder = Encoder.load(str(prepared_model))
-    found = encoder.encode(TEXTS, role="query")
-    assert_close(found, encoders("bert_wordpiece").encode(TEXTS, role="query"), FP32_TOLERANCE)
+    actual = encoder.encode(TEXTS, role="query")
+    assert_close(actual, encoders("bert_wordpiece").encode(TEXTS, role="query"), FP32_TOLERANCE)
 
 
 def test_a_prepared_model_needs_neither_torch_nor_transformers(prepared_model):
@@ -198,7 +201,7 @@ def test_a_cut_off_preparation_leaves_nothing(model, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no smaps on this system")
 def test_files_of_a_prepared_model_take_no_memory_between_windows(new_model):
-    directory = ready(Files(model=Path(new_model), tokenizer=Path(new_model)))
+    directory = prepared_directory(Files(model=Path(new_model), tokenizer=Path(new_model)))
     encoder = Encoder.load(new_model, engine="openvino", threads=2)
     first = encoder.encode(TEXTS, role="passage")
     for name in (prepared.EMBEDDINGS, prepared.WEIGHTS):
@@ -207,7 +210,7 @@ def test_files_of_a_prepared_model_take_no_memory_between_windows(new_model):
 
 
 def resident(path):
-    """Kilobytes of each mapping of a file that are in this process' memory."""
+    """The resident kilobytes of each mapping of a file in this process."""
     lines = iter(Path("/proc/self/smaps").read_text("utf-8").splitlines())
     mapped = (line for line in lines if line.endswith(str(path)))
     sizes = (next(line for line in lines if line.startswith("Rss:")) for _ in mapped)

@@ -1,4 +1,4 @@
-"""Packed passes equal padded ones; what a device is short of costs no row; order is kept.
+"""Packed passes equal padded ones; a device short of memory loses no row; order is kept.
 
 No GPU is needed: a kernel that is obviously right stands in for the one of GPUs, over the same flat
 layout. What only a GPU can tell is marked ``gpu`` and says so where there is none.
@@ -48,26 +48,26 @@ def row_by_row(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
     """The stand-in: softmax and two products, written out for each row and head."""
     group = query.shape[1] // key.shape[1]
-    found = torch.empty_like(query)
+    actual = torch.empty_like(query)
     for start, end in pairwise(rows.offsets.tolist()):
         for head in range(query.shape[1]):
             q = query[start:end, head]
             k, v = key[start:end, head // group], value[start:end, head // group]
             scores = q @ k.T * scale
             behind = torch.arange(end - start)[:, None] - torch.arange(end - start)
-            left, right = window
+            left, right = window_size
             unseen = ((behind > left) & (left >= 0)) | ((-behind > right) & (right >= 0))
-            found[start:end, head] = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v
-    return found
+            actual[start:end, head] = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v
+    return actual
 
 
 def all_as_one(query: torch.Tensor, key: torch.Tensor, *rest: Any, scale: float, **_: Any) -> Any:
-    """What a kernel without the offsets would do: every token sees every other."""
-    q, k, v = (each.transpose(0, 1)[None] for each in (query, key, rest[0]))
+    """A kernel that ignores the offsets: every token attends to every other."""
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, rest[0]))
     attended = functional.scaled_dot_product_attention(
         q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -77,7 +77,7 @@ def all_as_one(query: torch.Tensor, key: torch.Tensor, *rest: Any, scale: float,
 @pytest.fixture(scope="session")
 def directories(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The shapes of E5, and decoders with grouped heads, one of them with a short window."""
-    found = dict(models)
+    actual = dict(models)
     for name, window in (("mistral", None), ("mistral_window", 8)):
         config = MistralConfig(
             vocab_size=1200,
@@ -94,9 +94,9 @@ def directories(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 1 / np.sqrt(parameter.shape[-1]))
-        found[name] = str(tmp_path_factory.mktemp(name))
-        model.save_pretrained(found[name])
-    return found
+        actual[name] = str(tmp_path_factory.mktemp(name))
+        model.save_pretrained(actual[name])
+    return actual
 
 
 @pytest.fixture(scope="session")
@@ -116,15 +116,15 @@ def batch_of(lengths: list[int], *, seed: int = 0) -> Batch:
 
 
 def only(engine: TorchEngine, batch: Batch, pooling: Pooling) -> np.ndarray:
-    (found,) = engine.run([batch], pooling)
-    assert not isinstance(found, Exception), found
-    return found
+    (actual,) = engine.run([batch], pooling)
+    assert not isinstance(actual, Exception), actual
+    return actual
 
 
-def close(name: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    assert found.shape == expected.shape
-    assert (found.dtype, expected.dtype) == (np.float32, np.float32)
-    largest = float(np.abs(found - expected).max())
+def close(name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    assert actual.shape == expected.shape
+    assert (actual.dtype, expected.dtype) == (np.float32, np.float32)
+    largest = float(np.abs(actual - expected).max())
     print(f"{name}: largest difference {largest:.2g}")
     assert largest <= tolerance
 
@@ -164,7 +164,7 @@ def test_a_row_has_the_vector_that_it_has_alone(
 def test_a_kernel_that_forgets_the_rows_is_noticed(
     engines: Callable[..., TorchEngine], shape: str
 ) -> None:
-    """The control of the tests above: texts that see each other have other vectors."""
+    """The negative control of the tests above: texts that attend to each other differ."""
     batch = batch_of(LENGTHS["mixed"])
     wrong = only(engines(shape, all_as_one), batch, "mean")
     assert np.abs(wrong - only(engines(shape, None), batch, "mean")).max() > 100 * FP32_TOLERANCE
@@ -173,7 +173,7 @@ def test_a_kernel_that_forgets_the_rows_is_noticed(
 def test_positions_of_xlmr_are_those_of_transformers(
     engines: Callable[..., TorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They begin at 2, and a pad token within a text has position 1 and counts for nothing."""
+    """They begin at 2; a pad token inside a text has position 1 and is not counted."""
     engine = engines("xlmr_unigram", by_length)
     batch = batch_of([7, 5, 1])
     batch.ids[[2, 9]] = 1
@@ -184,9 +184,9 @@ def test_positions_of_xlmr_are_those_of_transformers(
         "forward",
         lambda **given: seen.append(given["position_ids"]) or embed(**given),
     )
-    found = only(engine, batch, "mean")
+    actual = only(engine, batch, "mean")
     assert seen[0].tolist() == [[2, 3, 1, 4, 5, 6, 7, 2, 3, 1, 4, 5, 2]]
-    close("pads", found, only(engines("xlmr_unigram", None), batch, "mean"), FP32_TOLERANCE)
+    close("pads", actual, only(engines("xlmr_unigram", None), batch, "mean"), FP32_TOLERANCE)
 
 
 def test_positions_of_bert_begin_at_0(
@@ -214,10 +214,10 @@ def test_vectors_of_bf16_are_pooled_in_fp32(directories: dict[str, str], pooling
     )
     engine._packed_model = lambda ids, rows: torch.full((len(ids), 4), 1 + 2**-7).bfloat16()
     engine.packed = True
-    found = only(engine, batch_of([300, 3]), pooling)
-    assert found.dtype == np.float32
+    actual = only(engine, batch_of([300, 3]), pooling)
+    assert actual.dtype == np.float32
     # A running sum of 300 of them in bf16 would be off by far more.
-    np.testing.assert_allclose(found, 1 + 2**-7, rtol=1e-6)
+    np.testing.assert_allclose(actual, 1 + 2**-7, rtol=1e-6)
 
 
 # Which kernel
@@ -231,6 +231,7 @@ def test_the_kernel_suits_the_device(
     shape: str,
     dtype: torch.dtype,
 ) -> None:
+    pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.11 pads on GPUs")
     config = AutoModel.from_pretrained(directories[shape]).config
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
@@ -251,7 +252,7 @@ def test_a_gpu_gets_large_batches(hidden: int, budget: int) -> None:
 
 
 class Scarce:
-    """An engine whose device holds so many tokens, and raises as CUDA does beyond that."""
+    """An engine whose device has room for a number of tokens, and raises as CUDA does beyond it."""
 
     def __init__(self, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
         self.engine, self.tokens = engine, tokens
@@ -282,9 +283,9 @@ def test_a_device_short_of_memory_loses_no_row(
 ) -> None:
     batches = [batch_of(lengths, seed=seed) for seed, lengths in enumerate(LENGTHS.values())]
     expected = list(engines("bert_wordpiece", kernel).run(batches, "mean"))
-    found = list(scarce(tokens, kernel).engine.run(batches, "mean"))
-    for each, other in zip(found, expected, strict=True):
-        close(f"at most {tokens}", each, other, 2e-6)
+    actual = list(scarce(tokens, kernel).engine.run(batches, "mean"))
+    for ours, theirs in zip(actual, expected, strict=True):
+        close(f"at most {tokens}", ours, theirs, 2e-6)
 
 
 def test_what_did_not_fit_is_not_tried_again(scarce: Callable[..., Scarce]) -> None:
@@ -293,7 +294,7 @@ def test_what_did_not_fit_is_not_tried_again(scarce: Callable[..., Scarce]) -> N
     list(short.engine.run([batch_of([50] * 8)] * 10, "mean"))
     assert short.tried[:4] == [400, 200, 100, 100]
     assert short.tried.count(400) == 1
-    assert all(each <= 150 for each in short.tried[2:])
+    assert all(tokens <= 150 for tokens in short.tried[2:])
     assert short.engine.token_budget == 100 < before
 
 
@@ -322,41 +323,39 @@ def test_a_row_that_does_not_fit_is_an_error_row(
         replace(encoder._spec, token_budget=1 << 20),
     )
     texts = ["short", "long " * 400, "another", "tea with milk " * 4]
-    found = starved.encode_rows(texts, ["query: "] * 4)
-    assert found.errors == {1: "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."}
+    actual = starved.encode_rows(texts, ["query: "] * 4)
+    assert actual.errors == {1: "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."}
     expected = encoder.encode(texts, role="query")
-    close("the others", found.vectors[[0, 2, 3]], expected[[0, 2, 3]], 2e-6)
+    close("the others", actual.vectors[[0, 2, 3]], expected[[0, 2, 3]], 2e-6)
 
 
-def test_room_shrinks_at_once_and_grows_slowly() -> None:
-    room = MemoryLimit()
-    assert room.holds(1 << 40)
-    assert room.within(2048) == 2048
-    room.shrink(100)
-    assert (room.holds(100), room.holds(101), room.within(2048), room.within(60)) == (
-        *(True, False),
-        *(100, 60),
-    )
+def test_the_memory_limit_shrinks_at_once_and_grows_slowly() -> None:
+    memory = MemoryLimit()
+    assert memory.allows(1 << 40)
+    assert memory.cap(2048) == 2048
+    memory.shrink(100)
+    assert (memory.allows(100), memory.allows(101)) == (True, False)
+    assert (memory.cap(2048), memory.cap(60)) == (100, 60)
     for _ in range(199):
-        room.passed()
-    assert room.limit == 100
-    room.passed()
-    assert room.limit == 200
+        memory.record_success()
+    assert memory.limit == 100
+    memory.record_success()
+    assert memory.limit == 200
 
 
 # Order
 
 
-class Ahead:
-    """A transfer that lets the engine run ahead, and notes what is fetched when."""
+class Prefetching:
+    """A transfer that lets the engine start a batch early, and counts what is fetched."""
 
-    ahead = 1
+    prefetch = 1
 
     def __init__(self) -> None:
         self.fetched = 0
 
     def up(self, arrays: Any) -> list[torch.Tensor]:
-        return [torch.from_numpy(each) for each in arrays]
+        return [torch.from_numpy(array) for array in arrays]
 
     def down(self, vectors: torch.Tensor) -> Callable[[], np.ndarray]:
         def fetch() -> np.ndarray:
@@ -367,63 +366,65 @@ class Ahead:
 
 
 @pytest.fixture
-def prefetch(engines: Callable[..., TorchEngine]) -> TorchEngine:
+def prefetching(engines: Callable[..., TorchEngine]) -> TorchEngine:
     engine = engines("bert_wordpiece", by_length)
-    engine._transfer = Ahead()
+    engine._transfer = Prefetching()
     return engine
 
 
 def test_vectors_come_in_the_order_of_their_batches(
-    engines: Callable[..., TorchEngine], ahead: TorchEngine
+    engines: Callable[..., TorchEngine], prefetching: TorchEngine
 ) -> None:
     batches = [batch_of([length, 3], seed=length) for length in range(1, 9)]
     expected = list(engines("bert_wordpiece", None).run(batches, "mean"))
     for count in (0, 1, 2, 8):
-        found = list(ahead.run(batches[:count], "mean"))
-        assert len(found) == count
-        for each, other in zip(found, expected[:count], strict=True):
-            close("in order", each, other, FP32_TOLERANCE)
+        actual = list(prefetching.run(batches[:count], "mean"))
+        assert len(actual) == count
+        for ours, theirs in zip(actual, expected[:count], strict=True):
+            close("in order", ours, theirs, FP32_TOLERANCE)
 
 
-def test_the_next_batch_is_under_way_before_one_is_fetched(ahead: TorchEngine) -> None:
+def test_the_next_batch_has_started_before_one_is_fetched(prefetching: TorchEngine) -> None:
     taken: list[int] = []
 
     def batches() -> Iterator[Batch]:
-        for each in range(5):
-            taken.append(each)
+        for number in range(5):
+            taken.append(number)
             yield batch_of([4, 2])
 
-    run = ahead.run(batches(), "mean")
+    run = prefetching.run(batches(), "mean")
     for position in range(5):
         next(run)
         assert taken == list(range(min(position + 2, 5)))
-        assert ahead._transfer.fetched == position + 1
+        assert prefetching._transfer.fetched == position + 1
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3, 5])
-def test_an_exception_comes_in_the_place_of_its_batch(ahead: TorchEngine, bad: int) -> None:
-    batches = [batch_of([5, 2], seed=each) for each in range(6)]
+def test_an_exception_comes_in_the_place_of_its_batch(prefetching: TorchEngine, bad: int) -> None:
+    batches = [batch_of([5, 2], seed=seed) for seed in range(6)]
     batches[bad].ids[3] = 1 << 20
-    found = list(ahead.run(batches, "mean"))
-    assert [isinstance(each, Exception) for each in found] == [each == bad for each in range(6)]
-    assert isinstance(found[bad], IndexError)
-    assert "token id 1048576 is out of range" in str(found[bad])
-    assert found[bad].__traceback__ is None  # its frames would hold the device's memory
+    actual = list(prefetching.run(batches, "mean"))
+    assert [isinstance(vectors, Exception) for vectors in actual] == [
+        row == bad for row in range(6)
+    ]
+    assert isinstance(actual[bad], IndexError)
+    assert "token id 1048576 is out of range" in str(actual[bad])
+    assert actual[bad].__traceback__ is None  # its frames would hold the device's memory
 
 
 @pytest.mark.parametrize("when", ["start", "fetch"])
 def test_a_device_that_fails_blames_no_text(
-    ahead: TorchEngine, monkeypatch: pytest.MonkeyPatch, when: str
+    prefetching: TorchEngine, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     def fail(*_: object) -> Any:
         raise torch_engine._DeviceError("CUDA error: device-side assert triggered")
 
     if when == "start":
-        monkeypatch.setattr(ahead, "_forward", fail)
+        monkeypatch.setattr(prefetching, "_forward", fail)
     else:
-        monkeypatch.setattr(ahead._transfer, "down", lambda _: fail)
+        monkeypatch.setattr(prefetching._transfer, "down", lambda _: fail)
     with pytest.raises(TransientError, match="The device failed: CUDA error"):
-        list(ahead.run([batch_of([3])] * 3, "mean"))
+        list(prefetching.run([batch_of([3])] * 3, "mean"))
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,9 +459,9 @@ def test_a_gpu_gives_the_vectors_of_the_cpu(
     batches = [batch_of(lengths, seed=seed) for seed, lengths in enumerate(LENGTHS.values())] * 3
     for pooling in POOLINGS:
         expected = np.concatenate(list(engines(shape, None).run(batches, pooling)))
-        found = np.concatenate(list(engine.run(batches, pooling)))
-        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-        cosines = (found * expected).sum(axis=1) / norms
+        actual = np.concatenate(list(engine.run(batches, pooling)))
+        norms = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
+        cosines = (actual * expected).sum(axis=1) / norms
         print(f"{shape} {precision} {pooling}: worst cosine {cosines.min():.6f}")
         assert cosines.min() > (0.99999 if precision == "fp32" else 0.995)
 
@@ -484,8 +485,8 @@ def test_a_gpu_that_runs_out_of_memory_loses_no_row(directories: dict[str, str])
     try:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(300e6 / total)
-        found = only(engine, batch, "mean")
+        actual = only(engine, batch, "mean")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine._room.limit is not None
-    close("after halving", found, expected, 1e-2)
+    assert engine._memory.limit is not None
+    close("after halving", actual, expected, 1e-2)

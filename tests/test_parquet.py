@@ -1,19 +1,25 @@
 """How recorded rows become visible in a Parquet table, and what that costs."""
 
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
-from e5spark.errors import TransientError
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.errors import ConflictError, OptionError, TransientError
+from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
+from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.parquet import ParquetSink
-from e5spark.tables.storage.open import LocalStorage
+from e5spark.tables.sinks.staging import stage
+from e5spark.tables.storage.local import LocalStorage
 from tests.test_commit import FakeLock, FakeTarget
 
 RECORDS, FILES = 3, 20
+SCHEMA = StructType().add("id", "long")
 
 
 class Noting(LocalStorage):
@@ -99,7 +105,70 @@ def test_the_ids_of_many_held_records_are_read_as_one_table(
     commits = Commits(ledger, target, schema=df.schema, id="id")
     held = tuple(ledger.name(number) for number in range(3))
     for number, name in enumerate(held):
-        df.filter(df["id"] % 3 == number).write.parquet(f"{tmp_path}/{ledger.staging(name)}")
-        commits.record(Record(name=name, kind="deferred", files=ledger.staged(name)))
+        df.filter(df["id"] % 3 == number).write.parquet(ledger.staging_path(name))
+        commits.commit(Record(name=name, kind="deferred", files=ledger.staged_files(name)))
     replacement = commits.replace(spark, Record(name="00001-00009", kind="replace", includes=held))
     assert target.published == [replacement.name]
+
+
+@pytest.fixture
+def sink(spark: SparkSession, tmp_path: Path) -> ParquetSink:
+    """A table of three small files, each with ten rows and a record."""
+    files = LocalStorage(str(tmp_path), tmp_path)
+    ledger = Ledger(files, FakeLock(1))
+    target = ParquetSink(spark, path=str(tmp_path), options={})
+    commits = Commits(ledger, target, schema=SCHEMA, id="id")
+    for number in range(3):
+        name = ledger.name(number)
+        rows = spark.range(10 * number, 10 * number + 10).coalesce(1)
+        staged, _ = stage(rows, target, ledger, name)
+        commits.commit(Record(name=name, kind="append", files=staged, rows=10))
+    return target
+
+
+def test_a_file_that_no_commit_has_put_there_is_refused(sink: ParquetSink, tmp_path: Path) -> None:
+    ledger = Ledger(LocalStorage(str(tmp_path), tmp_path), FakeLock(2))
+    sink.check_files(ledger)
+    (tmp_path / "_notes").touch()
+    sink.check_files(ledger)
+    for name in ("part-00001-00001-00000 (copy).parquet", "part-00007-00001-00000.parquet", "sub"):
+        copy(tmp_path / "part-00001-00001-00000.parquet", tmp_path / name)
+        with pytest.raises(ConflictError) as caught:
+            sink.check_files(ledger)
+        assert f"has files that no commit has put there: {name}." in str(caught.value)
+        (tmp_path / name).unlink()
+
+
+def test_compaction_counts_all_files_and_leaves_few_small_ones(
+    sink: ParquetSink, tmp_path: Path
+) -> None:
+    ledger = Ledger(LocalStorage(str(tmp_path), tmp_path), FakeLock(2))
+    record = Record(name=ledger.name(1), kind="replace")
+    assert sink.count_files() == 3
+    unchanged = sink.stage_compaction(ledger, record, schema=SCHEMA, target_bytes=1)
+    assert unchanged == record
+    with pytest.raises(OptionError, match="0 bytes; it must be at least 1"):
+        sink.stage_compaction(ledger, record, schema=SCHEMA, target_bytes=0)
+    merged = sink.stage_compaction(ledger, record, schema=SCHEMA, target_bytes=1 << 20)
+    Commits(ledger, sink, schema=SCHEMA, id="id").commit(merged)
+    assert (merged.rows, sink.count_files()) == (30, 1)
+    sink.check_files(ledger)
+
+
+def test_a_damaged_file_of_the_output_is_not_called_the_input(
+    sink: ParquetSink, tmp_path: Path
+) -> None:
+    file = tmp_path / "part-00001-00001-00000.parquet"
+    file.write_bytes(file.read_bytes()[:40])
+    (tmp_path / f".{file.name}.crc").unlink(missing_ok=True)
+    ledger = Ledger(LocalStorage(str(tmp_path), tmp_path), FakeLock(2))
+    record = Record(name=ledger.name(1), kind="replace")
+    with pytest.raises(
+        ConflictError, match=rf"^The output cannot be read: its file \S*{file.name}"
+    ):
+        sink.stage_compaction(ledger, record, schema=SCHEMA, target_bytes=1 << 20)
+    path = ledger.work_path("changes")
+    with pytest.raises(
+        ConflictError, match=rf"^The output cannot be read: its file \S*{file.name}"
+    ):
+        write_path(sink.rows(SCHEMA), path, format="parquet", options={})

@@ -1,4 +1,4 @@
-"""Texts that carry a prompt already, and prompts that are never missing, doubled or cut apart."""
+"""Texts that begin with a prompt already; prompts are never missing, doubled or cut apart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_what_e5spark_itself_would_add_is_detected_behind_white_space(text, spac
     assert prompts.already_prompted(prompts.E5, [space + prompts.E5[role] + text]) == [True]
 
 
-# What becomes of them
+# The options report, refuse and keep
 
 
 MIXED = ("query: how much protein", "a plain text", " Passage: x", "query languages")
@@ -85,38 +85,38 @@ HAVE = [True, False, True, False]
 
 
 def test_report_adds_the_prompt_all_the_same_and_marks_the_text(encoders, model):
-    found = encoders().encode_rows(MIXED, ["query: "] * 4)
-    assert found.already_prompted.tolist() == HAVE
-    assert found.errors == {}
-    assert_close(found.vectors, reference(model, MIXED, prompt="query: "), FP32_TOLERANCE)
+    actual = encoders().encode_rows(MIXED, ["query: "] * 4)
+    assert actual.already_prompted.tolist() == HAVE
+    assert actual.errors == {}
+    assert_close(actual.vectors, reference(model, MIXED, prompt="query: "), FP32_TOLERANCE)
 
 
 def test_keep_adds_no_second_prompt_to_a_text_that_has_one_to_the_letter(encoders, model):
-    """What only looks like one, as " Passage: x", is marked, and gets its prompt all the same."""
-    found = encoders(already_prompted="keep").encode_rows(MIXED, ["query: "] * 4)
-    assert found.already_prompted.tolist() == HAVE
+    """A text that only resembles one, such as " Passage: x", is marked, and still gets a prompt."""
+    actual = encoders(already_prompted="keep").encode_rows(MIXED, ["query: "] * 4)
+    assert actual.already_prompted.tolist() == HAVE
     once = reference(model, MIXED, prompt="")
     twice = reference(model, MIXED, prompt="query: ")
-    assert_close(found.vectors, np.concatenate([once[:1], twice[1:]]), FP32_TOLERANCE)
-    assert np.abs(found.vectors - twice)[0].max() > 100 * FP32_TOLERANCE
+    assert_close(actual.vectors, np.concatenate([once[:1], twice[1:]]), FP32_TOLERANCE)
+    assert np.abs(actual.vectors - twice)[0].max() > 100 * FP32_TOLERANCE
 
 
 def test_keep_takes_the_prompt_of_either_role_for_the_text_s_own(encoders, model):
     texts = ("passage: a text with its own role", "query: another")
-    found = encoders(already_prompted="keep").encode(texts, role="query")
-    assert_close(found, reference(model, texts, prompt=""), FP32_TOLERANCE)
+    actual = encoders(already_prompted="keep").encode(texts, role="query")
+    assert_close(actual, reference(model, texts, prompt=""), FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize("long_text", ["truncate", "mean"])
 def test_refuse_makes_an_error_of_the_text_and_harms_no_other(encoders, model, long_text):
-    found = encoders(already_prompted="refuse", long_text=long_text).encode_rows(
+    actual = encoders(already_prompted="refuse", long_text=long_text).encode_rows(
         MIXED, ["query: "] * 4
     )
-    assert sorted(found.errors) == [0, 2]
-    assert "begins with a prompt already" in found.errors[0]
-    assert not found.vectors[[0, 2]].any()
+    assert sorted(actual.errors) == [0, 2]
+    assert "begins with a prompt already" in actual.errors[0]
+    assert not actual.vectors[[0, 2]].any()
     expected = reference(model, MIXED, prompt="query: ")
-    assert_close(found.vectors[[1, 3]], expected[[1, 3]], FP32_TOLERANCE)
+    assert_close(actual.vectors[[1, 3]], expected[[1, 3]], FP32_TOLERANCE)
 
 
 def test_refuse_names_the_text_to_a_user_of_the_library(encoders):
@@ -127,9 +127,9 @@ def test_refuse_names_the_text_to_a_user_of_the_library(encoders):
 def test_keep_of_an_instruct_text_leaves_its_own_instruction(encoders, model):
     own = "Instruct: A task of its own\nQuery: protein"
     encoder = encoders(already_prompted="keep", prompts=prompts.E5_INSTRUCT)
-    found = encoder.encode([own, "protein"], role="query", instruction=TASK)
+    actual = encoder.encode([own, "protein"], role="query", instruction=TASK)
     expected = reference(model, (own, f"Instruct: {TASK}\nQuery: protein"), prompt="")
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("udf_kind")
@@ -262,14 +262,15 @@ def test_embed_takes_no_table_without_a_role(make_table: Callable[..., DataFrame
 
 
 @pytest.mark.parametrize("role", ["", None, "document", "Query"])
-def test_what_is_no_role_is_refused_by_every_door(
+def test_an_unknown_role_is_refused_by_every_api(
     make_table: Callable[..., DataFrame], encoders: Any, model: str, role: Any
 ) -> None:
     with pytest.raises(OptionError, match="Unknown role"):
         encoders().encode(["a"], role=role)
-    with pytest.raises(OptionError, match="Unknown role"):
+    message = "Unknown role" if role is not None else "role is None"
+    with pytest.raises(OptionError, match=message):
         embed(make_table(["a"]), text="text", role=role, model=model)
-    with pytest.raises(OptionError, match="Unknown role" if role is not None else "one role"):
+    with pytest.raises(OptionError, match=message):
         embedding_udf(role=role, model=model)
 
 
@@ -305,7 +306,7 @@ def test_a_job_without_a_role_ends_with_2(
 # Instructions
 
 
-def test_a_query_of_an_instruct_checkpoint_needs_an_instruction_at_every_door(
+def test_a_query_of_an_instruct_checkpoint_needs_an_instruction_in_every_api(
     make_table: Callable[..., DataFrame], encoders: Any, model: str
 ) -> None:
     instruct = {"prompts": prompts.E5_INSTRUCT}
@@ -321,16 +322,16 @@ def test_a_passage_of_an_instruct_checkpoint_is_the_text_alone(encoders, model):
     encoder = encoders(prompts=prompts.E5_INSTRUCT)
     texts = tuple(all_texts()[:10])
     for instruction in (None, TASK):
-        found = encoder.encode(texts, role="passage", instruction=instruction)
-        assert_close(found, reference(model, texts, prompt=""), FP32_TOLERANCE)
+        actual = encoder.encode(texts, role="passage", instruction=instruction)
+        assert_close(actual, reference(model, texts, prompt=""), FP32_TOLERANCE)
 
 
 def test_an_instruct_query_follows_its_task(encoders, model):
     encoder = encoders(prompts=prompts.E5_INSTRUCT)
     texts = tuple(all_texts()[:10])
-    found = encoder.encode(texts, role="query", instruction=f" {TASK}\n")
+    actual = encoder.encode(texts, role="query", instruction=f" {TASK}\n")
     expected = reference(model, texts, prompt=f"Instruct: {TASK}\nQuery: ")
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize(("instruction", "code"), [("", 2), (TASK, 0)], ids=["without", "with"])
@@ -356,9 +357,9 @@ def test_a_job_needs_the_instruction_of_its_queries(
     if code:
         assert "needs an instruction" in outcome.document["message"]
         return
-    found = np.array(pq.read_table(tmp_path / "out")["embedding"].to_pylist(), np.float32)
+    actual = np.array(pq.read_table(tmp_path / "out")["embedding"].to_pylist(), np.float32)
     expected = reference(model, ("a question",), prompt=f"Instruct: {TASK}\nQuery: ")
-    assert_close(found, expected, FP32_TOLERANCE)
+    assert_close(actual, expected, FP32_TOLERANCE)
 
 
 def test_an_instruction_that_leaves_no_room_costs_its_own_row_only(

@@ -23,7 +23,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def environment(jvm, tmp_path_factory):
+def environment(tmp_path_factory):
     """A shell as the README assumes it, whose hub cache has a random checkpoint of its model."""
     cache = tmp_path_factory.mktemp("hub")
     repository = cache / f"models--{MODEL.replace('/', '--')}"

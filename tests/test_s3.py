@@ -19,7 +19,8 @@ from pyspark.sql import SparkSession
 from e5spark.errors import ConflictError, InputError
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.storage.hadoop import HadoopStorage
-from e5spark.tables.storage.open import Storage, open_storage
+from e5spark.tables.storage.open import open_storage
+from e5spark.tables.storage.protocol import Storage
 from tests.cluster import REPOSITORY, SPARK_HOME
 from tests.storage_contract import StorageContract
 

@@ -1,5 +1,6 @@
 """Storage on local disk, alone and with processes that race, and through Hadoop's file systems."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from e5spark.errors import InputError, TransientError
+from e5spark.errors import E5SparkError, InputError, TransientError
 from e5spark.tables.storage import hadoop
 from e5spark.tables.storage.hadoop import HadoopStorage
-from e5spark.tables.storage.open import LocalStorage, Storage, open_storage
+from e5spark.tables.storage.local import LocalStorage
+from e5spark.tables.storage.open import open_storage
+from e5spark.tables.storage.protocol import Storage
 from tests.storage_contract import StorageContract
 
 RACERS = 4
@@ -93,7 +96,7 @@ def test_an_unknown_scheme_is_refused(spark: SparkSession) -> None:
 def test_a_place_that_does_not_answer_is_transient(spark: SparkSession) -> None:
     # Port 1 refuses.
     files = open_storage(spark, "hdfs://127.0.0.1:1/x")
-    with pytest.raises(TransientError, match=r"^hdfs://127\.0\.0\.1:1/x failed: "):
+    with pytest.raises(TransientError, match=r"^hdfs://127\.0\.0\.1:1/x cannot be used: "):
         files.read("a.json")
 
 
@@ -186,3 +189,31 @@ def endless_writer(directory: Path, method: str) -> None:
     for number in range(10_000):
         getattr(files, method)(f"{method}-{number}", b"1" * SIZE)
         getattr(files, method)("always", bytes([number % 256]) * SIZE)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "sentence"),
+    [
+        (errno.ENOSPC, TransientError, "no space is left on the device. Free some space"),
+        (errno.EDQUOT, TransientError, "no space is left on the device. Free some space"),
+        (errno.EROFS, InputError, "Read-only file system.* Give another path"),
+        (errno.EACCES, InputError, "Permission denied.* Give another path"),
+        (errno.EIO, TransientError, "Start the same command again"),
+    ],
+)
+def test_a_disk_that_refuses_says_whether_to_start_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    kind: type[E5SparkError],
+    sentence: str,
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    files = LocalStorage("s3://KEY:SECRET@b", tmp_path)
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(kind, match=sentence) as caught:
+        files.put("a.json", b"1")
+    assert "SECRET" not in str(caught.value)
+    assert files.list("") == []

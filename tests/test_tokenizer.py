@@ -18,14 +18,14 @@ KINDS = ["wordpiece", "unigram", "unigram of transformers 4", "preset padding"]
 
 @pytest.fixture(scope="session")
 def directories(models, tmp_path_factory):
-    """Each way in which a published checkpoint keeps its tokenizer."""
-    made = tmp_path_factory.mktemp("tokenizers")
-    preset = Path(shutil.copytree(models["bert_wordpiece"], made / "preset"))
+    """The layouts in which published checkpoints keep their tokenizers."""
+    directory = tmp_path_factory.mktemp("tokenizers")
+    preset = Path(shutil.copytree(models["bert_wordpiece"], directory / "preset"))
     return {
         "wordpiece": Path(models["bert_wordpiece"]),
         "unigram": Path(models["xlmr_unigram"]),
         "unigram of transformers 4": checkpoints.bert_unigram(
-            made / "converted", tokenizer_json="converted"
+            directory / "converted", tokenizer_json="converted"
         ),
         "preset padding": checkpoints.preset_padding(preset, tokens=32),
     }
@@ -91,7 +91,7 @@ def test_a_text_too_long_to_read_whole_has_the_ids_of_transformers(both, kind, u
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_of_a_text_too_long_to_read_whole_the_tokens_are_estimated(both, kind):
+def test_the_tokens_of_a_text_too_long_to_read_whole_are_estimated(both, kind):
     ours, theirs = both[kind]
     text = "The library opens at nine. " * (3 * EXACT_CHARS // 27)
     tokens = ours.tokenize([text], 512)
@@ -112,7 +112,7 @@ def test_padded_rows_are_filled_up_on_the_right_with_the_pad_id(both, kind):
 
 
 @pytest.mark.parametrize(("kind", "pad_id"), [("wordpiece", 0), ("unigram", 1)])
-def test_the_pad_id_is_the_tokenizer_s(both, kind, pad_id):
+def test_the_pad_id_comes_from_the_tokenizer(both, kind, pad_id):
     assert both[kind][0].pad_id == pad_id
 
 

@@ -1,4 +1,4 @@
-"""Windows of a text: every token in one, no word in two parts, each a text of its own."""
+"""Windows of a text hold every token and cut no word; each is embedded as a text of its own."""
 
 import re
 from itertools import pairwise
@@ -56,7 +56,7 @@ overlaps = st.integers(0, 30)
 
 
 def inside_word(text, cut):
-    """Whether a cut before this character parts two characters of one word."""
+    """Whether a cut before this character separates two characters of a word."""
     return 0 < cut < len(text) and not text[cut - 1].isspace() and not text[cut].isspace()
 
 
@@ -64,23 +64,23 @@ def inside_word(text, cut):
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, capacity=capacities, overlap=overlaps)
 def test_every_character_but_white_space_is_in_some_window(loaded, shape, text, capacity, overlap):
-    _, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    _, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
     end = 0
-    for window in found:
-        assert not text[end : window.start].strip(), found
+    for window in actual:
+        assert not text[end : window.start].strip(), actual
         end = max(end, window.end)
-    assert not text[end:].strip(), found
+    assert not text[end:].strip(), actual
 
 
 @settings(max_examples=150)
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, capacity=capacities, overlap=overlaps)
 def test_windows_go_forward(loaded, shape, text, capacity, overlap):
-    _, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
-    assert all(0 <= window.start <= window.end <= len(text) for window in found)
-    for one, following in pairwise(found):
-        assert one.start < following.start, found
-        assert one.end < following.end, found
+    _, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    assert all(0 <= window.start <= window.end <= len(text) for window in actual)
+    for window, following in pairwise(actual):
+        assert window.start < following.start, actual
+        assert window.end < following.end, actual
 
 
 @settings(max_examples=150)
@@ -89,53 +89,53 @@ def test_windows_go_forward(loaded, shape, text, capacity, overlap):
 def test_no_word_is_cut_unless_it_alone_is_larger_than_a_window(
     loaded, shape, text, capacity, overlap
 ):
-    spans, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
-    for cut in {edge for window in found for edge in (window.start, window.end)}:
+    spans, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    for cut in {edge for window in actual for edge in (window.start, window.end)}:
         if not inside_word(text, cut):
             continue
         word = next(w for w in re.finditer(r"\S+", text) if w.start() < cut < w.end())
         tokens = ((spans.ends > word.start()) & (spans.starts < word.end())).sum()
-        assert tokens > capacity, (word.group(), cut, found)
+        assert tokens > capacity, (word.group(), cut, actual)
 
 
 @settings(max_examples=150)
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, capacity=capacities, overlap=overlaps)
 def test_no_token_is_cut(loaded, shape, text, capacity, overlap):
-    """So no character either, of those that are several code points to the tokenizer."""
-    spans, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
-    for cut in {edge for window in found for edge in (window.start, window.end)}:
+    """Nor is a character cut that the tokenizer sees as several code points."""
+    spans, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    for cut in {edge for window in actual for edge in (window.start, window.end)}:
         parts = [
             (text[start:cut], text[cut:end])
             for start, end in zip(spans.starts, spans.ends, strict=True)
             if start < cut < end
         ]
         # White space that a token begins with may be left out.
-        assert all(not one.strip() or not other.strip() for one, other in parts), (parts, found)
+        assert all(not left.strip() or not right.strip() for left, right in parts), (parts, actual)
 
 
 @settings(max_examples=150)
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, capacity=capacities, overlap=overlaps)
 def test_neighbours_share_at_most_overlap_tokens(loaded, shape, text, capacity, overlap):
-    spans, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    spans, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
     visible = np.array(
         [bool(text[a:b].strip()) for a, b in zip(spans.starts, spans.ends, strict=True)], dtype=bool
     )
-    for one, following in pairwise(found):
-        shared = visible & (spans.starts >= following.start) & (spans.ends <= one.end)
-        assert shared.sum() <= min(overlap, (capacity - 1) // 2), (one, following)
+    for window, following in pairwise(actual):
+        shared = visible & (spans.starts >= following.start) & (spans.ends <= window.end)
+        assert shared.sum() <= min(overlap, (capacity - 1) // 2), (window, following)
 
 
 @settings(max_examples=150)
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, capacity=capacities, overlap=overlaps)
 def test_no_window_holds_more_tokens_than_its_capacity(loaded, shape, text, capacity, overlap):
-    spans, found = split(loaded, shape, text, capacity=capacity, overlap=overlap)
-    for window in found:
+    spans, actual = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    for window in actual:
         held = (spans.starts >= window.start) & (spans.ends <= window.end)
         first = int(np.argmax(held)) if held.any() else 0
-        # Byte tokens of one character have one span and stay together, however many they are.
+        # Byte tokens of a character share its span, and stay together whatever their number.
         alike = (spans.starts == spans.starts[first]) & held if held.any() else held
         assert held.sum() <= max(capacity, alike.sum()), window
 
@@ -145,8 +145,8 @@ def test_no_window_holds_more_tokens_than_its_capacity(loaded, shape, text, capa
 @given(text=TEXTS)
 def test_a_text_that_fits_is_one_window_whole(loaded, shape, text):
     tokens = len(loaded[shape].tokenizer.spans(text).starts)
-    _, found = split(loaded, shape, text, capacity=max(tokens, 1), overlap=8)
-    assert [(window.start, window.end) for window in found] == [(0, len(text))]
+    _, actual = split(loaded, shape, text, capacity=max(tokens, 1), overlap=8)
+    assert [(window.start, window.end) for window in actual] == [(0, len(text))]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -168,48 +168,48 @@ def test_a_character_of_several_code_points_stays_whole(loaded, shape, word):
     """The spans of tokens may hold less than a character: e and its accent are one to XLM-R."""
     text = " ".join(["one two", word, "three", word, "four"] * 3)
     size = len(loaded[shape].tokenizer.spans(word).starts)
-    _, found = split(loaded, shape, text, capacity=max(size, 3), overlap=1)
-    assert len(found) > 3
-    for cut in {edge for window in found for edge in (window.start, window.end)}:
+    _, actual = split(loaded, shape, text, capacity=max(size, 3), overlap=1)
+    assert len(actual) > 3
+    for cut in {edge for window in actual for edge in (window.start, window.end)}:
         inside = [m for m in re.finditer(re.escape(word), text) if m.start() < cut < m.end()]
-        assert not inside, (cut, found)
+        assert not inside, (cut, actual)
 
 
 def test_a_window_that_would_only_repeat_its_predecessor_is_left_out(loaded):
     """The overlap gives way where it and the next word do not fit a window together."""
-    _, found = split(loaded, "xlmr_unigram", "0000 library", capacity=3, overlap=1)
-    assert [(window.start, window.end) for window in found] == [(0, 3), (2, 4), (5, 12)]
+    _, actual = split(loaded, "xlmr_unigram", "0000 library", capacity=3, overlap=1)
+    assert [(window.start, window.end) for window in actual] == [(0, 3), (2, 4), (5, 12)]
 
 
 def test_a_text_of_one_token_more_is_two_windows(loaded):
     text = " ".join(SENTENCES["english"][:3])
     tokens = len(loaded["bert_wordpiece"].tokenizer.spans(text).starts)
-    _, found = split(loaded, "bert_wordpiece", text, capacity=tokens - 1, overlap=0)
-    assert len(found) == 2
-    assert text[found[1].start :] == text[found[0].end :].lstrip()
+    _, actual = split(loaded, "bert_wordpiece", text, capacity=tokens - 1, overlap=0)
+    assert len(actual) == 2
+    assert text[actual[1].start :] == text[actual[0].end :].lstrip()
 
 
 def test_neighbours_share_as_many_whole_words_as_fit_in_overlap(loaded):
     text = " ".join(f"{letter}" for letter in "abcdefghijklmnopqrstuvwxyz" * 4)
-    _, found = split(loaded, "bert_wordpiece", text, capacity=20, overlap=5)
-    for one, following in pairwise(found):
-        assert text[following.start : one.end].split() == text[: one.end].split()[-5:]
+    _, actual = split(loaded, "bert_wordpiece", text, capacity=20, overlap=5)
+    for window, following in pairwise(actual):
+        assert text[following.start : window.end].split() == text[: window.end].split()[-5:]
 
 
 @settings(max_examples=40)
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, max_tokens=st.integers(16, 64))
 def test_each_window_is_embedded_as_a_text_of_its_own(encoders, shape, text, max_tokens):
-    """And none is truncated: windows count the prompt and the special tokens."""
+    """No window is truncated: its capacity counts the prompt and the special tokens."""
     options = {"max_tokens": max_tokens, "overlap": 2}
-    found = encoders(shape, long_text="split", **options).encode_rows([text], [PREFIX])
-    parts = [text[window.start : window.end] for window in found.windows]
+    actual = encoders(shape, long_text="split", **options).encode_rows([text], [PREFIX])
+    parts = [text[window.start : window.end] for window in actual.windows]
     alone = encoders(shape, **options).encode_rows(parts, [PREFIX] * len(parts))
     assert not alone.truncated.any()
-    assert not found.truncated.any()
-    assert (found.n_tokens <= max_tokens).all()
-    assert found.n_tokens.tolist() == alone.n_tokens.tolist()
-    assert_close(found.vectors, alone.vectors, INVARIANCE_TOLERANCE)
+    assert not actual.truncated.any()
+    assert (actual.n_tokens <= max_tokens).all()
+    assert actual.n_tokens.tolist() == alone.n_tokens.tolist()
+    assert_close(actual.vectors, alone.vectors, INVARIANCE_TOLERANCE)
 
 
 @settings(max_examples=30)
@@ -240,7 +240,7 @@ def test_a_window_has_less_room_beside_a_longer_prompt(encoders, shape):
     encoder = encoders(shape, long_text="split", max_tokens=48, overlap=4)
     counts = []
     for prefix in ("", PREFIX, "Instruct: Find what answers the question of a user\nQuery: "):
-        found = encoder.encode_rows([text], [prefix])
-        assert (found.n_tokens <= 48).all()
-        counts.append(len(found.windows))
+        actual = encoder.encode_rows([text], [prefix])
+        assert (actual.n_tokens <= 48).all()
+        counts.append(len(actual.windows))
     assert counts[0] <= counts[1] < counts[2]

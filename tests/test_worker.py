@@ -2,12 +2,16 @@
 
 import importlib
 import sys
+import weakref
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pyspark
 import pytest
 from pyspark.errors import PythonException
@@ -15,11 +19,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from e5spark import encoder
-from e5spark.errors import ConflictError, ModelError, from_text
+from e5spark.errors import ConflictError, ModelError, OptionError, from_text
 from e5spark.model.spec import model_spec
-from e5spark.spark import embed
-from e5spark.spark.embedding import Texts, embed_plan, plan_model
+from e5spark.spark import embed, encoder_cache
+from e5spark.spark.columns import TextColumns
+from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_of, forget_zips
+from e5spark.spark.worker import Request, _sort_windows, run
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
 from tests.trace import Trace
@@ -76,6 +82,83 @@ def test_a_worker_that_computes_in_another_precision_than_the_run_stops(
         encoder_of(plan)
 
 
+def test_the_oldest_model_is_dropped_before_a_third_is_loaded(
+    new_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that refers to itself, as models do: three of the large shape are 6.6 GB."""
+    alive: weakref.WeakSet[FakeLoaded] = weakref.WeakSet()
+    alive_at_load: list[int] = []
+
+    def load(*_: object, **__: object) -> FakeLoaded:
+        alive_at_load.append(len(alive))
+        loaded = FakeLoaded()
+        alive.add(loaded)
+        return loaded
+
+    monkeypatch.setattr(encoder, "load", load)
+    monkeypatch.setattr(encoder_cache, "_loaded", OrderedDict())
+    plan = plan_model(model_spec(new_model, {"precision": "fp32"}))
+    for device in ("cuda:0", "cuda:1", "cuda:0", "cuda:2", "cuda:3"):
+        encoder_of(replace(plan, spec=replace(plan.spec, device=device)))
+    assert alive_at_load == [0, 1, 1, 1]
+    assert len(alive) == 2
+
+
+@pytest.mark.parametrize("package", ["tokenizers", "openvino", "torch"])
+def test_a_worker_that_lacks_a_package_says_so(
+    new_model: str, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+    monkeypatch.setattr(encoder, "load", load)
+    with pytest.raises(OptionError, match=f"The package {package} is not installed on an executor"):
+        encoder_of(plan_model(model_spec(new_model, {})))
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows", "windows"),
+    [
+        ([10_000, 10_000], 4096, [64, 64, 512, 9_360, 10_000]),
+        ([10_000], 100, [64, 64, 9_872]),
+        ([10_000], 64, [10_000]),
+        ([700, 600], 4096, [64, 64, 512, 660]),
+        ([64, 40], 4096, [104]),
+        ([30, 30, 30, 30], 80, [90, 30]),
+        ([40, 0, 40], 1, [40, 40]),
+        ([], 100, []),
+    ],
+)
+def test_the_first_windows_are_small_and_all_rows_keep_their_order(
+    batches: list[int], rows: int, windows: list[int]
+) -> None:
+    texts = pa.array(range(sum(batches)), pa.int64())
+    starts = np.cumsum([0, *batches])
+    arrays = [(texts.slice(start, count),) for start, count in zip(starts, batches, strict=False)]
+    actual = list(_sort_windows(arrays, rows))
+    assert [sum(len(batch[0]) for batch in window) for window in actual] == windows
+    order = [value for window in actual for batch in window for value in batch[0].to_pylist()]
+    assert order == texts.to_pylist()
+
+
+def test_the_first_rows_come_before_the_rest_of_their_batch_is_run(
+    model: str, trace: Trace
+) -> None:
+    request = Request(plan=plan_model(model_spec(model, {})), texts=1, role="query")
+    results = run(request, [(pa.array([f"row {number}" for number in range(10_000)]),)])
+    (vectors,) = next(results)
+    results.close()
+    assert len(vectors) == 64
+    assert trace.rows() == 64
+
+
+class FakeLoaded:
+    """A loaded model that only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.engine = SimpleNamespace(name="fake", precision="fp32", model=self)
+
+
 @pytest.mark.usefixtures("udf_kind")
 def test_filter_join_and_select_run_the_model_once_for_each_row(
     make_table: Callable[..., DataFrame],
@@ -125,7 +208,7 @@ def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
     assert plan.weights is not None
     other = replace(plan, weights=replace(plan.weights, weights="0" * 64))
     docs = make_table(["a text"])
-    vectors = embed_plan(docs, other, Texts(text="text", role="query"))
+    vectors = embed_plan(docs, other, TextColumns(text="text", role="query"))
     with pytest.raises(PythonException) as caught:
         to_arrow(vectors)
     error = from_text(str(caught.value))
@@ -135,9 +218,9 @@ def test_a_checkpoint_that_is_not_the_drivers_is_refused_by_the_executor(
 
 
 def workers(trace: Trace) -> set[int]:
-    found = {event["pid"] for event in trace.events("window")}
-    assert found
-    return found
+    pids = {event["pid"] for event in trace.events("window")}
+    assert pids
+    return pids
 
 
 def loads_by_worker(trace: Trace) -> Counter[int]:

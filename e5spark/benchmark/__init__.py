@@ -1,7 +1,7 @@
-"""How fast e5spark is on this machine, beside what people would use in its place.
+"""The speed of e5spark on this machine, compared with what people would use in its place.
 
-``run`` describes the machine, makes a model and texts, and lets the contenders run in turn, each
-in a process of its own. Nothing else in e5spark imports this package but the command line.
+``run`` describes the machine, makes a model and texts, and runs the contenders in turn, each in a
+process of its own. Only the command line imports this package.
 """
 
 from e5spark.benchmark.report import check_plot, plot

@@ -1,4 +1,4 @@
-"""A checkpoint that costs nothing: what is left is what e5spark does around a model."""
+"""A checkpoint that costs nothing, to measure what e5spark does around a model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from e5spark.benchmark.counted import run_with
+from e5spark.benchmark.counter import run_with
 from e5spark.encoder import Loaded
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import Vectors
@@ -16,7 +16,7 @@ from e5spark.model.checkpoint import Files, read_json
 from e5spark.model.registry import Pooling
 from e5spark.spark.worker import Request
 
-_TOKENS = 8  # of every text, so that micro-batches have a few hundred rows
+_TOKENS = 8  # per text, so that micro-batches have a few hundred rows
 
 
 class ConstantEngine:
@@ -32,17 +32,17 @@ class ConstantEngine:
         self._vector = np.ones(hidden, dtype=np.float32)
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields for each batch one vector a row.  # (rows, hidden)."""
+        """Yields one constant vector per row of each batch.  # (rows, hidden)."""
         del pooling
         for batch in batches:
             yield np.tile(self._vector, (len(batch.lengths), 1))
 
 
 class ConstantTokenizer(Tokenizer):
-    """Takes every text for the same few tokens, without a look at it."""
+    """Returns the same few tokens for every text, without reading it."""
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
-        """Returns as many tokens as there are texts, times a constant."""
+        """Returns a constant number of tokens per text."""
         del max_tokens
         return Tokens(
             ids=np.ones(len(texts) * _TOKENS, dtype=np.int32),
@@ -52,15 +52,21 @@ class ConstantTokenizer(Tokenizer):
 
 
 def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  # noqa: ANN401
-    """Returns a checkpoint without a model; with its own tokenizer, if that is wanted."""
+    """Returns a checkpoint without a model.
+
+    Args:
+        files: The checkpoint's.
+        tokenizer: Whether its own tokenizer runs; otherwise a constant one.
+        **options: The other options of ``e5spark.encoder.load``, which have no meaning here.
+    """
     del options
     hidden = int(read_json(files.model / "config.json")["hidden_size"])
-    kind = Tokenizer if tokenizer else ConstantTokenizer
-    return Loaded(tokenizer=kind.load(files.tokenizer), engine=ConstantEngine(hidden))
+    tokenizer_class = Tokenizer if tokenizer else ConstantTokenizer
+    return Loaded(tokenizer=tokenizer_class.load(files.tokenizer), engine=ConstantEngine(hidden))
 
 
 def run_constant(
     request: Request, batches: Iterable[tuple[pa.Array, ...]], *, tokenizer: bool
 ) -> Iterator[list[pa.Array]]:
-    """What e5spark runs in a worker, with constant vectors."""
+    """Yields what ``e5spark.spark.worker.run`` yields, with constant vectors."""
     return run_with(partial(load_constant, tokenizer=tokenizer), request, batches)

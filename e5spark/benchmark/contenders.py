@@ -1,13 +1,14 @@
-"""Who takes part: what each contender is, as data, and which of them this machine can run."""
+"""The contenders as data, and which of them this machine can run."""
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any, Literal
 
 from e5spark.benchmark.machine import has_native_bf16
-from e5spark.model.spec import PRECISIONS, ModelOptions
+from e5spark.encoder.packages import missing as missing_packages
+from e5spark.model.engines import ENGINES
+from e5spark.model.spec import PRECISIONS
 
 Kind = Literal[
     "sentence-transformers", "encoder", "recipe", "predict-batch-udf", "embed", "bare", "constant"
@@ -20,14 +21,14 @@ class Contender:
     """One way to turn the rows into vectors.
 
     Attributes:
-        name: What ``--only`` and ``--skip`` match.
-        kind: Which code runs it.
+        name: The name that ``--only`` and ``--skip`` match.
+        kind: The code that runs it.
         workers: Spark workers; 0 means one process without Spark.
-        precision: Whose GEMM peak is its limit.
-        options: ``embed``'s and ``Encoder.load``'s, or what sentence-transformers' own takes.
-        model: A directory to load in place of the common one, such as a prepared model.
-        python: Its interpreter, if not this one.
-        missing: Why it cannot run here.
+        precision: The precision whose GEMM peak is its limit.
+        options: Options of ``embed`` and ``Encoder.load``, or of ``SentenceTransformer``.
+        model: The directory of its own model, such as a prepared one; None for the common model.
+        python: Its interpreter; None for this one.
+        missing: Why it cannot run on this machine; None if it can.
     """
 
     name: str
@@ -41,34 +42,36 @@ class Contender:
 
     @property
     def transport(self) -> bool:
-        """Returns whether no model takes part: it has rows of its own, and more of them."""
+        """Returns whether it runs no model; such a contender gets more rows than the others."""
         return self.kind in ("bare", "constant")
 
 
 def contenders(
     machine: Mapping[str, Any], *, threads: int, device: str, prepared: Mapping[str, str]
 ) -> list[Contender]:
-    """Returns everyone, also those that cannot run here, who say why.
+    """Returns all contenders, with a reason for each one that this machine cannot run.
 
     Args:
-        machine: As ``machine.describe`` returns it.
-        threads: CPUs that each may use.
+        machine: The result of ``machine.describe``.
+        threads: CPUs that each contender may use.
         device: ``cpu``, or the torch device of the GPU.
         prepared: Engine and precision (``openvino-int8``) to the directory of a prepared model.
     """
     native = device != "cpu" or has_native_bf16(dict(machine))
-    found = [
+    result = [
         Contender(name=RECIPE, kind="recipe", workers=threads),
         Contender(name="predict-batch-udf", kind="predict-batch-udf", workers=threads),
         *_sentence_transformers(native, device),
     ]
     engines = list(_engines(native, device, prepared))
-    found += [_own(each, "e5spark", kind="encoder", workers=0) for each in engines]
+    result += [_own(engine, "e5spark", kind="encoder", workers=0) for engine in engines]
     splits = [1] if device != "cpu" else sorted({1, threads})
     for workers in splits:
         group = f"{workers}x{threads // workers}"
-        found += [_own(each, f"spark-{group}", kind="embed", workers=workers) for each in engines]
-    found += [
+        result += [
+            _own(engine, f"spark-{group}", kind="embed", workers=workers) for engine in engines
+        ]
+    result += [
         Contender(name="transport-bare", kind="bare", workers=threads),
         Contender(name="transport-e5spark", kind="constant", workers=threads),
         Contender(
@@ -78,31 +81,37 @@ def contenders(
             options={"tokenizer": True},
         ),
     ]
-    return found
+    return result
 
 
 def selected(
-    everyone: Sequence[Contender], *, only: Sequence[str], skip: Sequence[str]
+    candidates: Sequence[Contender], *, only: Sequence[str], skip: Sequence[str]
 ) -> list[Contender]:
-    """Returns those whose name matches one of ``only`` (if any) and none of ``skip``."""
+    """Returns the contenders whose name matches a pattern of ``only`` and none of ``skip``.
+
+    Without patterns in ``only`` every name matches.
+    """
     return [
-        each
-        for each in everyone
-        if (not only or any(fnmatch(each.name, pattern) for pattern in only))
-        and not any(fnmatch(each.name, pattern) for pattern in skip)
+        contender
+        for contender in candidates
+        if (not only or any(fnmatch(contender.name, pattern) for pattern in only))
+        and not any(fnmatch(contender.name, pattern) for pattern in skip)
     ]
 
 
-def with_pythons(everyone: Sequence[Contender], pythons: Mapping[str, str]) -> list[Contender]:
+def with_pythons(candidates: Sequence[Contender], pythons: Mapping[str, str]) -> list[Contender]:
     """Returns the contenders, each with the interpreter of the first pattern that it matches.
 
-    What an interpreter of another environment lacks is found out when it runs.
+    Packages that the interpreter of another environment lacks show only when it runs.
     """
-    found = []
-    for each in everyone:
-        python = next((path for name, path in pythons.items() if fnmatch(each.name, name)), None)
-        found.append(each if python is None else replace(each, python=python, missing=None))
-    return found
+    result = []
+    for contender in candidates:
+        paths = (path for pattern, path in pythons.items() if fnmatch(contender.name, pattern))
+        python = next(paths, None)
+        result.append(
+            contender if python is None else replace(contender, python=python, missing=None)
+        )
+    return result
 
 
 def _sentence_transformers(native: bool, device: str) -> Iterator[Contender]:
@@ -116,9 +125,9 @@ def _sentence_transformers(native: bool, device: str) -> Iterator[Contender]:
         name="st-onnx",
         kind=kind,
         options={"backend": "onnx", "model_kwargs": {"provider": "CPUExecutionProvider"}},
-        missing=_absent("optimum.onnxruntime", "optimum-onnx[onnxruntime]"),
+        missing=_absent("optimum.onnxruntime", package="optimum-onnx[onnxruntime]"),
     )
-    # OpenVINO computes in bf16 by itself where the CPU has it; both are asked for by name.
+    # By default OpenVINO computes in bf16 on a CPU that has it, so both precisions are requested.
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16"))[: 1 + native]:
         yield Contender(
             name="st-openvino" if precision == "fp32" else f"st-openvino-{precision}",
@@ -128,7 +137,7 @@ def _sentence_transformers(native: bool, device: str) -> Iterator[Contender]:
                 "backend": "openvino",
                 "model_kwargs": {"ov_config": {"INFERENCE_PRECISION_HINT": hint}},
             },
-            missing=_absent("optimum.intel", "optimum-intel[openvino]"),
+            missing=_absent("optimum.intel", package="optimum-intel[openvino]"),
         )
 
 
@@ -142,24 +151,24 @@ def _st_torch(precision: str, dtype: str, device: str) -> Contender:
 
 
 def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator[Contender]:
-    """Each engine and precision, named after both; who runs it is filled in later."""
-    choosable = "engine" in ModelOptions.__annotations__
-    engines = ["torch", "openvino"] if choosable and device == "cpu" else ["torch"]
-    precisions: list[str] = [each for each in PRECISIONS if each != "auto"]
+    """A contender per engine and precision, named after both; ``_own`` fills in the rest."""
+    device_type = device.partition(":")[0]
+    engines = [name for name in reversed(ENGINES) if device_type in ENGINES[name].devices]
+    precisions: list[str] = [precision for precision in PRECISIONS if precision != "auto"]
     for engine in engines:
         for precision in precisions:
             name = f"{engine}-{precision}"
-            missing = _absent("openvino", "openvino") if engine == "openvino" else None
+            missing = _absent(*ENGINES[engine].packages)
             if precision in ("bf16", "fp16") and not native:
                 missing = f"the CPU has no {precision} instructions"
             if precision == "int8" and name not in prepared:
                 missing = f"it needs a prepared model: --prepared {name}=DIR"
-            options: dict[str, Any] = {"precision": precision, "device": device}
+            options = {"precision": precision, "device": device, "engine": engine}
             yield Contender(
                 name=name,
                 kind="encoder",
                 precision=precision,
-                options=options | ({"engine": engine} if choosable else {}),
+                options=options,
                 model=prepared.get(name),
                 missing=missing,
             )
@@ -177,10 +186,7 @@ def _own(engine: Contender, group: str, *, kind: Kind, workers: int) -> Contende
     )
 
 
-def _absent(module: str, package: str) -> str | None:
-    """Why a contender is left out, if its module is not installed."""
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except ImportError:  # not even the package around it
-        found = False
-    return None if found else f"{package} is not installed"
+def _absent(*modules: str, package: str | None = None) -> str | None:
+    """Why a contender is left out: a module that is not installed, or the package it is in."""
+    absent = missing_packages(modules)
+    return f"{package or absent[0]} is not installed" if absent else None

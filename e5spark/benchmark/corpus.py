@@ -1,4 +1,4 @@
-"""Texts whose lengths, in tokens of the tokenizer at hand, follow a known distribution."""
+"""Texts whose lengths, in tokens of a given tokenizer, follow a known distribution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import tokenizers
 
 Ints = npt.NDArray[np.int64]
 
-_WORDS = 20_000  # as many different words as a large corpus uses often
-_MOST_TOKENS = 8_000  # of one text; the model reads the first 512
+_WORDS = 20_000  # distinct words, as many as are frequent in a large corpus
+_MOST_TOKENS = 8_000  # in a text; the model reads the first 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,10 @@ class Mix:
     """A distribution of lengths.
 
     Attributes:
-        role: What the texts are for.
-        lengths: Generator and rows to tokens of each text, prompt and special tokens included.
-        repeated: Share of rows that repeat the text of another.
+        role: The role of the texts.
+        lengths: A function of generator and rows that returns the tokens of each text, prompt and
+            special tokens included.
+        repeated: Share of rows that repeat the text of another row.
     """
 
     role: str
@@ -56,18 +57,25 @@ def load_tokenizer(directory: Path) -> tokenizers.Tokenizer:
 def make_texts(
     mix: Mix, rows: int, *, tokenizer: tokenizers.Tokenizer, prefix: str, seed: int
 ) -> list[str]:
-    """Returns texts of this mix, without their prompt; the same ones for the same seed.
+    """Returns texts of a mix, without prompts; the same seed gives the same texts.
 
-    They consist of words that the tokenizer knows whole and, one in five, of two such words
-    grown together, so that their lengths are those that the mix asks for.
+    Texts consist of words that are single tokens; one in five is two such words joined. So their
+    lengths can be what the mix asks for.
+
+    Args:
+        mix: The distribution of lengths.
+        rows: Number of texts.
+        tokenizer: The tokenizer that counts the tokens, without truncation.
+        prefix: The prompt that is counted with each text.
+        seed: The seed of lengths and words.
     """
     random = np.random.default_rng(seed)
     overhead = len(tokenizer.encode(prefix).ids)
-    different = rows - round(mix.repeated * rows)
-    lengths = np.rint(mix.lengths(random, different)).astype(np.int64)
-    wanted = np.clip(lengths - overhead, 1, _MOST_TOKENS)
-    texts = _texts(wanted, tokenizer, random)
-    copies = random.integers(0, different, rows - different)
+    distinct = rows - round(mix.repeated * rows)
+    lengths = np.rint(mix.lengths(random, distinct)).astype(np.int64)
+    targets = np.clip(lengths - overhead, 1, _MOST_TOKENS)
+    texts = _texts(targets, tokenizer, random)
+    copies = random.integers(0, distinct, rows - distinct)
     texts += [texts[copy] for copy in copies]
     return [texts[row] for row in random.permutation(rows)]
 
@@ -77,47 +85,50 @@ def token_counts(
 ) -> Ints:
     """Returns the tokens of each text that the model reads, prompt and special tokens included."""
     encoded = tokenizer.encode_batch_fast([prefix + text for text in texts])
-    return np.array([min(len(each.ids), max_tokens) for each in encoded], dtype=np.int64)
+    return np.array([min(len(encoding.ids), max_tokens) for encoding in encoded], dtype=np.int64)
 
 
-def _texts(wanted: Ints, tokenizer: tokenizers.Tokenizer, random: np.random.Generator) -> list[str]:
+def _texts(
+    targets: Ints, tokenizer: tokenizers.Tokenizer, random: np.random.Generator
+) -> list[str]:
     single = _whole_words(tokenizer)
     random.shuffle(single)
     single = single[:_WORDS]
-    pairs = [one + other for one, other in zip(single[::2], single[1::2], strict=False)] or single
+    halves = zip(single[::2], single[1::2], strict=False)
+    pairs = [first + second for first, second in halves] or single
     sizes = _sizes(pairs, tokenizer)
     texts = []
-    for tokens in wanted:
-        picked = _zipf(random, len(single), int(tokens))
+    for target in targets:
+        ranks = _zipf(random, len(single), int(target))
         text, count = [], 0
-        for number in picked:
-            pair = int(number) % len(pairs)
-            grown = random.random() < 0.2 and count + sizes[pair] <= tokens
-            text.append(pairs[pair] if grown else single[int(number)])
-            count += sizes[pair] if grown else 1
-            if count >= tokens:
+        for rank in ranks:
+            pair = int(rank) % len(pairs)
+            is_pair = random.random() < 0.2 and count + sizes[pair] <= target
+            text.append(pairs[pair] if is_pair else single[int(rank)])
+            count += sizes[pair] if is_pair else 1
+            if count >= target:
                 break
         texts.append(" ".join(text))
     return texts
 
 
 def _zipf(random: np.random.Generator, words: int, count: int) -> Ints:
-    """Ranks of words as a language uses them: the n-th about n times as rarely as the first."""
+    """Ranks of words as in a language: the n-th word is about n times rarer than the first."""
     ranks = np.exp(random.random(count) * np.log(words)).astype(np.int64)
-    found: Ints = np.minimum(ranks, words - 1)
-    return found
+    limited: Ints = np.minimum(ranks, words - 1)
+    return limited
 
 
 def _whole_words(tokenizer: tokenizers.Tokenizer) -> list[str]:
     vocabulary = tokenizer.get_vocab()
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    begins = next((mark for mark in ("▁", "Ġ") if f"{mark}a" in "".join(pieces)), "")
-    stems = [piece.removeprefix(begins) for piece in pieces if piece.startswith(begins)]
+    marker = next((mark for mark in ("▁", "Ġ") if f"{mark}a" in "".join(pieces)), "")
+    stems = [piece.removeprefix(marker) for piece in pieces if piece.startswith(marker)]
     words = [stem for stem in stems if len(stem) > 2 and stem.isalpha()]
     return [word for word, size in zip(words, _sizes(words, tokenizer), strict=True) if size == 1]
 
 
 def _sizes(words: list[str], tokenizer: tokenizers.Tokenizer) -> list[int]:
-    # Inside a text a word follows a space, which is a part of it to some tokenizers.
+    # As inside a text, where some tokenizers count the space before a word as a part of it.
     encoded = tokenizer.encode_batch_fast(words, add_special_tokens=False)
-    return [len(each.ids) for each in encoded]
+    return [len(encoding.ids) for encoding in encoded]

@@ -1,4 +1,4 @@
-"""From what was measured to what is reported: medians, spreads, shares and ratios."""
+"""The reported figures, from measurements: medians, spreads, shares and ratios."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Rows:
     """The rows that a contender embeds.
 
     Attributes:
-        rows: How many.
-        tokens: Of all of them, without padding, as the model reads them.
-        flops: That they need, without padding; None if the model's are not known.
+        rows: Number of rows.
+        tokens: Tokens of all rows after truncation, without padding.
+        flops: Floating-point operations that these tokens need; None if unknown for the model.
     """
 
     rows: int
@@ -26,7 +26,7 @@ class Rows:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns median, least and most."""
+    """Returns the median, the minimum and the maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -39,70 +39,75 @@ def summarize(
     """Returns the figures of one contender.
 
     Args:
-        contender: Which one.
-        runs: Its answers, one for each round.
-        rows: What it embedded in each.
-        peaks: Precision to 10^9 operations a second.
+        contender: The contender.
+        runs: Its answers, one per round.
+        rows: The rows that it embedded in each round.
+        peaks: Precision to 10^9 operations per second.
     """
     seconds = [run["seconds"] for run in runs]
-    model = not contender.transport
+    has_model = not contender.transport
     peak = peaks.get(contender.precision)
-    firsts = [run["first"] for run in runs if "first" in run]
-    waited = [each["first_vector_seconds"] for each in firsts if each["first_vector_seconds"]]
+    starts = [run["first"] for run in runs if "first" in run]
+    first_vectors = [
+        start["first_vector_seconds"] for start in starts if start["first_vector_seconds"]
+    ]
     padded = sum(run["padded"] for run in runs)
     share = None
-    if model and peak and rows.flops:
-        share = spread([rows.flops / (each * peak * 1e9) for each in seconds])
+    if has_model and peak and rows.flops:
+        share = spread([rows.flops / (second * peak * 1e9) for second in seconds])
     return {
         "name": contender.name,
         "kind": contender.kind,
         "workers": contender.workers,
-        "precision": contender.precision if model else None,
+        "precision": contender.precision if has_model else None,
         "rows": rows.rows,
         "seconds": spread(seconds),
-        "texts_per_second": spread([rows.rows / each for each in seconds]),
-        "tokens_per_second": spread([rows.tokens / each for each in seconds]) if model else None,
-        "computed_tokens": round(median(run["tokens"] for run in runs)) if model else None,
+        "texts_per_second": _rates(rows.rows, seconds),
+        "tokens_per_second": _rates(rows.tokens, seconds) if has_model else None,
+        "computed_tokens": round(median(run["tokens"] for run in runs)) if has_model else None,
         "padding_efficiency": sum(run["tokens"] for run in runs) / padded if padded else None,
         "share_of_peak": share,
         "cpu_seconds": spread([run["cpu_seconds"] for run in runs]),
         "worker_cpu_seconds": _spread_of(runs, "worker_cpu_seconds"),
-        "first_vector_seconds": spread(waited) if waited else None,
-        # Of another environment; the machine has this one's.
-        "versions": firsts[0]["versions"] if contender.python else None,
+        "first_vector_seconds": spread(first_vectors) if first_vectors else None,
+        # Of another environment only; the versions of this one are in the machine's description.
+        "versions": starts[0]["versions"] if contender.python else None,
         "worker_pss_mb": _megabytes(runs[-1]["workers"], "pss"),
         "worker_peak_rss_mb": _megabytes(runs[-1]["workers"], "peak_rss"),
     }
 
 
 def compare(summaries: list[dict[str, Any]]) -> None:
-    """Adds ``ratio_to_recipe`` to each summary: of the median speeds on the same rows."""
-    recipe = next((each for each in summaries if each["name"] == RECIPE), None)
-    for each in summaries:
-        comparable = recipe is not None and each["precision"] is not None
-        each["ratio_to_recipe"] = (
-            each["texts_per_second"]["median"] / recipe["texts_per_second"]["median"]
-            if comparable and recipe is not None
+    """Adds ``ratio_to_recipe`` to each summary: the ratio of the median speeds on equal rows."""
+    recipe = next((summary for summary in summaries if summary["name"] == RECIPE), None)
+    for summary in summaries:
+        summary["ratio_to_recipe"] = (
+            summary["texts_per_second"]["median"] / recipe["texts_per_second"]["median"]
+            if recipe is not None and summary["precision"] is not None
             else None
         )
 
 
 def agreement(summaries: list[dict[str, Any]], vectors: dict[str, Any]) -> str | None:
-    """Adds ``worst_cosine`` to each summary, and returns whose vectors they were compared with.
+    """Adds ``worst_cosine`` to each summary; returns the contender that is the reference.
 
-    A contender that makes other vectors than the first one is not faster but wrong.
+    A contender whose vectors differ from the first one's is not faster but wrong.
 
     Args:
-        summaries: Of all contenders.
+        summaries: The summaries of all contenders.
         vectors: Name to the vectors of the first texts.
     """
-    names = [each["name"] for each in summaries if vectors.get(each["name"]) is not None]
-    for each in summaries:
-        each["worst_cosine"] = None
-        if each["name"] in names:
-            expected, found = (_unit(vectors[name]) for name in (names[0], each["name"]))
-            each["worst_cosine"] = round(float((expected * found).sum(axis=1).min()), 6)
+    names = [summary["name"] for summary in summaries if vectors.get(summary["name"]) is not None]
+    for summary in summaries:
+        summary["worst_cosine"] = None
+        if summary["name"] in names:
+            reference, own = (_unit(vectors[name]) for name in (names[0], summary["name"]))
+            summary["worst_cosine"] = round(float((reference * own).sum(axis=1).min()), 6)
     return names[0] if names else None
+
+
+def _rates(count: int, seconds: Sequence[float]) -> dict[str, float]:
+    return spread([count / second for second in seconds])
 
 
 def _unit(vectors: Any) -> Any:  # noqa: ANN401  # nested lists to an array
@@ -116,4 +121,4 @@ def _spread_of(runs: list[dict[str, Any]], name: str) -> dict[str, float] | None
 
 
 def _megabytes(workers: list[dict[str, int]], name: str) -> list[int]:
-    return [round(each[name] / 1e6) for each in workers if name in each]
+    return [round(memory[name] / 1e6) for memory in workers if name in memory]

@@ -1,7 +1,7 @@
-"""How fast this machine multiplies matrices, with the libraries that engines are made of.
+"""The speed of matrix products on this machine, with the libraries that engines are built on.
 
-A program, so that the benchmark itself needs no engine and the measurement has a process, and
-threads, of its own: ``python -m e5spark.benchmark.gemm THREADS HIDDEN FFN`` prints JSON.
+A program, so that the benchmark itself needs no engine and the measurement has its own process and
+threads: ``python -m e5spark.benchmark.gemm THREADS HIDDEN FFN SECONDS`` prints JSON.
 """
 
 import importlib.util
@@ -13,23 +13,23 @@ from typing import Any
 
 from e5spark.benchmark.machine import describe, has_native_bf16, pin
 
-Size = tuple[int, int, int]
+Size = tuple[int, int, int]  # rows, inner, columns
 Gemm = Callable[[Size], Callable[[], object]]
-_SECONDS = 0.3  # of each size
 
 
 def main() -> None:
-    """Measures and prints; ``machine.peaks`` says what."""
-    threads, hidden, ffn = map(int, sys.argv[1:])
+    """Prints the result that ``machine.peaks`` describes."""
+    threads, hidden, ffn = map(int, sys.argv[1:4])
     pin(threads)
-    sys.stdout.write(json.dumps(_measure(threads, hidden, ffn)) + "\n")
+    result = _measure(threads, hidden, ffn, seconds=float(sys.argv[4]))
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
-def _measure(threads: int, hidden: int, ffn: int) -> dict[str, Any]:
+def _measure(threads: int, hidden: int, ffn: int, *, seconds: float) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(threads)
-    # One of the model's micro-batches through its widest layers, and a square.
+    # A micro-batch through the model's widest layers, and a square.
     sizes = [(2048, hidden, ffn), (2048, ffn, hidden), (2048, 2048, 2048)]
     native = has_native_bf16(describe())
     gemms: dict[str, Gemm] = {
@@ -47,17 +47,19 @@ def _measure(threads: int, hidden: int, ffn: int) -> dict[str, Any]:
     if not native:
         left_out["bf16"] = "the CPU has no bf16 instructions"
     measured = {
-        name: _best(sizes, gemm) for name, gemm in gemms.items() if native or "bf16" not in name
+        name: _best(sizes, gemm, seconds)
+        for name, gemm in gemms.items()
+        if native or "bf16" not in name
     }
     gflops: dict[str, float] = {}
     for name, value in measured.items():
         kind = name.split()[0]
         gflops[kind] = max(value, gflops.get(kind, 0.0))
-    found = {"gflops": gflops, "measured": measured, "not_measured": left_out}
-    return found | ({"gpu": _gpu()} if torch.cuda.is_available() else {})
+    result = {"gflops": gflops, "measured": measured, "not_measured": left_out}
+    return result | ({"gpu": _gpu(seconds)} if torch.cuda.is_available() else {})
 
 
-def _gpu() -> dict[str, Any]:
+def _gpu(seconds: float) -> dict[str, Any]:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -68,22 +70,23 @@ def _gpu() -> dict[str, Any]:
         "name": properties.name,
         "memory_gb": round(properties.total_memory / 1e9, 1),
         "cuda": torch.version.cuda,
-        "gflops": {name: _best(sizes, _torch_gemm("cuda", kind)) for name, kind in kinds.items()},
+        "gflops": {
+            name: _best(sizes, _torch_gemm("cuda", kind), seconds) for name, kind in kinds.items()
+        },
     }
 
 
-def _best(sizes: list[Size], gemm: Gemm) -> float:
-    """The fastest size, in 10^9 operations a second; of several passes the fastest."""
+def _best(sizes: list[Size], gemm: Gemm, seconds: float) -> float:
+    """The fastest pass over all sizes, in 10^9 operations per second."""
     best = 0.0
-    for size in sizes:
-        multiply = gemm(size)
+    for rows, inner, columns in sizes:
+        multiply = gemm((rows, inner, columns))
         multiply()
-        until = time.perf_counter() + _SECONDS
-        while (begun := time.perf_counter()) < until:
+        end = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < end:
             multiply()
-            rows, inner, columns = size
-            seconds = time.perf_counter() - begun
-            best = max(best, 2e-9 * rows * inner * columns / seconds)
+            elapsed = time.perf_counter() - started
+            best = max(best, 2e-9 * rows * inner * columns / elapsed)
     return round(best, 1)
 
 
@@ -117,7 +120,7 @@ def _torch_int8(size: Size) -> Callable[[], object]:
 
 
 def _openvino_gemm(precision: str, threads: int) -> Gemm:
-    """As in a compiled model: the weights are constants, packed before the first pass."""
+    """A product as in a compiled model: weights are constants, packed before the first pass."""
     import numpy as np
     import openvino
     from openvino import opset13 as ops
@@ -133,14 +136,14 @@ def _openvino_gemm(precision: str, threads: int) -> Gemm:
     def gemm(size: Size) -> Callable[[], object]:
         rows, inner, columns = size
         random = np.random.default_rng(0)
-        given = floats = ops.parameter([rows, inner], np.float32)
+        parameter = floats = ops.parameter([rows, inner], np.float32)
         weights = ops.constant(random.random((columns, inner), dtype=np.float32))
         if precision == "int8":
             low, high = np.float32(-1), np.float32(1)
             floats = ops.fake_quantize(floats, low, high, low, high, 256)
             whole = ops.constant(random.integers(-127, 127, (columns, inner)).astype(np.int8))
             weights = ops.multiply(ops.convert(whole, np.float32), np.float32(0.01))
-        model = openvino.Model([ops.matmul(floats, weights, False, True)], [given], "gemm")
+        model = openvino.Model([ops.matmul(floats, weights, False, True)], [parameter], "gemm")
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         request.set_input_tensor(openvino.Tensor(random.random((rows, inner), dtype=np.float32)))
         infer: Callable[[], object] = request.infer

@@ -1,4 +1,4 @@
-"""Contenders without Spark: one process, all threads."""
+"""Contenders without Spark, in one process with all threads."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from e5spark.benchmark import ledger
-from e5spark.benchmark.task import SAMPLE, Started, Task
+from e5spark.benchmark import passes
+from e5spark.benchmark.task import SAMPLE, LoadedContender, Task
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
 
-def start(task: Task) -> Started:
-    """Returns the contender, loaded."""
+def start(task: Task) -> LoadedContender:
+    """Returns the contender of a task, with its model loaded."""
     texts = task.read_texts()
     sample = texts[:SAMPLE]
-    begun = time.time()
+    started = time.time()
     encode = _KINDS[task.kind](task)
     vectors = encode(sample)
-    first = ledger.account(begun).first
-    return Started(
+    first = passes.totals(started).first
+    return LoadedContender(
         vectors=vectors,
-        first_vector_seconds=None if first is None else first - begun,
+        first_vector_seconds=None if first is None else first - started,
         embed=lambda: _consume(encode(texts)),
         warm_up=lambda: _consume(encode(sample)),
         stop=lambda: None,
@@ -31,11 +31,11 @@ def start(task: Task) -> Started:
 
 def _consume(vectors: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(vectors).all():
-        raise ValueError("A vector is not finite.")
+        raise ValueError("A vector has a component that is not finite.")
 
 
 def _encoder(task: Task) -> Encode:
-    from e5spark.benchmark.counted import counted_encoder
+    from e5spark.benchmark.counter import counted_encoder
     from e5spark.encoder import Encoder
 
     encoder = counted_encoder(Encoder.load(task.model, threads=task.threads, **task.model_options))

@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it multiplies matrices, the limit of every contender."""
+"""The machine: its description, and its GEMM peaks, which limit every contender."""
 
 import importlib.metadata
 import json
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Returns CPU, instruction sets that matter, memory, versions and commit."""
+    """Returns the machine's CPU, relevant instruction sets, memory, versions and commit."""
     cpuinfo = _read(Path("/proc/cpuinfo"))
     flags = set(_field(cpuinfo, "flags").split()) | set(_field(cpuinfo, "Features").split())
     memory = _field(_read(Path("/proc/meminfo")), "MemTotal").split()
@@ -43,76 +43,85 @@ def describe() -> dict[str, Any]:
 
 
 def has_native_bf16(machine: dict[str, Any]) -> bool:
-    """Returns whether the CPU multiplies bf16; emulated it is slower than fp32."""
+    """Returns whether the CPU has bf16 instructions; emulated bf16 is slower than fp32."""
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["isa"]))
 
 
-def peaks(*, threads: int, hidden: int, ffn: int) -> dict[str, Any]:
-    """Returns the measured GEMM peaks; takes a few seconds and a process of its own.
+def peaks(*, threads: int, hidden: int, ffn: int, seconds: float) -> dict[str, Any]:
+    """Returns the measured GEMM peaks; runs for a few seconds in a process of its own.
 
     Args:
         threads: CPU threads.
-        hidden: The model's width: its matrices are among those that are tried.
+        hidden: The model's width; its matrices are among the measured ones.
         ffn: The width of its feed-forward part.
+        seconds: Seconds for each library and size of matrix.
 
     Returns:
-        ``gflops``: precision to the best of all sizes and libraries, in 10^9 operations a second;
-        ``measured``: the best of each library; ``gpu``: the same of the GPU, if there is one;
-        ``not_measured``: what was left out, and why.
+        ``gflops``: precision to the best of all sizes and libraries, in 10^9 operations per second;
+        ``measured``: the best of each library; ``gpu``: the peaks of the GPU, if there is one;
+        ``not_measured``: library or precision to the reason why it was left out.
     """
-    command = [sys.executable, "-m", "e5spark.benchmark.gemm", *map(str, (threads, hidden, ffn))]
-    done = subprocess.run(
-        command, env=environment(threads), capture_output=True, text=True, check=False
+    arguments = map(str, (threads, hidden, ffn, seconds))
+    process = subprocess.run(
+        [sys.executable, "-m", "e5spark.benchmark.gemm", *arguments],
+        env=environment(threads),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if done.returncode:
-        return {"gflops": {}, "not_measured": {"all": done.stderr.strip().splitlines()[-1]}}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    if process.returncode:
+        return {"gflops": {}, "not_measured": {"all": process.stderr.strip().splitlines()[-1]}}
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
 def environment(threads: int | None, *, python: str = sys.executable) -> dict[str, str]:
-    """Returns the environment of a child: this e5spark, and so many OpenMP threads, if given."""
-    # Under spark-submit the gateway is that of this process' own JVM; a child starts another.
-    left = ("OMP_NUM_THREADS", "PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")
-    found = {key: value for key, value in os.environ.items() if key not in left}
+    """Returns the environment variables of a child process, which imports this e5spark.
+
+    Args:
+        threads: OpenMP threads; None leaves their number open.
+        python: The interpreter of Spark's workers.
+    """
+    # Under spark-submit the gateway belongs to this process's JVM; a child starts its own.
+    dropped = ("OMP_NUM_THREADS", "PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")
+    variables = {key: value for key, value in os.environ.items() if key not in dropped}
     if threads is not None:
-        found["OMP_NUM_THREADS"] = str(threads)
-    here = str(Path(__file__).parents[2])
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, (here, found.get("PYTHONPATH"))))
-    # Spark's workers run the interpreter that this names.
-    found["PYSPARK_PYTHON"] = found["PYSPARK_DRIVER_PYTHON"] = python
-    found.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    return found
+        variables["OMP_NUM_THREADS"] = str(threads)
+    root = str(Path(__file__).parents[2])
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
+    variables["PYSPARK_PYTHON"] = variables["PYSPARK_DRIVER_PYTHON"] = python
+    variables.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    return variables
 
 
 def pin(threads: int) -> None:
-    """Lets this process and all that it starts use so many CPUs, and no more."""
+    """Limits this process and all that it starts to this many CPUs."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages that matter, those of this interpreter."""
-    found = {"e5spark": __version__}
+    """Returns the versions of the relevant packages in this interpreter's environment."""
+    result = {"e5spark": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this module lies in; None for an installed package."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
+    """The commit of the checkout that has this module; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--tags"]
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Contenders through Spark: a session of their own each, on this machine."""
+"""Contenders on Spark, each with a local session of its own."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, FloatType
 
-from e5spark.benchmark import constant, counted, ledger
+from e5spark.benchmark import constant, counter, passes
 from e5spark.benchmark.sentence_model import worker_model
-from e5spark.benchmark.task import SAMPLE, Started, Task
+from e5spark.benchmark.task import SAMPLE, LoadedContender, Task
 from e5spark.model.checkpoint import read_json
 from e5spark.spark import embed
 from e5spark.spark.udf import has_arrow_udf
@@ -26,30 +26,30 @@ Embed = Callable[[DataFrame], DataFrame]
 _VECTOR = ArrayType(FloatType())
 
 
-def start(task: Task) -> Started:
-    """Returns the contender, its model loaded in every worker."""
+def start(task: Task) -> LoadedContender:
+    """Returns the contender of a task, with its model loaded in every worker."""
     spark = _session(task)
     texts = task.read_texts()
     sample = _table(spark, texts[:SAMPLE], task.workers).cache()
     rows = _table(spark, texts, task.partitions)
     if task.copies > 1:
-        # A number before each, because e5spark computes equal texts of a window once.
+        # With a number before each text: e5spark computes equal texts of a sort window once.
         copy = spark.range(task.copies, numPartitions=1).withColumnRenamed("id", "copy")
         rows = rows.crossJoin(F.broadcast(copy)).withColumn(
             "text", F.concat_ws(" ", "copy", "text")
         )
     rows = rows.cache()
-    sample.count()  # the JVM is warm, and no Python worker runs yet
+    sample.count()  # now the JVM is warm, and no Python worker runs yet
     rows.count()
     embedded = _KINDS[task.kind](task)
-    begun = time.time()
+    started = time.time()
     spark.sparkContext.setJobGroup("first", "first vectors")
-    found = embedded(sample).select("row", "embedding").toArrow().sort_by("row")
+    table = embedded(sample).select("row", "embedding").toArrow().sort_by("row")
     spark.sparkContext.setJobGroup("all", "all rows")
-    vectors = found["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    first = ledger.account(begun).first
-    return Started(
-        vectors=None if task.copies > 1 else vectors.reshape(len(found), -1),
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    first = passes.totals(started).first
+    return LoadedContender(
+        vectors=None if task.copies > 1 else vectors.reshape(len(table), -1),
         first_vector_seconds=None if first is None else first - _launched(spark, "first"),
         embed=lambda: _drain(embedded(rows)),
         warm_up=lambda: _drain(embedded(sample)),
@@ -82,19 +82,19 @@ def _drain(df: DataFrame) -> None:
 
 
 def _launched(spark: SparkSession, group: str) -> float:
-    """When Spark launched the first task of a job's last stage, in seconds since the epoch."""
+    """When Spark launched the first task of the last stage of a job group: Unix seconds."""
     context = spark.sparkContext
     tracker = context.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [stage for job in jobs if job is not None for stage in job.stageIds]
-    # Only a benchmark with a JVM of its own may reach into it like this.
+    # Reaching into the JVM like this suits only a benchmark that has one of its own.
     tasks = context._jsc.sc().statusStore().taskList(max(stages), 0, 1000)
     launched = [tasks.apply(number).launchTime().getTime() for number in range(tasks.size())]
     return float(min(launched)) / 1000
 
 
 def _recipe(task: Task) -> Embed:
-    """The recipe that people write: a pandas UDF that calls sentence-transformers."""
+    """The recipe that most people write: a pandas UDF that calls sentence-transformers."""
     directory, prefix, device = task.model, task.prefix, task.options.get("device")
 
     def encode(texts: pd.Series) -> pd.Series:
@@ -102,7 +102,7 @@ def _recipe(task: Task) -> Embed:
         return pd.Series(list(vectors))
 
     encode.__annotations__ = {"texts": pd.Series, "return": pd.Series}
-    # Its stubs do not know that the kind can come from the annotations.
+    # PySpark's stubs do not know that the kind of UDF can come from the annotations.
     return _column(pandas_udf(encode, _VECTOR))  # type: ignore[call-overload]
 
 
@@ -122,20 +122,20 @@ def _predict_batch_udf(task: Task) -> Embed:
 
 
 def _embed(task: Task) -> Embed:
-    counted.install(counted.run_counted)
+    counter.install(counter.run_counted)
     return partial(embed, text="text", role=task.role, model=task.model, **task.model_options)
 
 
 def _constant(task: Task) -> Embed:
     options = dict(task.model_options)
     run = partial(constant.run_constant, tokenizer=options.pop("tokenizer", False))
-    counted.install(run)
+    counter.install(run)
     return partial(embed, text="text", role=task.role, model=task.model, **options)
 
 
 def _bare(task: Task) -> Embed:
     if not has_arrow_udf():
-        raise RuntimeError("This Spark has no Arrow UDFs; they came with 4.1.")
+        raise RuntimeError("This Spark has no Arrow UDFs; install PySpark >= 4.1.")
     from pyspark.sql.pandas.functions import arrow_udf  # absent before Spark 4.1
 
     hidden = int(read_json(Path(task.model) / "config.json")["hidden_size"])
@@ -150,7 +150,7 @@ def _bare(task: Task) -> Embed:
         "batches": Iterator[pa.Array],
         "return": Iterator[pa.Array],
     }
-    return _column(arrow_udf(vectors, _VECTOR))  # type: ignore[call-overload]  # as above
+    return _column(arrow_udf(vectors, _VECTOR))  # type: ignore[call-overload]  # as in _recipe
 
 
 def _column(function: Callable[[str], object]) -> Embed:

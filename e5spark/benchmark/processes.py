@@ -1,4 +1,4 @@
-"""What a process and all that it started have used, from /proc."""
+"""CPU time and memory of a process and its descendants, from /proc."""
 
 import os
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """One entry of /proc.
+    """A process as /proc describes it.
 
     Attributes:
-        pid: Of the process.
-        parent: Of the process that started it.
-        cpu_seconds: User and system, of its children that have ended too.
-        daemon: Whether it is PySpark's daemon or one of the workers that it has forked.
+        pid: Its id.
+        parent: The id of the process that started it.
+        cpu_seconds: User and system time, including children that have ended.
+        daemon: Whether it is PySpark's daemon or a worker that the daemon forked.
     """
 
     pid: int
@@ -27,33 +27,32 @@ class Process:
 
 def tree(root: int) -> list[Process]:
     """Returns a process and its living descendants; empty where there is no /proc."""
-    everything = list(_processes())
-    found = {root}
-    grown = True
-    while grown:
-        more = {each.pid for each in everything if each.parent in found} - found
-        found |= more
-        grown = bool(more)
-    return [each for each in everything if each.pid in found]
+    processes = list(_processes())
+    family = {root}
+    while children := {process.pid for process in processes if process.parent in family} - family:
+        family |= children
+    return [process for process in processes if process.pid in family]
 
 
 def workers(processes: list[Process]) -> list[int]:
     """Returns the ids of the Spark Python workers among these processes."""
-    daemons = {each.pid for each in processes if each.daemon}
-    return sorted(each.pid for each in processes if each.daemon and each.parent in daemons)
+    daemons = {process.pid for process in processes if process.daemon}
+    return sorted(
+        process.pid for process in processes if process.daemon and process.parent in daemons
+    )
 
 
 def cpu_seconds(processes: list[Process]) -> tuple[float, float]:
-    """Returns the CPU seconds of all of these, and of Spark's Python workers among them.
+    """Returns the CPU seconds of all these processes, and of Spark's Python workers among them.
 
-    A worker that ends passes its share on to the daemon, so differences stay right.
+    When a worker ends, its seconds pass to the daemon, so that differences stay right.
     """
-    everything = sum(each.cpu_seconds for each in processes)
-    return everything, sum(each.cpu_seconds for each in processes if each.daemon)
+    total = sum(process.cpu_seconds for process in processes)
+    return total, sum(process.cpu_seconds for process in processes if process.daemon)
 
 
 def memory(pid: int) -> dict[str, int]:
-    """Returns PSS now and the highest RSS so far, in bytes; empty if the process is gone."""
+    """Returns the current PSS and the highest RSS so far, in bytes; empty if the process ended."""
     try:
         pss = _kilobytes(_PROC / str(pid) / "smaps_rollup", "Pss:")
         peak = _kilobytes(_PROC / str(pid) / "status", "VmHWM:")
@@ -66,10 +65,10 @@ def _processes() -> Iterator[Process]:
     ticks = os.sysconf("SC_CLK_TCK")
     for entry in _PROC.glob("[0-9]*"):
         try:
-            # The name in parentheses may hold spaces and parentheses itself.
+            # The name, in parentheses, may contain spaces and parentheses.
             stat = (entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             command = (entry / "cmdline").read_bytes()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has ended in the meantime
             continue
         yield Process(
             pid=int(entry.name),

@@ -1,4 +1,4 @@
-"""What people look at: a table, and a chart."""
+"""The report for people: a table and a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ _HEADER = (
 
 
 def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
-    """Returns the lines about the machine."""
+    """Returns the lines that describe the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     gflops = ", ".join(f"{name} {value:.0f}" for name, value in peaks["gflops"].items())
     lines = [
         f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB; "
-        f"{' '.join(machine['isa']) or 'no instruction set that matters'}",
+        f"{' '.join(machine['isa']) or 'no relevant instruction set'}",
         f"{versions}; Python {machine['python']}; commit {machine['commit']}; {machine['date']}",
         f"GEMM peaks on {peaks['threads']} threads, GFLOP/s: {gflops or 'none'}",
     ]
@@ -40,7 +40,7 @@ def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
 
 
 def table(document: dict[str, Any]) -> str:
-    """Returns the contenders as a table, and who is left out."""
+    """Returns the contenders as a table, and the reasons why others were left out."""
     texts = document["texts"]
     rows = [_HEADER, *map(_row, document["contenders"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -56,41 +56,41 @@ def table(document: dict[str, Any]) -> str:
             for row in rows
         ),
         "",
-        *(f"{each['name']} left out: {each['reason']}" for each in document["left_out"]),
+        *(f"{entry['name']} left out: {entry['reason']}" for entry in document["left_out"]),
     ]
     return "\n".join(lines) + "\n"
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Writes a chart of the speeds of those that embed the same rows.
+    """Writes a chart of the speeds of the contenders that embed the same rows.
 
     Raises:
         OptionError: If matplotlib is not installed, or cannot write such a file.
     """
     check_plot(path)
-    from matplotlib.figure import Figure  # without pyplot no display is looked for
+    from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    shown = [each for each in document["contenders"] if each["precision"] is not None]
-    shown.sort(key=lambda each: each["texts_per_second"]["median"])
-    speeds = [each["texts_per_second"] for each in shown]
-    medians = [each["median"] for each in speeds]
+    shown = [summary for summary in document["contenders"] if summary["precision"] is not None]
+    shown.sort(key=lambda summary: summary["texts_per_second"]["median"])
+    speeds = [summary["texts_per_second"] for summary in shown]
+    medians = [speed["median"] for speed in speeds]
     spreads = [
-        [each["median"] - each["min"] for each in speeds],
-        [each["max"] - each["median"] for each in speeds],
+        [speed["median"] - speed["min"] for speed in speeds],
+        [speed["max"] - speed["median"] for speed in speeds],
     ]
     figure = Figure(figsize=(9, 1.5 + 0.35 * len(shown)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(
-        [each["name"] for each in shown],
+        [summary["name"] for summary in shown],
         medians,
         xerr=spreads,
-        color=[_color(each["name"]) for each in shown],
+        color=[_color(summary["name"]) for summary in shown],
         ecolor="black",
         capsize=3,
     )
-    axes.bar_label(bars, labels=[_label(each) for each in shown], padding=6)
-    axes.set_xlim(0, 1.25 * max((each["max"] for each in speeds), default=1))
-    axes.set_xlabel("texts per second: median, least and most of the rounds")
+    axes.bar_label(bars, labels=[_label(summary) for summary in shown], padding=6)
+    axes.set_xlim(0, 1.25 * max((speed["max"] for speed in speeds), default=1))
+    axes.set_xlabel("texts per second: median, minimum and maximum of the rounds")
     texts, machine = document["texts"], document["machine"]
     axes.set_title(
         f"{document['model']['name']}, {texts['rows']} texts of {texts['mean_tokens']:.0f} tokens "
@@ -103,7 +103,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raises unless a chart can be written to this file; better before the rounds than after.
+    """Raises unless a chart can be written to a file; the rounds take long, so check before them.
 
     Raises:
         OptionError: If matplotlib is not installed, or cannot write such a file.
@@ -121,34 +121,34 @@ def check_plot(path: Path) -> None:
         )
 
 
-def _row(found: dict[str, Any]) -> Sequence[str]:
-    speed = found["texts_per_second"]
+def _row(summary: dict[str, Any]) -> Sequence[str]:
+    speed = summary["texts_per_second"]
     return (
-        found["name"],
+        summary["name"],
         _number(speed["median"]),
         f"{_number(speed['min'])}-{_number(speed['max'])}",
-        _median(found["tokens_per_second"], ",.0f"),
-        "-" if found["ratio_to_recipe"] is None else f"{found['ratio_to_recipe']:.2f}",
-        _median(found["share_of_peak"], ".0%"),
-        "-" if found["padding_efficiency"] is None else f"{found['padding_efficiency']:.3f}",
-        _median(found["cpu_seconds"], ".1f"),
-        _median(found["first_vector_seconds"], ".1f"),
-        "+".join(map(str, found["worker_pss_mb"])) or "-",
-        "-" if found["worst_cosine"] is None else f"{found['worst_cosine']:.5f}",
+        _median(summary["tokens_per_second"], ",.0f"),
+        "-" if summary["ratio_to_recipe"] is None else f"{summary['ratio_to_recipe']:.2f}",
+        _median(summary["share_of_peak"], ".0%"),
+        "-" if summary["padding_efficiency"] is None else f"{summary['padding_efficiency']:.3f}",
+        _median(summary["cpu_seconds"], ".1f"),
+        _median(summary["first_vector_seconds"], ".1f"),
+        "+".join(map(str, summary["worker_pss_mb"])) or "-",
+        "-" if summary["worst_cosine"] is None else f"{summary['worst_cosine']:.5f}",
     )
 
 
-def _median(found: dict[str, float] | None, form: str) -> str:
-    return "-" if found is None else format(found["median"], form)
+def _median(figures: dict[str, float] | None, form: str) -> str:
+    return "-" if figures is None else format(figures["median"], form)
 
 
 def _number(value: float) -> str:
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
-def _label(found: dict[str, Any]) -> str:
-    ratio = found["ratio_to_recipe"]
-    speed = _number(found["texts_per_second"]["median"])
+def _label(summary: dict[str, Any]) -> str:
+    ratio = summary["ratio_to_recipe"]
+    speed = _number(summary["texts_per_second"]["median"])
     return speed if ratio is None else f"{speed}  ({ratio:.2f}x)"
 
 

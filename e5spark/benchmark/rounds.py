@@ -1,4 +1,4 @@
-"""The contenders in turn, each in a process of its own, round after round."""
+"""The rounds: contenders run in turn, each in a process of its own."""
 
 import dataclasses
 import json
@@ -14,22 +14,26 @@ log = logging.getLogger("e5spark")
 
 
 class Failure(Exception):
-    """A contender could not start or run; the others go on."""
+    """A contender could not start or run; the other contenders go on."""
 
 
 class Child:
     """A contender's process."""
 
     def __init__(self, task: Task, log_file: IO[str]) -> None:
-        """Starts it, and waits for its first vectors.
+        """Starts the process, and waits for its first vectors.
+
+        Args:
+            task: The contender and its rows.
+            log_file: The file of its standard error, which ``close`` closes.
 
         Raises:
-            Failure: If there are none.
+            Failure: If it does not return vectors.
         """
         self._log = log_file
         self._process = subprocess.Popen(
             [task.python, "-m", "e5spark.benchmark.child"],
-            # Spark sets the threads of its workers itself, if nobody else has.
+            # Spark sets the threads of its workers itself, unless this variable is set.
             env=environment(task.threads if task.workers == 0 else None, python=task.python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -42,12 +46,12 @@ class Child:
         """Returns the figures of one pass over all rows.
 
         Raises:
-            Failure: If it did not get through.
+            Failure: If the pass did not finish.
         """
         return self._ask("run")
 
     def close(self) -> None:
-        """Ends the process, and what it has started."""
+        """Ends the process and its children."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -74,14 +78,20 @@ class Child:
 
     def _end(self) -> str:
         code = self._process.wait()
-        return f"its process ended with code {code}; {self._log.name} says more"
+        return f"its process ended with exit code {code}; read {self._log.name} for the cause"
 
 
 class Children:
-    """The processes of all contenders; those that are running, and how to start the others."""
+    """The processes of all contenders, which start when they first run."""
 
     def __init__(self, tasks: dict[str, Task], *, work: Path, fresh: bool) -> None:
-        """Starts nothing yet."""
+        """Remembers the tasks; starts no process.
+
+        Args:
+            tasks: Name of a contender to its task.
+            work: The directory of the log files.
+            fresh: Whether a process ends after each pass.
+        """
         self._tasks = tasks
         self._fresh = fresh
         self._logs = work / "logs"
@@ -89,10 +99,10 @@ class Children:
         self._running: dict[str, Child] = {}
 
     def run(self, name: str) -> dict[str, Any]:
-        """Returns the figures of one pass; with ``first`` if it was started for that.
+        """Returns the figures of one pass; with ``first`` if the process was started for it.
 
         Raises:
-            Failure: If the contender could not start or run; it is gone then.
+            Failure: If the contender could not start or run; its process has ended then.
         """
         child = self._running.pop(name, None)
         first = {}
@@ -108,7 +118,7 @@ class Children:
         return figures
 
     def close(self) -> None:
-        """Ends all of them."""
+        """Ends all processes."""
         for child in self._running.values():
             child.close()
         self._running.clear()
@@ -117,10 +127,10 @@ class Children:
 def run_rounds(
     children: Children, names: list[str], rounds: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Returns each contender's figures by round, and why some have none.
+    """Returns the figures of each contender by round, and the reason of each failure.
 
-    One runs at a time. Each round begins with another contender, so that a slow drift of the
-    machine meets them all.
+    One contender runs at a time. Each round begins with another contender, so that a slow drift of
+    the machine affects them all.
     """
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
@@ -130,11 +140,11 @@ def run_rounds(
             if name in failed:
                 continue
             try:
-                found = children.run(name)
+                run = children.run(name)
             except Failure as failure:
                 failed[name] = str(failure)
                 log.warning("%s is left out: %s", name, failure)
                 continue
-            figures[name].append(found)
-            log.info("Round %d: %s took %.2f s.", number + 1, name, found["seconds"])
+            figures[name].append(run)
+            log.info("Round %d: %s took %.2f s.", number + 1, name, run["seconds"])
     return figures, failed

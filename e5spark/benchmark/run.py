@@ -1,4 +1,4 @@
-"""One benchmark from beginning to end: machine, model, texts, rounds, report."""
+"""A benchmark from beginning to end: machine, model, texts, rounds, report."""
 
 import json
 import logging
@@ -29,20 +29,20 @@ from e5spark.model.spec import model_spec
 log = logging.getLogger("e5spark")
 
 FORMAT = 1  # of the document
-_ARCHITECTURES = ("bert", "xlm-roberta")  # whose operations are known
+_ARCHITECTURES = ("bert", "xlm-roberta")  # whose operations ``flops`` can count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Workload:
     """The model and the texts of a benchmark, on disk.
 
     Attributes:
-        directory: Of the checkpoint.
-        config: Its config.json.
-        role: What the texts are for.
-        prefix: What the role puts before each.
-        texts: Parquet file.
-        lengths: Tokens that the model reads of each text.
+        directory: The directory of the checkpoint.
+        config: The content of its config.json.
+        role: The role of the texts.
+        prefix: The prefix that the role adds to each text.
+        texts: The Parquet file of the texts.
+        lengths: Tokens of each text after truncation.  # (rows,)
     """
 
     directory: Path
@@ -54,7 +54,7 @@ class Prepared:
 
     @property
     def flops(self) -> float | None:
-        """Returns the operations that all texts need; None for a model of another kind."""
+        """Returns the operations that all texts need; None for an uncounted architecture."""
         if self.config.get("model_type") not in _ARCHITECTURES:
             return None
         return flops(
@@ -69,60 +69,67 @@ def run(settings: Settings) -> dict[str, Any]:
     """Returns the document of a benchmark; prints the machine first, and a table at the end.
 
     Raises:
-        ModelError: If the model that was given cannot be used.
-        OptionError: If no contender is left.
+        E5SparkError: If every contender failed.
+        ModelError: If the model cannot be used.
+        OptionError: If no contender is left, or a package is not installed.
     """
     host = machine.describe()
-    everyone = contenders(
+    candidates = contenders(
         host, threads=settings.threads, device=settings.device, prepared=settings.prepared
     )
     chosen = selected(
-        with_pythons(everyone, settings.pythons), only=settings.only, skip=settings.skip
+        with_pythons(candidates, settings.pythons), only=settings.only, skip=settings.skip
     )
-    if not any(each.missing is None for each in chosen):
-        raise OptionError(_nobody({each.name: str(each.missing) for each in chosen}))
+    runnable = {contender.name: contender for contender in chosen if contender.missing is None}
+    left_out = {
+        contender.name: contender.missing for contender in chosen if contender.missing is not None
+    }
+    if not runnable:
+        raise OptionError(_no_contender(left_out))
     with ExitStack() as stack:
         work = settings.work or Path(stack.enter_context(TemporaryDirectory(prefix="e5spark-")))
         work = work.absolute()
-        prepared = prepare(settings, work)
-        peaks = [_peaks(settings, prepared)]
+        workload = make_workload(settings, work)
+        peaks = [_peaks(settings, workload)]
         _show(report.machine_text(host, peaks[0]))
         if settings.device != "cpu" and "gpu" not in peaks[0]:
-            raise OptionError(f"--device is {settings.device!r}, but torch sees no GPU here.")
-        able = {each.name: each for each in chosen if each.missing is None}
-        tasks = {name: _task(each, settings, prepared, work) for name, each in able.items()}
+            raise OptionError(
+                f"--device is {settings.device!r}, but torch sees no GPU here; use --device cpu."
+            )
+        tasks = {
+            name: _task(contender, settings, workload, work) for name, contender in runnable.items()
+        }
         children = Children(tasks, work=work, fresh=settings.fresh)
         with closing(children):
-            figures, failed = run_rounds(children, list(able), settings.rounds)
+            figures, failed = run_rounds(children, list(runnable), settings.rounds)
         if not any(figures.values()):
-            raise E5SparkError(_nobody(failed))
-        # Once more: a machine that has become slower or faster meanwhile shows here.
-        peaks.append(_peaks(settings, prepared))
-    missing = {each.name: each.missing for each in chosen if each.missing is not None}
+            raise E5SparkError(_no_contender(failed))
+        # A second time, because the machine may have become slower or faster during the rounds.
+        peaks.append(_peaks(settings, workload))
     document = {
         "format": FORMAT,
         "machine": host,
         "peaks": peaks,
-        "model": {"name": settings.model or settings.shape, **_measures(prepared.config)},
+        "model": {"name": settings.model or settings.shape, **_dimensions(workload.config)},
         "settings": _plain(settings),
         "texts": {
             "mix": settings.mix,
             "rows": settings.rows,
-            "tokens": int(prepared.lengths.sum()),
-            "mean_tokens": float(prepared.lengths.mean()),
-            "gflop": None if prepared.flops is None else prepared.flops / 1e9,
+            "tokens": int(workload.lengths.sum()),
+            "mean_tokens": float(workload.lengths.mean()),
+            "gflop": None if workload.flops is None else workload.flops / 1e9,
         },
-        **_summaries(able, figures, settings, prepared, _best(peaks, settings.device)),
+        **_summaries(runnable, figures, settings, workload, _best(peaks, settings.device)),
         "left_out": [
-            {"name": name, "reason": reason} for name, reason in {**missing, **failed}.items()
+            {"name": name, "reason": reason} for name, reason in {**left_out, **failed}.items()
         ],
     }
     _show(report.table(document))
     return document
 
 
-def prepare(settings: Settings, work: Path) -> Prepared:
-    """Returns the model and the texts, made if they are not in ``work`` yet."""
+def make_workload(settings: Settings, work: Path) -> Workload:
+    """Returns the model and the texts; makes the model if ``work`` does not have it yet."""
     if settings.model is None:
         directory = synthetic.checkpoint(
             SHAPES[settings.shape], work / "models", name=settings.shape, seed=settings.seed
@@ -142,7 +149,7 @@ def prepare(settings: Settings, work: Path) -> Prepared:
     path = work / f"texts-{settings.mix}-{settings.rows}-{settings.seed}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"text": texts}), path)
-    return Prepared(
+    return Workload(
         directory=directory,
         config=read_json(directory / "config.json"),
         role=mix.role,
@@ -154,21 +161,23 @@ def prepare(settings: Settings, work: Path) -> Prepared:
     )
 
 
-def _peaks(settings: Settings, prepared: Prepared) -> dict[str, Any]:
-    config = prepared.config
-    found = machine.peaks(
-        threads=settings.threads, hidden=config["hidden_size"], ffn=config["intermediate_size"]
+def _peaks(settings: Settings, workload: Workload) -> dict[str, Any]:
+    measured = machine.peaks(
+        threads=settings.threads,
+        hidden=workload.config["hidden_size"],
+        ffn=workload.config["intermediate_size"],
+        seconds=settings.gemm_seconds,
     )
-    return {"threads": settings.threads, **found}
+    return {"threads": settings.threads, **measured}
 
 
 def _best(peaks: list[dict[str, Any]], device: str) -> dict[str, float]:
-    """Precision to the best that was measured: a limit is what the machine can do."""
-    measured = [each["gflops"] if device == "cpu" else each["gpu"]["gflops"] for each in peaks]
-    return {name: max(each.get(name, 0.0) for each in measured) for name in measured[0]}
+    """Precision to the best measurement, which is the machine's limit."""
+    measured = [peak["gflops"] if device == "cpu" else peak["gpu"]["gflops"] for peak in peaks]
+    return {name: max(gflops.get(name, 0.0) for gflops in measured) for name in measured[0]}
 
 
-def _task(contender: Contender, settings: Settings, prepared: Prepared, work: Path) -> Task:
+def _task(contender: Contender, settings: Settings, workload: Workload, work: Path) -> Task:
     copies = 1
     if contender.transport:
         copies = max(round(settings.transport_rows / settings.rows), 1)
@@ -176,12 +185,12 @@ def _task(contender: Contender, settings: Settings, prepared: Prepared, work: Pa
         name=contender.name,
         kind=contender.kind,
         python=contender.python or sys.executable,
-        model=contender.model or str(prepared.directory),
+        model=contender.model or str(workload.directory),
         checkpoint=settings.checkpoint,
         options=dict(contender.options),
-        texts=str(prepared.texts),
-        role=prepared.role,
-        prefix=prepared.prefix,
+        texts=str(workload.texts),
+        role=workload.role,
+        prefix=workload.prefix,
         threads=settings.threads,
         workers=contender.workers,
         partitions=settings.partitions,
@@ -191,41 +200,41 @@ def _task(contender: Contender, settings: Settings, prepared: Prepared, work: Pa
 
 
 def _summaries(
-    able: Mapping[str, Contender],
+    runnable: Mapping[str, Contender],
     figures: dict[str, list[dict[str, Any]]],
     settings: Settings,
-    prepared: Prepared,
+    workload: Workload,
     peaks: dict[str, float],
 ) -> dict[str, Any]:
-    found, vectors = [], {}
-    for name, contender in able.items():
+    summaries, vectors = [], {}
+    for name, contender in runnable.items():
         if not figures[name]:
             continue
-        copies = _task(contender, settings, prepared, Path()).copies
+        copies = _task(contender, settings, workload, Path()).copies
         rows = Rows(
-            rows=settings.rows * copies, tokens=int(prepared.lengths.sum()), flops=prepared.flops
+            rows=settings.rows * copies, tokens=int(workload.lengths.sum()), flops=workload.flops
         )
-        found.append(summarize(contender, figures[name], rows, peaks))
+        summaries.append(summarize(contender, figures[name], rows, peaks))
         vectors[name] = figures[name][0]["first"]["vectors"]
-    compare(found)
-    return {"vectors_compared_with": agreement(found, vectors), "contenders": found}
+    compare(summaries)
+    return {"vectors_compared_with": agreement(summaries, vectors), "contenders": summaries}
 
 
-def _measures(config: dict[str, Any]) -> dict[str, Any]:
+def _dimensions(config: dict[str, Any]) -> dict[str, Any]:
     names = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
     return {name: config.get(name) for name in names}
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return plain
 
 
-def _nobody(reasons: dict[str, str]) -> str:
+def _no_contender(reasons: dict[str, str]) -> str:
     if not reasons:
-        return "No contender is left; look at --only and --skip."
-    named = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return f"None of the contenders can run here: {named}."
+        return "No contender is left; check --only and --skip."
+    sentences = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f"None of the contenders can run here: {sentences}."
 
 
 def _show(text: str) -> None:

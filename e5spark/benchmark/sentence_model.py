@@ -1,13 +1,13 @@
-"""sentence-transformers as people use it, with a counter."""
+"""sentence-transformers as people use it, with a counter of tokens."""
 
 from functools import cache
 from typing import Any
 
-from e5spark.benchmark import ledger
+from e5spark.benchmark import passes
 
 
 def sentence_model(directory: str, **options: Any) -> Any:  # noqa: ANN401  # untyped here
-    """Returns a SentenceTransformer that notes down the tokens of each forward pass."""
+    """Returns a SentenceTransformer that records the tokens of each forward pass."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(directory, **options)
@@ -17,11 +17,11 @@ def sentence_model(directory: str, **options: Any) -> Any:  # noqa: ANN401  # un
 
 @cache
 def worker_model(directory: str, device: str | None = None) -> Any:  # noqa: ANN401
-    """Returns the model of this Spark worker, loaded once: the better form of the recipe."""
+    """Returns this Spark worker's model, loaded once: the better form of the usual recipe."""
     return sentence_model(directory, device=device)
 
 
 def _count(module: object, inputs: tuple[dict[str, Any], ...], outputs: object) -> None:
     del module, outputs
     mask = inputs[0]["attention_mask"]
-    ledger.note(int(mask.sum()), mask.numel())
+    passes.record(int(mask.sum()), mask.numel())

@@ -1,4 +1,4 @@
-"""The shapes of the E5 family as data, and what a forward pass of one costs."""
+"""The shapes of the E5 family as data, and the cost of a forward pass."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,17 +9,17 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How large a model is.
+    """The size of a model.
 
     Attributes:
         layers: Transformer layers.
         hidden: Width of a token's vector.
         heads: Attention heads.
         ffn: Width inside the feed-forward part.
-        architecture: ``xlm-roberta`` differs from ``bert`` in its positions only.
-        tokenizer: ``wordpiece`` as e5-small-v2's, ``unigram`` as multilingual E5's.
-        pieces: Tokens that the tokenizer knows.
-        embeddings: Rows of the embedding table; some checkpoints have more than pieces.
+        architecture: ``bert`` or ``xlm-roberta``, which differs in its positions only.
+        tokenizer: ``wordpiece`` as in e5-small-v2, ``unigram`` as in multilingual E5.
+        pieces: Size of the tokenizer's vocabulary.
+        embeddings: Rows of the embedding table; in some checkpoints more than pieces.
     """
 
     layers: int
@@ -56,7 +56,7 @@ SHAPES = {
     "multilingual-small": replace(_xlmr(_SMALL), architecture="bert", embeddings=250_037),
     "multilingual-base": _xlmr(_BASE),
     "multilingual-large": _xlmr(_LARGE),
-    # To try the benchmark itself out; its figures say nothing.
+    # For tests of the benchmark itself; their figures have no meaning.
     "tiny": _TINY,
     "multilingual-tiny": replace(_xlmr(_TINY), pieces=1_000, embeddings=1_000),
 }
@@ -65,8 +65,8 @@ SHAPES = {
 def flops(lengths: npt.ArrayLike, *, layers: int, hidden: int, ffn: int) -> float:
     """Returns the floating-point operations that texts of these lengths need, without padding.
 
-    A multiplication and an addition are two. Linear layers and attention are counted; embeddings,
-    LayerNorm, softmax, GELU and pooling are bound by memory and are not.
+    A multiplication and an addition count as two. Linear layers and attention are counted;
+    embeddings, LayerNorm, softmax, GELU and pooling are bound by memory and are not counted.
 
     Args:
         lengths: Tokens of each text, special tokens included.

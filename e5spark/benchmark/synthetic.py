@@ -1,4 +1,4 @@
-"""Checkpoints of true size with random weights, built offline: speed does not depend on values."""
+"""Checkpoints of true size with random weights, made offline: values do not affect the speed."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e5spark.benchmark.shapes import Shape
+from e5spark.encoder.packages import require
 
 if TYPE_CHECKING:
     import torch
@@ -18,47 +19,51 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 512
 PROMPTS = {"query": "query: ", "passage": "passage: "}
-_FORMAT = 1  # of the directories below; part of their names, so that older ones are not taken
+_FORMAT = 1  # of the directories; part of their names, so that older ones are not used
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'-"
 
 
 def checkpoint(shape: Shape, directory: Path, *, name: str, seed: int = 0) -> Path:
-    """Returns a sentence-transformers checkpoint of this shape, made only if it is not there.
+    """Returns the directory of a sentence-transformers checkpoint; makes it if it is missing.
 
     Args:
-        shape: How large; the large multilingual one takes 2.2 GB on disk.
-        directory: Where checkpoints are kept.
-        name: Of the shape; its own directory is called after it.
-        seed: Of the weights.
+        shape: Its size; the large multilingual one takes 2.2 GB on disk.
+        directory: The parent directory of all checkpoints.
+        name: The name of the shape, which its directory begins with.
+        seed: The seed of the weights.
+
+    Raises:
+        OptionError: If torch or transformers is not installed.
     """
     final = directory / f"{name}-{_FORMAT}-{seed}"
     if not final.is_dir():
+        require(("torch", "transformers"), extra="torch", purpose="A model with random weights")
         directory.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=directory))
         _save_model(shape, partial, seed)
         _tokenizer(shape).save_pretrained(partial)
         _sentence_transformers_layout(partial, shape.hidden)
         try:
-            os.rename(partial, final)  # complete or not there at all
+            os.rename(partial, final)  # complete, or absent
         except OSError:  # another run was faster
             shutil.rmtree(partial)
     return final
 
 
 def words(count: int) -> list[str]:
-    """Returns this many different made-up words, short ones first."""
+    """Returns this many distinct invented words, short ones first."""
     syllables = [consonant + vowel for consonant in "bcdfghjklmnprstvwxyz" for vowel in "aeiou"]
-    picked = np.random.default_rng(0)
-    found: list[str] = []
+    random = np.random.default_rng(0)
+    result: list[str] = []
     for length in (2, 3, 4):
-        numbers = picked.permutation(len(syllables) ** min(length, 3))[: count - len(found)]
+        numbers = random.permutation(len(syllables) ** min(length, 3))[: count - len(result)]
         for number in numbers:
             word = ""
             for _ in range(min(length, 3)):
                 number, digit = divmod(int(number), len(syllables))
                 word += syllables[digit]
-            found.append(word + "n" * (length - 3))
-    return found[:count]
+            result.append(word + "n" * (length - 3))
+    return result[:count]
 
 
 def _save_model(shape: Shape, directory: Path, seed: int) -> None:
@@ -73,7 +78,7 @@ def _save_model(shape: Shape, directory: Path, seed: int) -> None:
         "num_attention_heads": shape.heads,
         "intermediate_size": shape.ffn,
     }
-    # Made without memory first: transformers' own initialisation would cost as much as ours.
+    # First without memory: transformers' initialisation would cost as much as the one below.
     with torch.device("meta"):
         if shape.architecture == "bert":
             model = BertModel(BertConfig(**measures))
@@ -92,7 +97,7 @@ def _save_model(shape: Shape, directory: Path, seed: int) -> None:
 
 
 def _fill(name: str, parameter: "torch.Tensor", generator: "torch.Generator") -> None:
-    """Values of ordinary size: those that overflow or vanish are computed at other speeds."""
+    """Fills in values of ordinary size: values that overflow or vanish change the speed."""
     if name.endswith("bias"):
         parameter.normal_(0, 0.1, generator=generator)
     elif "LayerNorm" in name:
@@ -114,22 +119,22 @@ def _tokenizer(shape: Shape) -> "PreTrainedTokenizerBase":
 
 
 def _wordpieces(count: int) -> list[str]:
-    """Special tokens at bert-base-uncased's ids, letters, whole words, ends of words."""
+    """Special tokens with bert-base-uncased's ids, letters, whole words, ends of words."""
     pieces = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces += [*_LETTERS, *(f"##{letter}" for letter in _LETTERS), "query", "passage"]
-    left = count - len(pieces)
-    ends = words(left // 4)
-    return pieces + words(left - len(ends)) + [f"##{word}" for word in ends]
+    remaining = count - len(pieces)
+    ends = words(remaining // 4)
+    return pieces + words(remaining - len(ends)) + [f"##{word}" for word in ends]
 
 
 def _unigrams(count: int) -> list[tuple[str, float]]:
-    """Special tokens at XLM-R's ids, letters, words with and without a space, by frequency."""
+    """Special tokens with XLM-R's ids, letters, words with and without a space, by frequency."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = ["▁", *_LETTERS]
-    left = count - len(special) - len(letters) - 3  # the two roles, and <mask> at the end
-    inside = words(left // 4)
-    begin = [f"▁{word}" for word in words(left - len(inside))]
-    pieces = ["▁query", "▁passage", *begin, *inside]
+    remaining = count - len(special) - len(letters) - 3  # the two roles, and <mask> at the end
+    inside = words(remaining // 4)
+    starts = [f"▁{word}" for word in words(remaining - len(inside))]
+    pieces = ["▁query", "▁passage", *starts, *inside]
     scored = [(piece, -math.log(rank + 10)) for rank, piece in enumerate(pieces)]
     return [
         *((piece, 0.0) for piece in special),

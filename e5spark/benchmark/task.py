@@ -1,4 +1,4 @@
-"""What a child process is told to do, and the shape of what it answers."""
+"""The task of a contender's process, and the contender that the process loads for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SAMPLE = 16  # texts that are embedded first, and whose vectors are compared
+SAMPLE = 16  # texts that are embedded first; their vectors are compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A contender and its rows, as they cross the pipe.
+    """A contender and its rows, as JSON for the contender's process.
 
     Attributes:
-        name: Of the contender.
-        kind: Which code runs it.
-        python: Interpreter of its process.
-        model: Directory of its checkpoint.
+        name: The contender's name.
+        kind: The code that runs it; see ``Contender``.
+        python: The interpreter of its process.
+        model: The directory of its checkpoint.
         checkpoint: The known checkpoint that the directory holds, if any.
-        options: Of the contender.
-        texts: Parquet file with the one column ``text``.
-        role: What the texts are for.
-        prefix: What the role puts before a text.
-        threads: CPUs in all.
-        workers: Spark workers, which share them; 0 without Spark.
-        partitions: Spark tasks that the rows are cut into.
-        copies: How often each text is taken; each copy gets a number put before it.
-        work: A directory for what the processes note down.
+        options: The contender's options.
+        texts: A Parquet file with the single column ``text``.
+        role: The role of the texts.
+        prefix: The prefix that the role adds to a text.
+        threads: CPUs in total.
+        workers: Spark workers, which share the CPUs; 0 without Spark.
+        partitions: Spark partitions of the rows.
+        copies: Number of copies of each text; each copy gets a number before it.
+        work: A directory for the log of forward passes.
     """
 
     name: str
@@ -52,26 +52,27 @@ class Task:
     @property
     def model_options(self) -> dict[str, Any]:
         """Returns the options of ``embed`` and ``Encoder.load``."""
-        known = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
-        return {**known, **self.options}
+        checkpoint = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
+        return {**checkpoint, **self.options}
 
     def read_texts(self) -> list[str]:
-        """Returns the texts, without their prompt."""
+        """Returns the texts, without prompts."""
         table: pa.Table = pq.read_table(self.texts)
         texts: list[str] = table["text"].to_pylist()
         return texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class LoadedContender:
     """A contender that is ready to run.
 
     Attributes:
-        vectors: Of the first texts, in order; None if it makes none that mean anything.
-        first_vector_seconds: From the start of its task (in a process without Spark: from the
-            first import) to the first vectors; loading is in it.
+        vectors: The vectors of the first texts, in order; None if they have no
+            meaning.  # (SAMPLE, dim)
+        first_vector_seconds: Seconds from the start of its Spark task (without Spark: from the
+            first import) to the first vectors, loading included.
         embed: Embeds every row once.
-        warm_up: Called before each run; Spark ends workers that had nothing to do for a minute.
+        warm_up: Called before each run, because Spark ends workers that were idle for a minute.
         stop: Called at the end.
     """
 
@@ -82,8 +83,8 @@ class Started:
     stop: Callable[[], None]
 
 
-def ledger_directory(work: str, name: str) -> Path:
-    """Returns the directory of a contender's ledger, made if need be."""
-    directory = Path(work) / "ledger" / name
+def passes_directory(work: str, name: str) -> Path:
+    """Returns the directory of a contender's log of forward passes; makes it if necessary."""
+    directory = Path(work) / "passes" / name
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -1,4 +1,4 @@
-"""Token counts to micro-batches: pure numpy, no texts and no tensors."""
+"""Micro-batches from token counts: pure numpy, no texts and no tensors."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ Longs = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The tokens of one forward pass: its rows end to end, none of them padded.
+    """The tokens of one forward pass: rows end to end, without padding.
 
     Attributes:
-        ids: Token ids, special tokens included.  # (sum of lengths,)
+        ids: Token ids of all rows, special tokens included.  # (sum of lengths,)
         lengths: Tokens of each row.  # (rows,)
     """
 
@@ -25,31 +25,34 @@ class Batch:
     lengths: Longs
 
     def check_ids(self, vocabulary: int) -> None:
-        """Raises unless the checkpoint embeds every token: a GPU would be lost to its process.
+        """Raises unless the checkpoint has an embedding of every token.
+
+        On a GPU, an id beyond the table would make the device unusable to the whole process.
+
+        Args:
+            vocabulary: Number of tokens that the checkpoint embeds.
 
         Raises:
-            IndexError: If an id is not below the number of tokens that the checkpoint embeds.
+            IndexError: If an id is not below that number.
         """
         highest = int(self.ids.max(initial=0))
         if highest >= vocabulary:
             raise IndexError(
-                f"token id {highest} is out of range: the checkpoint embeds {vocabulary} tokens"
+                f"token id {highest} is out of range: the checkpoint embeds {vocabulary} tokens; "
+                "use the tokenizer that belongs to it."
             )
 
     def padded(self, pad_id: int, *, multiple: int = 1) -> Longs:
-        """Returns the ids with each row filled up on the right.
+        """Returns the ids with each row filled up on the right: int64.  # (rows, width).
 
         Args:
-            pad_id: What it is filled up with.
+            pad_id: The token that fills up short rows.
             multiple: See ``padded_width``.
-
-        Returns:
-            int64.  # (rows, width)
         """
         width = padded_width(int(self.lengths.max(initial=0)), multiple)
-        inside = np.arange(width) < self.lengths[:, None]
-        ids = np.full(inside.shape, pad_id, dtype=np.int64)
-        ids[inside] = self.ids
+        is_token = np.arange(width) < self.lengths[:, None]
+        ids = np.full(is_token.shape, pad_id, dtype=np.int64)
+        ids[is_token] = self.ids
         return ids
 
 
@@ -58,17 +61,17 @@ def micro_batches(
 ) -> list[Indices]:
     """Returns the rows of each forward pass: every row once, longest rows first.
 
-    Rows are sorted by token count (equal counts keep their order), then cut greedily so that rows
-    times their width, padding included, stays within the budget. A row longer than the budget goes
-    alone. Longest first, so that a budget too large for the memory fails at once and
-    not after hours.
+    Rows are sorted by token count (rows of equal count keep their order), then cut greedily so that
+    rows times width, padding included, stays within the budget. A row longer than the budget gets a
+    batch of its own. The longest rows come first, so that a budget too large for the memory fails
+    at once and not after hours.
 
     Args:
-        lengths: Tokens per row, special tokens and prompt included; each at least 1.
+        lengths: Tokens per row, special tokens and prompt included; at least 1 each.
         token_budget: Most tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
-        multiple: See ``padded_width``. Full batches of one width have as many rows: fewer shapes
-            than lengths.
+        multiple: See ``padded_width``. All full batches of one width have the same number of rows,
+            so that there are fewer shapes than lengths.
 
     Raises:
         OptionError: If the budget is not positive.
@@ -92,12 +95,12 @@ def micro_batches(
 
 
 def padded_width(longest: int, multiple: int) -> int:
-    """Returns the width of a batch: at least its longest row, and one of few that there are.
+    """Returns the width of a padded batch: at least its longest row, rounded up to a few widths.
 
     Args:
-        longest: Tokens of that row.
-        multiple: Widths are multiples of this, and beyond 16 of them of an eighth of the power of
-            two below; with 1 they are as they come.
+        longest: Tokens of the longest row.
+        multiple: The width is a multiple of this, and beyond 16 times this a multiple of an eighth
+            of the next lower power of two. With 1 the width is the longest row.
     """
     if multiple == 1:
         return longest

@@ -11,7 +11,7 @@ from e5spark.encoder.batching import Indices, Ints, micro_batches
 from e5spark.encoder.engine import Engine, Loaded, Vectors
 from e5spark.encoder.loading import load
 from e5spark.encoder.long_text import Window
-from e5spark.encoder.sort_window import Tokenized, tokenize_window
+from e5spark.encoder.sort_window import SortWindow, tokenize
 from e5spark.encoder.tokenizer import Tokens
 from e5spark.errors import OptionError, TextError
 from e5spark.model import prompts
@@ -25,16 +25,16 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What became of some texts: one row for each text, in order, or for each window of a text.
+    """The encoding of some texts, in order: one row per text, or per window of a text.
 
     Attributes:
-        vectors: float32; a row with an error has zeros.  # (rows, dim)
+        vectors: float32; zeros in a row with an error.  # (rows, dim)
         n_tokens: Tokens before truncation, prompt and special tokens included.  # (rows,)
         truncated: Which rows lost tokens.  # (rows,)
         owner: The text that each row belongs to; ascending.  # (rows,)
         windows: The part of its text that each row holds; empty unless texts are split.
         already_prompted: Which texts began with a prompt already.  # (texts,)
-        errors: Row to message of what could not be encoded.
+        errors: Row number to message, for rows that could not be encoded.
     """
 
     vectors: Vectors
@@ -46,13 +46,17 @@ class Encoding:
     errors: dict[int, str]
 
     def take(self, texts: Indices) -> "Encoding":
-        """Returns the encoding of these texts of it, in this order; one may come many times."""
+        """Returns the encoding of the texts with these numbers, in this order.
+
+        Args:
+            texts: Numbers of texts of this encoding; a number may occur several times.
+        """
         if np.array_equal(texts, np.arange(len(self.already_prompted))):
             return self
         sizes = np.bincount(self.owner, minlength=len(self.already_prompted))[texts]
         first = np.searchsorted(self.owner, texts)
-        begins = np.cumsum(sizes) - sizes
-        rows = np.arange(int(sizes.sum())) + np.repeat(first - begins, sizes)
+        starts = np.cumsum(sizes) - sizes
+        rows = np.arange(int(sizes.sum())) + np.repeat(first - starts, sizes)
         return Encoding(
             vectors=self.vectors[rows],
             n_tokens=self.n_tokens[rows],
@@ -61,21 +65,29 @@ class Encoding:
             windows=[self.windows[row] for row in rows] if self.windows else [],
             already_prompted=self.already_prompted[texts],
             errors={
-                row: self.errors[own] for row, own in enumerate(rows.tolist()) if own in self.errors
+                row: self.errors[source]
+                for row, source in enumerate(rows.tolist())
+                if source in self.errors
             },
         )
 
 
 class Encoder:
-    """E5 vectors without Spark: the same code that runs inside a Spark worker.
+    """E5 vectors without Spark: the code that also runs inside a Spark worker.
 
-    Windows of texts are tokenised together, sorted by token count, cut into micro-batches under a
-    token budget, pooled in fp32, cut to the dim, normalised, and put back into the order of the
-    texts.
+    The texts of a sort window are tokenised together, sorted by token count, cut into micro-batches
+    under a token budget, pooled in fp32, cut to the dim, normalised, and put back into the order of
+    the input.
     """
 
     def __init__(self, loaded: Loaded, recipe: Recipe, spec: ModelSpec) -> None:
-        """Joins a loaded checkpoint with the way its vectors are made; see ``load``."""
+        """Makes an encoder from a loaded checkpoint; ``load`` does all of it.
+
+        Args:
+            loaded: The tokenizer and the engine.
+            recipe: How vectors are made: prompts, pooling, limits.
+            spec: The options; only the token budget and the sort window are read.
+        """
         self.recipe = recipe
         self._loaded = loaded
         self._spec = spec
@@ -88,17 +100,17 @@ class Encoder:
 
         Args:
             model: A checkpoint's name on the hub, or a directory; see ``ModelSpec``.
-            threads: CPU threads of the forward pass; by default the engine's own choice.
+            threads: CPU threads of the forward pass; None leaves the engine's own choice.
             **options: ``device``, ``precision``, ``prompts`` and more; see ``ModelSpec``.
 
         Raises:
             ModelError: If the checkpoint is unknown, absent, altered or incomplete.
-            OptionError: If an option is wrong, or is for tables only.
+            OptionError: If an option is wrong or for tables only, or an engine is not installed.
         """
         spec = model_spec(model, options)
         if spec.long_text == "split" or spec.output_type != "float32":
             raise OptionError(
-                "An Encoder returns one float32 vector for each text; long_text='split' and other "
+                "An Encoder returns one float32 vector per text; long_text='split' and other "
                 "output types are for tables. e5spark.model.output_type converts vectors."
             )
         files = locate(spec)
@@ -112,68 +124,72 @@ class Encoder:
 
     @property
     def engine(self) -> Engine:
-        """Returns what runs the checkpoint."""
+        """Returns the engine that runs the checkpoint."""
         return self._loaded.engine
 
     @property
     def dim(self) -> int:
-        """Returns the components of a vector."""
+        """Returns the number of components of a vector."""
         return self.recipe.dim
 
     def encode(self, texts: Sequence[str], *, role: str, instruction: str | None = None) -> Vectors:
-        """Returns one vector for each text, in order: float32, (len(texts), dim).
+        """Returns one vector per text, in order: float32, (len(texts), dim).
 
-        An empty text is the prompt alone; texts beyond the token limit are truncated, unless the
-        encoder was loaded with ``long_text="mean"``.
+        An empty text gives the vector of the prompt alone. Texts beyond the token limit are
+        truncated, unless the encoder was loaded with ``long_text="mean"``.
 
         Args:
-            texts: Without prompts; they are added here.
-            role: ``query`` or ``passage``; E5's vectors are wrong without the right one.
+            texts: Texts without prompts, which are added here; never None.
+            role: ``query`` or ``passage``; with the wrong role E5's vectors are wrong.
             instruction: The task of a query, for instruct checkpoints only.
 
         Raises:
-            OptionError: If the role is unknown or the instruction missing or not wanted.
+            OptionError: If the role is unknown, or the instruction is missing or not allowed.
             TextError: If a text is no string, or could not be encoded.
         """
         if isinstance(texts, str):
-            raise TextError("texts is one string; encode takes a list of them.")
-        for position, each in enumerate(texts):
-            if not isinstance(each, str):
+            raise TextError("texts is a string; encode takes a list of strings.")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
                 raise TextError(
-                    f"texts[{position}] is {type(each).__name__}; encode takes strings only."
+                    f"texts[{position}] is {type(text).__name__}; encode takes strings only."
                 )
         prefix = prompts.prefix(self.recipe.prompts, role, instruction)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), self._spec.sort_window):
-            window = texts[start : start + self._spec.sort_window]
-            found = self.encode_rows(window, [prefix] * len(window))
-            for row, message in found.errors.items():
+            rows = texts[start : start + self._spec.sort_window]
+            encoding = self.encode_rows(rows, [prefix] * len(rows))
+            for row, message in encoding.errors.items():
                 raise TextError(f"texts[{start + row}] could not be encoded: {message}")
-            vectors[start : start + len(window)] = found.vectors
+            vectors[start : start + len(rows)] = encoding.vectors
         return vectors
 
     def encode_rows(self, texts: Sequence[str], prefixes: Sequence[str]) -> Encoding:
-        """Returns what became of one window of texts, each with the prefix of its own role.
+        """Returns the encoding of one sort window of texts.
 
-        A text that makes the engine raise is isolated by halving its micro-batch; the others get
-        their vectors. Lone surrogates are replaced by U+FFFD.
+        If a text makes the engine raise, its micro-batch is halved until the text is alone; the
+        other texts get their vectors. Lone surrogates are replaced by U+FFFD.
+
+        Args:
+            texts: Texts without prompts.
+            prefixes: The prefix of each text.
         """
         return self.encode_tokens(self.tokenize(texts, prefixes))
 
-    def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> Tokenized:
-        """Returns one window of texts as ``encode_tokens`` takes it.
+    def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> SortWindow:
+        """Returns a sort window of texts, tokenised for ``encode_tokens``.
 
-        The two halves of ``encode_rows``, so that a thread can tokenise the next window while the
-        engine runs this one.
+        With these two halves of ``encode_rows`` a thread can tokenise the next sort window while
+        the engine runs this one.
         """
-        return tokenize_window(self._loaded.tokenizer, self.recipe, texts, prefixes)
+        return tokenize(self._loaded.tokenizer, self.recipe, texts, prefixes)
 
-    def encode_tokens(self, window: Tokenized) -> Encoding:
-        """Returns what became of a window of texts; see ``encode_rows``."""
-        engine, tokens = self._loaded.engine, window.tokens
+    def encode_tokens(self, sort_window: SortWindow) -> Encoding:
+        """Returns the encoding of a tokenised sort window; see ``encode_rows``."""
+        engine, tokens = self._loaded.engine, sort_window.tokens
         budget = self._spec.token_budget or engine.token_budget
         errors: dict[int, str] = {}
-        vectors = np.zeros((len(window.owner), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(sort_window.owner), self.dim), dtype=np.float32)
         batches = micro_batches(
             tokens.lengths, budget, packed=engine.packed, multiple=engine.multiple
         )
@@ -182,26 +198,26 @@ class Encoder:
             vectors=vectors,
             n_tokens=tokens.n_tokens.copy(),
             truncated=tokens.truncated,
-            owner=window.owner,
-            windows=window.parts,
-            already_prompted=window.already_prompted,
+            owner=sort_window.owner,
+            windows=sort_window.windows,
+            already_prompted=sort_window.already_prompted,
             errors=errors,
         )
         if self.recipe.long_text == "mean":
             encoding = _mean(encoding, normalize=self.recipe.normalize)
-        for text_row, message in window.refused.items():
-            row = int(np.searchsorted(encoding.owner, text_row))
+        for number, message in sort_window.refused.items():
+            row = int(np.searchsorted(encoding.owner, number))
             encoding.vectors[row], encoding.n_tokens[row] = 0, 0
             encoding.errors[row] = message
-        return encoding.take(window.inverse)
+        return encoding.take(sort_window.inverse)
 
     def _encode_batches(
         self, tokens: Tokens, batches: Sequence[Indices], vectors: Vectors, errors: dict[int, str]
     ) -> None:
         """Fills in the vectors of the batches' rows; bisects a batch that cannot be encoded."""
         halves: list[Indices] = []
-        found = self._loaded.engine.run(map(tokens.batch, batches), self.recipe.pooling)
-        for rows, pooled in zip(batches, found, strict=True):
+        outputs = self._loaded.engine.run(map(tokens.batch, batches), self.recipe.pooling)
+        for rows, pooled in zip(batches, outputs, strict=True):
             if not isinstance(pooled, Exception):
                 finite = np.asarray(np.isfinite(pooled).all(axis=1))
                 for row in rows[~finite]:
@@ -212,34 +228,36 @@ class Encoder:
                 vectors[rows] = normalized(cut) if self.recipe.normalize else cut
             elif len(rows) == 1:
                 errors[int(rows[0])] = f"{type(pooled).__name__}: {pooled}"
-            else:  # the other rows must not pay
+            else:  # one row is to blame; the others must get their vectors
                 halves += np.array_split(rows, 2)
         if halves:
             self._encode_batches(tokens, halves, vectors, errors)
 
 
 def normalized(vectors: Vectors) -> Vectors:
-    """Returns the vectors with unit L2 norm, as torch's ``normalize``: zero stays zero."""
-    # numpy.linalg.norm makes an array of squares first: half as long again.
+    """Returns the vectors with unit L2 norm, as torch's ``normalize`` does: zero stays zero."""
+    # numpy.linalg.norm makes an array of squares first, and takes half as long again.
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     unit: Vectors = vectors / np.maximum(norms, 1e-12)[:, None]
     return unit
 
 
-def _mean(found: Encoding, *, normalize: bool) -> Encoding:
-    """One row for each text: its windows' vectors, weighted by their tokens."""
-    texts = len(found.already_prompted)
-    first = np.searchsorted(found.owner, np.arange(texts))
-    weighted = found.vectors.astype(np.float64) * found.n_tokens[:, None]
-    tokens = np.add.reduceat(found.n_tokens, first) if texts else found.n_tokens
+def _mean(encoding: Encoding, *, normalize: bool) -> Encoding:
+    """One row per text: the mean of its windows' vectors, weighted by their tokens."""
+    texts = len(encoding.already_prompted)
+    first = np.searchsorted(encoding.owner, np.arange(texts))
+    weighted = encoding.vectors.astype(np.float64) * encoding.n_tokens[:, None]
+    tokens = np.add.reduceat(encoding.n_tokens, first) if texts else encoding.n_tokens
     sums = np.add.reduceat(weighted, first) if texts else weighted
     means = (sums / np.maximum(tokens, 1)[:, None]).astype(np.float32)
     return Encoding(
         vectors=normalized(means) if normalize else means,
         n_tokens=tokens.astype(np.int32),
-        truncated=np.logical_or.reduceat(found.truncated, first) if texts else found.truncated,
+        truncated=(
+            np.logical_or.reduceat(encoding.truncated, first) if texts else encoding.truncated
+        ),
         owner=np.arange(texts, dtype=np.int32),
         windows=[],
-        already_prompted=found.already_prompted,
-        errors={int(found.owner[row]): message for row, message in found.errors.items()},
+        already_prompted=encoding.already_prompted,
+        errors={int(encoding.owner[row]): message for row, message in encoding.errors.items()},
     )

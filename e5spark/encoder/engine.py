@@ -1,4 +1,4 @@
-"""The protocol of the engines: what runs a checkpoint."""
+"""The protocol of an engine, which runs a checkpoint's forward passes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """What runs a checkpoint: token ids in, one pooled vector a row out.
+    """Runs a checkpoint: token ids in, one pooled vector per row out.
 
     Attributes:
-        name: ``torch`` or ``openvino``.
-        precision: What it computes in, as it says itself: ``fp32``, ``bf16`` or ``int8``.
-        token_budget: The tokens of a forward pass, padding included, that suit it best.
-        packed: Whether rows of different lengths cost it no padding.
-        multiple: Of the widths of its batches, if it pads them; see ``padded_width``.
+        name: Its name in ``e5spark.model.engines``.
+        precision: The precision that it computes in, read back from what runs: ``fp32``, ``bf16``
+            or ``int8``.
+        token_budget: The number of tokens in a forward pass, padding included, that suits it best.
+        packed: Whether rows of different lengths need no padding.
+        multiple: The widths of padded batches are multiples of this; see ``padded_width``.
     """
 
     name: str
@@ -32,20 +33,20 @@ class Engine(Protocol):
     multiple: int
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields for each batch, in order, one vector a row, or what its content made it raise.
+        """Yields the vectors of each batch, or the exception that its content caused, in order.
 
-        It may take batches ahead of those it has yielded. The vectors are float32 and not
-        normalised.  # (rows, hidden)
+        Vectors are float32 and not normalised.  # (rows, hidden)
+        An engine may take further batches before it yields the vectors of the first.
 
         Raises:
-            E5SparkError: If the engine itself is broken, so that no text is to blame.
+            E5SparkError: If the engine itself fails, so that no text is to blame.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A tokenizer and an engine of one checkpoint: what is expensive, and shared by every role."""
+    """The tokenizer and the engine of one checkpoint: what is expensive and shared by all roles."""
 
     tokenizer: Tokenizer
     engine: Engine

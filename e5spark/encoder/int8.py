@@ -1,7 +1,7 @@
-"""A prepared model in int8: quantised with NNCF, and kept only if it is right and faster.
+"""Prepared models in int8: quantised with NNCF, and kept only if they are accurate and faster.
 
-E5's activations have outliers that some schemes do not survive, and which ones depends on the
-checkpoint and the texts. So they are tried, fastest first, on texts of the user's own.
+E5's activations have outliers that some schemes do not survive, and which schemes those are depends
+on the checkpoint and the texts. So each scheme is tried, fastest first, on the user's own texts.
 """
 
 import functools
@@ -32,38 +32,38 @@ from e5spark.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-MEAN_COSINE = 0.99  # design.md's promise of int8
+MEAN_COSINE = 0.99  # to the fp32 vectors; the promise of int8
 _ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """A way to quantise.
+    """A way to quantise a model's weights and activations.
 
     Attributes:
-        name: For reports.
-        static: Whether activations have fixed ranges too; else weights alone are int8, and
-            activations are quantised as they come.
-        kept: Patterns of operations that stay in floating point.
-        settings: What the engine needs to be told.
+        name: The name in reports.
+        static: Whether activations have fixed, calibrated ranges; otherwise only weights are stored
+            in int8, and each activation is quantised by its own range at run time.
+        float_patterns: Patterns of the names of operations that stay in floating point.
+        settings: Settings of OpenVINO for a model of this scheme.
     """
 
     name: str
     static: bool
-    kept: tuple[str, ...] = ()
+    float_patterns: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
 SCHEMES = (
     Scheme(name="static", static=True),
-    # The second half of a feed-forward block takes in what GELU lets through: the outliers.
+    # The input of a feed-forward block's second half is the output of GELU, with the outliers.
     Scheme(
         name="static, feed-forward outputs in floating point",
         static=True,
-        kept=(r".*\.output\.dense.*MatMul.*",),
+        float_patterns=(r".*\.output\.dense.*MatMul.*",),
     ),
     Scheme(
-        name="weights, activations as they come",
+        name="weights, activations at run time",
         static=False,
         settings={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"},
     ),
@@ -75,15 +75,15 @@ class Sample:
     """Texts of the user's corpus, each with the prefix of its role.
 
     Attributes:
-        texts: In no particular order.
-        prefixes: One for each.
+        texts: Texts in any order.
+        prefixes: The prefix of each text.
     """
 
     texts: Sequence[str]
     prefixes: Sequence[str]
 
     def halves(self) -> "tuple[Sample, Sample]":
-        """Returns the texts to calibrate with, and as many others to judge by."""
+        """Returns the texts to calibrate with, and the other half, to judge by."""
         return (
             Sample(texts=self.texts[::2], prefixes=self.prefixes[::2]),
             Sample(texts=self.texts[1::2], prefixes=self.prefixes[1::2]),
@@ -93,52 +93,53 @@ class Sample:
 def quantize(
     source: Path, to: Path, sample: Sample, *, recipe: Recipe, spec: ModelSpec, overflow_safe: bool
 ) -> dict[str, float | str]:
-    """Makes a prepared model of kind ``int8`` of one of kind ``float``.
+    """Makes a prepared model of kind ``int8`` from one of kind ``float``.
 
     Args:
-        source: The prepared model.
+        source: The directory of the prepared model of kind ``float``.
         to: A new directory.
-        sample: Half of it calibrates, the other half judges.
+        sample: Texts; one half calibrates, the other half judges.
         recipe: How vectors are made.
-        spec: For the windows and budgets that texts are encoded with.
-        overflow_safe: Whether weights keep to half their range, so that sums do not overflow on
-            CPUs without VNNI; it costs some accuracy.
+        spec: The options that texts are encoded with: sort window and token budget.
+        overflow_safe: Whether weights use half their range only, so that sums do not overflow on
+            CPUs without VNNI; this costs some accuracy.
 
     Returns:
-        The scheme, mean and worst cosine to fp32 on the judging half, how many texts that is, and
-        how many times as fast as fp32 it is here.
+        The scheme, its mean and worst cosine to fp32 over the judging half, the number of those
+        texts, and its speed-up over fp32 on this machine.
 
     Raises:
-        GateError: If no scheme is both good enough and faster; nothing is left behind.
+        GateError: If no scheme is both accurate enough and faster; nothing is left behind.
     """
-    calibrating, judging = sample.halves()
+    calibration_half, judging_half = sample.halves()
     precise = _encoder(source, recipe, spec)
-    inputs = _inputs(precise, calibrating)
-    tried = []
+    inputs = _inputs(precise, calibration_half)
+    rejected = []
     with TemporaryDirectory(prefix="e5spark-int8-") as scratch:
         for number, scheme in enumerate(SCHEMES):
-            made = Path(scratch) / str(number)
-            shutil.copytree(source, made)
-            _write(scheme, made, _quantized(scheme, source, inputs, overflow_safe), overflow_safe)
-            quality = _compared(precise, made, judging, recipe, spec)
+            candidate = Path(scratch) / str(number)
+            shutil.copytree(source, candidate)
+            model = _quantized_model(scheme, source, inputs, overflow_safe)
+            _write(scheme, candidate, model, overflow_safe)
+            quality = _quality(precise, candidate, judging_half, recipe, spec)
             quality["scheme"] = scheme.name
-            log.info("int8, %s", _said(quality))
+            log.info("int8, %s.", _sentence(quality))
             if float(quality["mean_cosine"]) >= MEAN_COSINE and float(quality["speedup"]) > 1:
-                known = known_checkpoint(spec)
-                finish = functools.partial(_finish, made, quality, known.name if known else None)
-                prepared.build(to, finish)
+                published = known_checkpoint(spec)
+                name = published.name if published else None
+                prepared.build(to, functools.partial(_finish, candidate, quality, name))
                 return quality
-            tried.append(quality)
+            rejected.append(quality)
     raise GateError(
         f"No int8 scheme has a mean cosine to fp32 of {MEAN_COSINE} and is faster than fp32, on "
-        f"this machine and these texts: {'; '.join(map(_said, tried))}. Use fp32."
+        f"this machine and these texts: {'; '.join(map(_sentence, rejected))}. Use fp32."
     )
 
 
 def _manifest(directory: Path) -> Manifest:
     manifest = prepared.read(directory)
     if manifest is None:
-        raise ModelError(f"{directory} is no prepared model.")
+        raise ModelError(f"{directory} is no prepared model; make one with e5spark prepare.")
     return manifest
 
 
@@ -151,7 +152,7 @@ def _encoder(directory: Path, recipe: Recipe, spec: ModelSpec) -> Encoder:
 
 
 def _inputs(encoder: Encoder, sample: Sample) -> list[dict[str, Any]]:
-    """What the graph is given for the sample: the same arrays as when it runs."""
+    """The inputs of the graph for the sample: the same arrays as in a run."""
     engine = encoder.engine
     assert isinstance(engine, OpenVINOEngine)
     tokens = encoder.tokenize(sample.texts, sample.prefixes).tokens
@@ -159,7 +160,7 @@ def _inputs(encoder: Encoder, sample: Sample) -> list[dict[str, Any]]:
     return [engine.inputs(tokens.batch(rows)) for rows in batches]
 
 
-def _quantized(
+def _quantized_model(
     scheme: Scheme, source: Path, inputs: list[dict[str, Any]], overflow_safe: bool
 ) -> "openvino.Model":
     model = openvino.Core().read_model(source / prepared.MODEL)
@@ -171,7 +172,7 @@ def _quantized(
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(inputs),
-        ignored_scope=nncf.IgnoredScope(patterns=list(scheme.kept), validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=list(scheme.float_patterns), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if overflow_safe else OverflowFix.DISABLE
         ),
@@ -191,25 +192,25 @@ def _write(scheme: Scheme, directory: Path, model: "openvino.Model", overflow_sa
 
 
 def _finish(
-    made: Path, quality: Mapping[str, float | str], checkpoint: str | None, to: Path
+    candidate: Path, quality: Mapping[str, float | str], checkpoint: str | None, to: Path
 ) -> None:
-    shutil.copytree(made, to, dirs_exist_ok=True)
+    shutil.copytree(candidate, to, dirs_exist_ok=True)
     (to / prepared.MANIFEST).unlink()
-    prepared.write(to, replace(_manifest(made), quality=quality, checkpoint=checkpoint))
+    prepared.write(to, replace(_manifest(candidate), quality=quality, checkpoint=checkpoint))
 
 
-def _compared(
-    precise: Encoder, made: Path, sample: Sample, recipe: Recipe, spec: ModelSpec
+def _quality(
+    precise: Encoder, candidate: Path, sample: Sample, recipe: Recipe, spec: ModelSpec
 ) -> dict[str, float | str]:
-    quantised = _encoder(made, recipe, spec)
+    quantised = _encoder(candidate, recipe, spec)
     seconds: dict[str, list[float]] = {"fp32": [], "int8": []}
     vectors: dict[str, Vectors] = {}
-    for _ in range(_ROUNDS):  # interleaved, so that whatever else the machine does slows down both
+    for _ in range(_ROUNDS):  # in turn, so that other load on the machine slows both down
         for name, encoder in (("fp32", precise), ("int8", quantised)):
             started = time.perf_counter()
-            found = encoder.encode_rows(sample.texts, sample.prefixes)
+            encoding = encoder.encode_rows(sample.texts, sample.prefixes)
             seconds[name].append(time.perf_counter() - started)
-            vectors[name] = normalized(found.vectors)
+            vectors[name] = normalized(encoding.vectors)
     cosines = (vectors["fp32"] * vectors["int8"]).sum(axis=1)
     return {
         "mean_cosine": round(float(cosines.mean()), 6),
@@ -220,11 +221,11 @@ def _compared(
 
 
 def _speedup(before: Sequence[float], after: Sequence[float]) -> float:
-    """How many times as fast; the least of several rounds has the least of anybody else in it."""
+    """The ratio of the fastest rounds, which other load on the machine disturbed least."""
     return round(min(before) / min(after), 2)
 
 
-def _said(quality: Mapping[str, float | str]) -> str:
+def _sentence(quality: Mapping[str, float | str]) -> str:
     return (
         f"{quality['scheme']}: mean cosine {quality['mean_cosine']}, worst "
         f"{quality['worst_cosine']}, {quality['speedup']} times as fast"

@@ -1,19 +1,16 @@
-"""A checkpoint to its tokenizer and the engine that runs it: what is expensive, loaded once."""
+"""A checkpoint's tokenizer and engine: what is expensive, loaded once."""
 
-import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
+from importlib import import_module
 
 from e5spark.encoder.engine import Loaded
-from e5spark.encoder.tokenizer import Tokenizer, appends_eos
-from e5spark.errors import ModelError, OptionError, from_text
+from e5spark.encoder.packages import missing, require
+from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
-from e5spark.model.checkpoint import Files, hash_files
-from e5spark.model.digest import cache_directory
+from e5spark.model.checkpoint import Files
+from e5spark.model.engines import ENGINES
 
-# OpenVINO reports its use to its makers where this package is found; no executor calls home.
+# OpenVINO reports its use to its makers if it can import this package; no executor calls home.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
 
 
@@ -22,112 +19,86 @@ def load(files: Files, *, engine: str, precision: str, device: str, threads: int
 
     Args:
         files: A checkpoint, or a prepared model.
-        engine: ``torch``, ``openvino`` or ``auto``.
-        precision: Decided by now: ``auto`` is not one.
+        engine: A name in ``ENGINES``, or ``auto``.
+        precision: Resolved already: never ``auto``.
         device: ``auto``, or a torch device.
         threads: CPU threads of the forward passes; None leaves the engine's own choice.
 
     Raises:
-        ModelError: If it cannot be loaded.
-        OptionError: If the engine is not installed, or cannot run this.
+        ModelError: If the checkpoint cannot be loaded.
+        OptionError: If the engine is not installed, or cannot run the checkpoint.
     """
-    chosen = decide_engine(files, engine=engine, device=device)
-    # Importing the door must load no engine; loading a model loads the one it needs.
-    if chosen == "openvino":
-        return _load_openvino(files, precision=precision, threads=threads)
-    from e5spark.encoder.engines.torch import TorchEngine
-
-    tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
-    running = TorchEngine.load(
-        files.model, precision=precision, device=device, threads=threads, pad_id=tokenizer.pad_id
-    )
-    return Loaded(tokenizer=tokenizer, engine=running)
+    name = decide_engine(files, engine=engine, device=device)
+    # Importing e5spark.encoder loads no engine; loading a checkpoint loads the one that it needs.
+    try:
+        module = import_module(f"e5spark.encoder.engines.{name}")
+    except ImportError as error:
+        raise OptionError(
+            f"The {name} engine cannot be imported: {error}. Install its packages again: "
+            f"pip install 'e5spark[{ENGINES[name].extra}]'."
+        ) from error
+    loaded: Loaded = module.load(files, precision=precision, device=device, threads=threads)
+    return loaded
 
 
 def decide_engine(files: Files, *, engine: str, device: str) -> str:
-    """Returns the engine that runs a model here: OpenVINO on CPUs that have it, else torch.
+    """Returns the engine that runs a model on this machine, as ``ENGINES`` says.
+
+    A prepared model names its engine. For a checkpoint ``auto`` is the first engine that is
+    installed, runs on the device and can run the architecture.
 
     Raises:
-        OptionError: If the engine that was asked for cannot run it.
+        ModelError: If the model was prepared for an engine that this e5spark does not have.
+        OptionError: If the requested engine cannot run the model, or is not installed.
     """
-    installed = importlib.util.find_spec("openvino") is not None
-    is_prepared = prepared.read(files.model) is not None
-    if engine == "torch" and is_prepared:
-        raise OptionError(
-            f"{files.model} is a prepared model, which the openvino engine runs; engine is 'torch'."
-        )
-    if engine == "openvino" or is_prepared:
-        if not installed:
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        if engine not in ("auto", manifest.engine):
             raise OptionError(
-                "The openvino engine is not installed here: pip install 'e5spark[openvino]'."
+                f"{files.model} is a prepared model, which the {manifest.engine} engine runs; "
+                f"engine is {engine!r}. Use the checkpoint itself, or engine='auto'."
             )
-        if device not in ("auto", "cpu"):
-            raise OptionError(f"The openvino engine runs on CPUs; device is {device!r}.")
-        return "openvino"
-    fits = installed and prepared.can_prepare(files.model) and _is_cpu(device)
-    return "openvino" if engine == "auto" and fits else "torch"
+        if manifest.engine not in ENGINES:
+            raise ModelError(
+                f"{files.model} was prepared for the engine {manifest.engine!r}; this e5spark has "
+                f"{' and '.join(ENGINES)}. Prepare it again, or install the release that "
+                "prepared it."
+            )
+        engine = manifest.engine
+    elif engine == "auto":
+        engine = _preferred(files, device)
+    _check_runnable(engine, device)
+    return engine
 
 
-def _is_cpu(device: str) -> bool:
-    if device != "auto" or importlib.util.find_spec("torch") is None:
-        return device in ("auto", "cpu")
+def _preferred(files: Files, device: str) -> str:
+    """The first engine that can run a checkpoint; the last one if there is none."""
+    device_type = _device_type(device)
+    runnable = (
+        name
+        for name, entry in ENGINES.items()
+        if device_type in entry.devices
+        and not missing(entry.packages)
+        and (not entry.runs_prepared or prepared.can_prepare(files.model))
+    )
+    return next(runnable, list(ENGINES)[-1])
+
+
+def _check_runnable(engine: str, device: str) -> None:
+    entry = ENGINES[engine]
+    if device != "auto" and _device_type(device) not in entry.devices:
+        raise OptionError(
+            f"device is {device!r}, but the {engine} engine runs on {', '.join(entry.devices)} "
+            "only; use engine='auto'."
+        )
+    require(entry.packages, extra=entry.extra, purpose=f"The {engine} engine")
+
+
+def _device_type(device: str) -> str:
+    if device != "auto":
+        return device.partition(":")[0]
+    if missing(["torch"]):
+        return "cpu"
     import torch
 
-    return not torch.cuda.is_available()
-
-
-def _load_openvino(files: Files, *, precision: str, threads: int | None) -> Loaded:
-    from e5spark.encoder.engines.openvino import OpenVINOEngine
-
-    directory = files.model
-    if prepared.read(directory) is None:
-        directory = ready(files)
-    manifest = prepared.read(directory)
-    if manifest is None:
-        raise ModelError(f"{directory} is no prepared model.")
-    tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
-    running = OpenVINOEngine.load(directory, manifest, precision=precision, threads=threads)
-    return Loaded(tokenizer=tokenizer, engine=running)
-
-
-def ready(files: Files) -> Path:
-    """Returns the directory of a checkpoint's prepared model on this machine.
-
-    It is made by the first process that asks, while the others wait, and kept for every later one
-    under the hash of the checkpoint's files.
-
-    Raises:
-        ModelError: If it cannot be made.
-    """
-    weights = hash_files(files)
-    name = f"{weights.weights[:20]}-{weights.tokenizer[:12]}-{prepared.FORMAT}"
-    directory = cache_directory() / "prepared" / name
-    if prepared.read(directory) is None:
-        with prepared.locked(directory.with_suffix(".lock")):
-            if prepared.read(directory) is None:
-                _export(files, directory)
-    return directory
-
-
-def _export(files: Files, to: Path) -> None:
-    if "torch" in sys.modules:  # nothing to save
-        from e5spark.encoder.engines.export import export
-
-        export(files, to)
-        return
-    # In a process of its own: a worker does not keep torch, transformers and a second copy of the
-    # weights in its memory (350 MB and more) for the rest of its life.
-    command = [sys.executable, "-m", "e5spark.encoder.engines.export"]
-    done = subprocess.run(
-        [*command, str(files.model), str(files.tokenizer), str(to)],
-        # What Spark ships with --py-files is on the path of this process only.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise from_text(done.stderr) or ModelError(
-            f"{files.model} could not be prepared for the openvino engine: {last[0]}. Executors "
-            "without torch and transformers need a model that e5spark prepare made."
-        )
+    return "cuda" if torch.cuda.is_available() else "cpu"

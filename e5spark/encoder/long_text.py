@@ -1,4 +1,4 @@
-"""Long texts as windows: runs of whole words whose tokens fit the model, prompt included."""
+"""Windows of long texts: runs of whole words whose tokens fit the model, prompt included."""
 
 import re
 from dataclasses import dataclass
@@ -9,68 +9,73 @@ import numpy.typing as npt
 from e5spark.encoder.batching import Longs
 from e5spark.encoder.tokenizer import Spans
 
-# White space to Python, but not to tokenizers, which remove these characters.
+# The control characters are white space to Python but not to tokenizers, which remove them.
 _WORD = re.compile(r"[\S\x0b\x1c-\x1f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A part of a text, in characters (code points, as Spark's ``substring`` counts them)."""
+    """A part of a text, in characters (code points, as Spark's ``substring`` counts them).
+
+    Attributes:
+        start: First character, from 0.
+        end: The character after the last one.
+    """
 
     start: int
     end: int
 
 
 def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Window]:
-    """Returns the windows of a text, in order; together they hold every token of it.
+    """Returns the windows of a text, in order; together they hold all its tokens.
 
-    No window begins or ends inside a word, unless that word alone is larger than a window: then
-    it is cut between the pre-tokenizer's words (Chinese characters, punctuation), and if these
+    No window begins or ends inside a word, unless the word alone is larger than a window. Such a
+    word is cut between the pre-tokenizer's words (Chinese characters, punctuation), and if these
     are still too large, between tokens.
 
     Args:
-        text: Without its prompt.
-        spans: Where its tokens lie.
+        text: The text without its prompt.
+        spans: The spans of its tokens.
         capacity: Most tokens of the text in one window.
-        overlap: Tokens, at most, that a window repeats of the one before it.
+        overlap: Most tokens that a window repeats from the window before it.
     """
     if len(spans.starts) <= capacity:
         return [Window(start=0, end=len(text))]
     tokens, edges = _units(text, spans, capacity)
     units = len(tokens) - 1
-    found = []
+    result = []
     unit = 0
     while True:
         end = max(int(np.searchsorted(tokens, tokens[unit] + capacity, "right")) - 1, unit + 1)
-        found.append(_stripped(text, int(edges[unit]), int(edges[end])))
+        result.append(_stripped(text, int(edges[unit]), int(edges[end])))
         if end == units:
-            return found
-        # Not so far back that the window would end where this one does.
+            return result
+        # Never so far back that the next window would end where this one ends.
         shared = min(overlap, capacity - int(tokens[end + 1] - tokens[end]))
         back = int(np.searchsorted(tokens, tokens[end] - shared, "left"))
         unit = min(max(back, unit + 1), end)
 
 
 def _units(text: str, spans: Spans, capacity: int) -> tuple[npt.NDArray[np.intp], Longs]:
-    """Where each piece of text that should not be cut begins, and where the last one ends.
+    """The starts of all pieces of text that should not be cut, then the end of the last one.
 
-    Characters belong to the piece before them if no token has them: the span of a composed
-    character, such as e and an accent, is that of the e alone.
+    Characters without a token belong to the piece before them: the span of a composed character,
+    such as e with an accent, covers only the e.
 
     Returns:
-        In tokens and in characters.  # (pieces + 1,) both
+        The same edges in tokens and in characters.  # (pieces + 1,) both
     """
-    begins = np.fromiter((word.start() for word in _WORD.finditer(text)), dtype=np.int64)
-    # By its last character: some tokenizers count the space before a word as part of its token.
-    words = np.searchsorted(begins, spans.ends - 1, "right")
+    word_starts = np.fromiter((word.start() for word in _WORD.finditer(text)), dtype=np.int64)
+    # By the last character: some tokenizers count the space before a word as part of its token.
+    words = np.searchsorted(word_starts, spans.ends - 1, "right")
     breaks = new_word = _changes(words)
-    whole = _not_inside(spans)
-    for finer in (_changes(spans.words) & whole, whole):
+    new_character = _starts_character(spans)
+    for finer in (_changes(spans.words) & new_character, new_character):
         breaks = breaks | (_too_large(breaks, capacity) & finer)
     first = np.flatnonzero(breaks)
     edges = spans.starts.copy()
-    word_begins = np.append(0, begins)[words]
-    edges[new_word] = np.minimum(edges, word_begins)[new_word]
+    token_words = np.append(0, word_starts)[words]
+    edges[new_word] = np.minimum(edges, token_words)[new_word]
     edges[0] = 0
     return np.append(first, len(spans.starts)), np.append(edges[first], len(text))
 
@@ -79,13 +84,13 @@ def _changes(labels: Longs) -> npt.NDArray[np.bool_]:
     return np.append(True, labels[1:] != labels[:-1])
 
 
-def _not_inside(spans: Spans) -> npt.NDArray[np.bool_]:
-    """Which tokens begin a character of their own: byte tokens of one character share it."""
+def _starts_character(spans: Spans) -> npt.NDArray[np.bool_]:
+    """Which tokens start a new character: byte tokens of one character share its span."""
     return np.append(True, spans.starts[1:] >= spans.ends[:-1])
 
 
 def _too_large(breaks: npt.NDArray[np.bool_], capacity: int) -> npt.NDArray[np.bool_]:
-    """Which tokens belong to a unit of more tokens than a window holds."""
+    """Which tokens belong to a unit that has more tokens than a window holds."""
     unit = np.cumsum(breaks) - 1
     large: npt.NDArray[np.bool_] = (np.bincount(unit) > capacity)[unit]
     return large

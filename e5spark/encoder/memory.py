@@ -1,12 +1,12 @@
-"""How many tokens the device's memory holds at once, as far as it is known."""
+"""The limit of tokens that the device's memory has room for, learnt from passes that failed."""
 
-# Growing again costs one failed pass in so many where the memory stays short, and gives a job its
-# speed back where another process took the memory for a moment.
+# Where the memory stays short, growing costs one failed pass in this many; where another process
+# took the memory for a moment, it gives the job its speed back.
 _PASSES_BEFORE_GROWING = 200
 
 
 class MemoryLimit:
-    """A limit of tokens that falls when a forward pass did not fit, and slowly grows back.
+    """A limit of tokens that falls when a forward pass does not fit, and slowly grows back.
 
     Attributes:
         limit: Most tokens of a pass; None as long as every pass has fitted.
@@ -15,20 +15,20 @@ class MemoryLimit:
     limit: int | None = None
     _passes = 0
 
-    def holds(self, tokens: int) -> bool:
-        """Returns whether a pass of so many tokens is worth trying."""
+    def allows(self, tokens: int) -> bool:
+        """Returns whether a pass of this many tokens is worth trying."""
         return self.limit is None or tokens <= self.limit
 
-    def within(self, budget: int) -> int:
-        """Returns the part of a token budget that there is room for."""
+    def cap(self, budget: int) -> int:
+        """Returns the token budget, reduced to the limit if it is above."""
         return budget if self.limit is None else min(budget, self.limit)
 
     def shrink(self, tokens: int) -> None:
-        """Takes note that more than so many tokens did not fit."""
+        """Lowers the limit to this many tokens, because a larger pass did not fit."""
         self.limit, self._passes = tokens, 0
 
-    def passed(self) -> None:
-        """Takes note that a pass fitted; after many of them the limit doubles."""
+    def record_success(self) -> None:
+        """Counts a pass that fitted; after 200 of them the limit doubles."""
         self._passes += 1
         if self.limit is not None and self._passes >= _PASSES_BEFORE_GROWING:
             self.limit, self._passes = 2 * self.limit, 0

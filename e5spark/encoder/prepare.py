@@ -1,11 +1,11 @@
-"""e5spark prepare: a checkpoint made ready once for every machine, in fp32 or in int8."""
+"""e5spark prepare: a checkpoint prepared once for every machine, in fp32 or in int8."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e5spark.errors import ConflictError, ModelError, OptionError
+from e5spark.encoder.packages import require
+from e5spark.errors import ConflictError, ModelError
 from e5spark.model import prepared
 from e5spark.model.checkpoint import Files, check_published, known_checkpoint, locate
 from e5spark.model.recipe import resolve_recipe
@@ -16,21 +16,27 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
     """Makes a checkpoint's prepared model in a new directory, for fp32 and bf16.
 
     Returns:
-        What it is: kind, sha256 of what it was made of, size in bytes.
+        The prepared model's kind, the sha256 of the checkpoint's weights, its size in bytes.
 
     Raises:
-        ConflictError: If something is in its place.
+        ConflictError: If the new directory exists.
         ModelError: If the checkpoint cannot be prepared.
-        OptionError: If what prepares it is not installed.
+        OptionError: If a package that prepares it is not installed.
     """
+    require(
+        ("openvino", "torch", "transformers"), extra="torch,openvino", purpose="e5spark prepare"
+    )
     files = _source(spec, to)
     if prepared.read(files.model) is not None:
-        raise ModelError(f"{files.model} is a prepared model already.")
+        raise ModelError(
+            f"{files.model} is a prepared model already. Use it as the model, or give the "
+            "checkpoint itself."
+        )
     from e5spark.encoder.engines.export import export
 
-    known = known_checkpoint(spec)
-    export(files, to, checkpoint=known.name if known else None)
-    return _account(to)
+    published = known_checkpoint(spec)
+    export(files, to, checkpoint=published.name if published else None)
+    return _summary(to)
 
 
 def prepare_int8(
@@ -47,27 +53,28 @@ def prepare_int8(
         spec: A checkpoint, or a prepared model of kind ``float``.
         to: The new directory.
         texts: A sample of the corpus.
-        prefixes: The prefix of each.
-        overflow_safe: Whether it is right on CPUs without VNNI too; None if this CPU has none.
+        prefixes: The prompt of each text.
+        overflow_safe: Whether its vectors must be right on CPUs without VNNI too; None means: if
+            this CPU has no VNNI.
 
     Returns:
-        What it is, and its quality against fp32.
+        The summary that ``prepare`` returns, and its quality against fp32.
 
     Raises:
-        ConflictError: If something is in its place.
+        ConflictError: If the new directory exists.
         GateError: If int8 is not good enough, or not faster than fp32 on this machine.
-        OptionError: If what prepares it is not installed.
+        OptionError: If a package that prepares it is not installed.
     """
-    _needs("nncf", "int8")
+    require(("openvino", "nncf"), extra="torch,int8", purpose="e5spark prepare --precision int8")
     files = _source(spec, to)
     from e5spark.encoder.engines.openvino import has_vnni
+    from e5spark.encoder.engines.preparation import prepared_directory
     from e5spark.encoder.int8 import Sample, quantize
-    from e5spark.encoder.loading import ready
 
     manifest = prepared.read(files.model)
     if manifest is not None and manifest.kind != "float":
         raise ModelError(f"{files.model} is quantised already; give the checkpoint itself.")
-    source = files.model if manifest is not None else ready(files)
+    source = files.model if manifest is not None else prepared_directory(files)
     quantize(
         source,
         to,
@@ -76,11 +83,10 @@ def prepare_int8(
         spec=spec,
         overflow_safe=not has_vnni() if overflow_safe is None else overflow_safe,
     )
-    return _account(to)
+    return _summary(to)
 
 
 def _source(spec: ModelSpec, to: Path) -> Files:
-    _needs("openvino", "openvino")
     if to.exists():
         raise ConflictError(f"{to} exists already; give a new directory.")
     files = locate(spec)
@@ -88,12 +94,7 @@ def _source(spec: ModelSpec, to: Path) -> Files:
     return files
 
 
-def _needs(package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise OptionError(f"{package} is not installed here: pip install 'e5spark[torch,{extra}]'.")
-
-
-def _account(directory: Path) -> dict[str, Any]:
+def _summary(directory: Path) -> dict[str, Any]:
     manifest = prepared.read(directory)
     assert manifest is not None, directory
     size = sum((directory / name).stat().st_size for name in manifest.files)

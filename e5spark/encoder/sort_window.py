@@ -1,4 +1,7 @@
-"""A window of texts, tokenised: repaired, with prompts, each distinct text once."""
+"""A sort window: the rows that are tokenised and sorted by length together.
+
+Texts are repaired, get their prompts, and are tokenised once for each distinct text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,50 +18,56 @@ from e5spark.model.registry import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenized:
-    """The distinct texts of a window: one row for each, or for each part of a text.
+class SortWindow:
+    """The distinct texts of a sort window, tokenised: one row per text, or per window of a text.
 
     Attributes:
-        tokens: Of each row.
+        tokens: The tokens of each row.
         owner: The distinct text that each row belongs to; ascending.  # (rows,)
-        parts: The part of its text that each row holds; empty unless long texts are taken apart.
+        windows: The part of its text that each row holds; empty unless long texts are split.
         already_prompted: Which distinct texts began with a prompt already.  # (distinct,)
-        refused: Distinct text to message of those that may not be encoded; their rows are those
-            of an empty text.
-        inverse: The distinct text that each of the window's texts is.  # (texts,)
+        refused: Number of a distinct text to the message that says why it is not encoded; its row
+            is tokenised as an empty text.
+        inverse: The distinct text of each input text.  # (texts,)
     """
 
     tokens: Tokens
     owner: Ints
-    parts: list[Window]
+    windows: list[Window]
     already_prompted: npt.NDArray[np.bool_]
     refused: dict[int, str]
     inverse: Indices
 
 
-def tokenize_window(
+def tokenize(
     tokenizer: Tokenizer, recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]
-) -> Tokenized:
-    """Returns the tokens of the texts, each with the prefix of its own role.
+) -> SortWindow:
+    """Returns the texts of a sort window, tokenised, each with its own prefix.
 
-    Lone surrogates are replaced by U+FFFD. Texts that are the same, prefix included, are
-    tokenised, and later encoded, once.
+    Lone surrogates are replaced by U+FFFD. Texts that are equal, prefix included, are tokenised,
+    and later encoded, once.
+
+    Args:
+        tokenizer: The checkpoint's.
+        recipe: The prompts, limits and treatment of long texts.
+        texts: Texts without prompts.
+        prefixes: The prefix of each text.
     """
-    repaired = [text.repair(each) for each in texts]
+    repaired = [text.repair(string) for string in texts]
     if recipe.already_prompted == "keep":
-        prefixes = _kept(recipe, repaired, prefixes)
+        prefixes = _without_doubles(recipe, repaired, prefixes)
     repaired, prefixes, inverse = _distinct(repaired, prefixes)
     already_prompted = prompts.already_prompted(recipe.prompts, repaired)
     refused = _refused(tokenizer, recipe, prefixes, already_prompted)
     if refused:  # an empty text in their place costs next to nothing
-        repaired = ["" if row in refused else each for row, each in enumerate(repaired)]
-        prefixes = ["" if row in refused else each for row, each in enumerate(prefixes)]
-    rows = _whole if recipe.long_text == "truncate" else _taken_apart
-    owner, parts, tokens = rows(tokenizer, recipe, repaired, prefixes)
-    return Tokenized(
+        repaired = ["" if row in refused else string for row, string in enumerate(repaired)]
+        prefixes = ["" if row in refused else prefix for row, prefix in enumerate(prefixes)]
+    tokenize_rows = _whole if recipe.long_text == "truncate" else _split
+    owner, parts, tokens = tokenize_rows(tokenizer, recipe, repaired, prefixes)
+    return SortWindow(
         tokens=tokens,
         owner=owner,
-        parts=parts,
+        windows=parts,
         already_prompted=np.array(already_prompted, dtype=bool),
         refused=refused,
         inverse=inverse,
@@ -68,7 +77,7 @@ def tokenize_window(
 def _distinct(
     texts: list[str], prefixes: Sequence[str]
 ) -> tuple[list[str], Sequence[str], Indices]:
-    """The distinct texts and their prefixes, and which of them each text is."""
+    """The distinct texts, their prefixes, and the number of the distinct text of each text."""
     if len(set(prefixes)) <= 1 and len(set(texts)) == len(texts):  # most windows of most tables
         return texts, prefixes, np.arange(len(texts))
     numbers: dict[tuple[str, str], int] = {}
@@ -79,34 +88,35 @@ def _distinct(
     return [pair[1] for pair in numbers], [pair[0] for pair in numbers], inverse
 
 
-def _kept(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
-    """No prefix for a text that has a prompt to the letter."""
-    own = prompts.prompt_heads(recipe.prompts)
+def _without_doubles(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+    """The prefixes, with none for a text that begins with exactly such a prompt already."""
+    heads = prompts.prompt_heads(recipe.prompts)
     return [
-        "" if own and each.startswith(own) else prefix
-        for each, prefix in zip(texts, prefixes, strict=True)
+        "" if heads and string.startswith(heads) else prefix
+        for string, prefix in zip(texts, prefixes, strict=True)
     ]
 
 
 def _refused(
     tokenizer: Tokenizer, recipe: Recipe, prefixes: Sequence[str], already_prompted: Sequence[bool]
 ) -> dict[int, str]:
-    """Why a text is not encoded: its prompt leaves it no room, or it has one already."""
-    taken = {each: tokenizer.special_tokens + tokenizer.count(each) for each in set(prefixes)}
+    """Why a text is not encoded: its prompt leaves it no room, or it has a prompt already."""
+    sizes = {prefix: tokenizer.special_tokens + tokenizer.count(prefix) for prefix in set(prefixes)}
     refused: dict[int, str] = {}
     room = recipe.max_tokens - 2 * recipe.overlap
-    if recipe.already_prompted != "refuse" and all(each < room for each in taken.values()):
+    if recipe.already_prompted != "refuse" and all(size < room for size in sizes.values()):
         return refused
     for row, (prefix, has_prompt) in enumerate(zip(prefixes, already_prompted, strict=True)):
-        if taken[prefix] >= room:
+        if sizes[prefix] >= room:
             refused[row] = (
-                f"The prompt and the special tokens take {taken[prefix]} of max_tokens "
+                f"The prompt and the special tokens take {sizes[prefix]} of max_tokens "
                 f"{recipe.max_tokens}; too few are left for a text, with overlap "
-                f"{recipe.overlap}."
+                f"{recipe.overlap}. Shorten the prompt, or raise max_tokens."
             )
         elif has_prompt and recipe.already_prompted == "refuse":
             refused[row] = (
-                "The text begins with a prompt already, and already_prompted is 'refuse'."
+                "The text begins with a prompt already, and already_prompted is 'refuse'. Remove "
+                "the prompt from the text, or use 'keep' or 'report'."
             )
     return refused
 
@@ -114,38 +124,38 @@ def _refused(
 def _whole(
     tokenizer: Tokenizer, recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]
 ) -> tuple[Ints, list[Window], Tokens]:
-    """One row for each text: owners, no parts, tokens."""
-    whole = [prefix + each for prefix, each in zip(prefixes, texts, strict=True)]
-    return np.arange(len(texts), dtype=np.int32), [], tokenizer.tokenize(whole, recipe.max_tokens)
+    """One row per text: owners, no windows, tokens."""
+    prompted = [prefix + string for prefix, string in zip(prefixes, texts, strict=True)]
+    owner = np.arange(len(texts), dtype=np.int32)
+    return owner, [], tokenizer.tokenize(prompted, recipe.max_tokens)
 
 
-def _taken_apart(
+def _split(
     tokenizer: Tokenizer, recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]
 ) -> tuple[Ints, list[Window], Tokens]:
-    """One row for each part of a text that fits the model: owners, parts and tokens."""
+    """One row per window that fits the model: owners, windows and tokens."""
     room = recipe.max_tokens - tokenizer.special_tokens
-    capacities = {each: room - tokenizer.count(each) for each in set(prefixes)}
-    found: list[list[Window]] = [[] for _ in texts]
+    capacities = {prefix: room - tokenizer.count(prefix) for prefix in set(prefixes)}
+    split: list[list[Window]] = [[] for _ in texts]
     pending: Sequence[int] = range(len(texts))
-    # A word that is cut in two can have more tokens than it had as one. Parts that do not fit as
-    # the texts they are get smaller, so that nothing is lost.
+    # A word that is cut in two can have more tokens than it has whole. Texts whose windows do not
+    # fit are split again into smaller ones, so that nothing is lost.
     for slack in (0, 2, 8, 32):
         for row in pending:
-            found[row] = windows(
+            split[row] = windows(
                 texts[row],
                 tokenizer.spans(texts[row]),
                 capacity=max(capacities[prefixes[row]] - slack, 1),
                 overlap=recipe.overlap,
             )
-        owner = np.repeat(np.arange(len(texts), dtype=np.int32), [len(each) for each in found])
-        parts = [part for each in found for part in each]
-        whole = [
-            prefix + each[part.start : part.end]
-            for prefix, each, own in zip(prefixes, texts, found, strict=True)
-            for part in own
+        owner = np.repeat(np.arange(len(texts), dtype=np.int32), list(map(len, split)))
+        prompted = [
+            prefix + string[window.start : window.end]
+            for prefix, string, parts in zip(prefixes, texts, split, strict=True)
+            for window in parts
         ]
-        tokens = tokenizer.tokenize(whole, recipe.max_tokens)
+        tokens = tokenizer.tokenize(prompted, recipe.max_tokens)
         pending = [int(row) for row in np.unique(owner[tokens.truncated])]
         if not pending:
             break
-    return owner, parts, tokens
+    return owner, [window for parts in split for window in parts], tokens

@@ -12,13 +12,15 @@ import numpy.typing as npt
 import tokenizers
 
 from e5spark.encoder.batching import Batch, Ints, Longs
+from e5spark.encoder.packages import require
 from e5spark.errors import ModelError
 
-# A text up to this long is tokenised whole. Of a longer one only the beginning is: a tokenizer
-# reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512 tokens.
+# Texts up to this length are tokenised whole. Of longer ones only the beginning is tokenised: a
+# tokenizer reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512
+# tokens.
 EXACT_CHARS = 1 << 16
-# Tokens of the cut-off beginning that are not trusted: cutting inside a word can change how that
-# word is taken apart, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
+# Tokens at the end of a beginning that may be wrong: a cut inside a word can change the tokens of
+# that word, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
 _MARGIN = 128
 _SPACE_BEFORE = re.compile(r"\s\S*\Z")
 
@@ -29,9 +31,9 @@ class Tokens:
 
     Attributes:
         ids: Token ids of all texts, special tokens included.  # (sum of lengths,)
-        offsets: Where each text begins; one more than there are texts.  # (texts + 1,)
-        n_tokens: Tokens of each text before truncation, special tokens included; beyond
-            ``EXACT_CHARS`` characters estimated from the beginning of the text.  # (texts,)
+        offsets: First token of each text, then the number of tokens.  # (texts + 1,)
+        n_tokens: Tokens of each text before truncation, special tokens included; estimated from
+            the beginning for a text of more than ``EXACT_CHARS`` characters.  # (texts,)
     """
 
     ids: Ints
@@ -40,30 +42,34 @@ class Tokens:
 
     @property
     def lengths(self) -> Longs:
-        """Returns the tokens of each text that are left after truncation."""
+        """Returns the number of tokens of each text after truncation.  # (texts,)."""
         return np.diff(self.offsets)
 
     @property
     def truncated(self) -> npt.NDArray[np.bool_]:
-        """Returns which texts lost tokens."""
+        """Returns which texts lost tokens to truncation.  # (texts,)."""
         return self.lengths < self.n_tokens
 
     def batch(self, rows: npt.NDArray[np.intp]) -> Batch:
-        """Returns the tokens of some texts as one forward pass takes them."""
+        """Returns the tokens of some texts as the batch of one forward pass.
+
+        Args:
+            rows: Indices of the texts, in the order of the batch.
+        """
         lengths = self.lengths[rows]
-        begins = np.cumsum(lengths) - lengths  # of each row in the batch
-        where = np.arange(int(lengths.sum())) + np.repeat(self.offsets[rows] - begins, lengths)
-        return Batch(ids=self.ids[where], lengths=lengths)
+        starts = np.cumsum(lengths) - lengths  # of each row in the batch
+        source = np.arange(int(lengths.sum())) + np.repeat(self.offsets[rows] - starts, lengths)
+        return Batch(ids=self.ids[source], lengths=lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Where the tokens of one text lie in it, in characters; special tokens excluded.
+    """The spans of a text's tokens, in characters; without special tokens.
 
     Attributes:
-        starts: First character of each token.
-        ends: The character after its last one.
-        words: Number of the pre-tokenizer's word that it belongs to.
+        starts: First character of each token.  # (tokens,)
+        ends: The character after the last one of each token.  # (tokens,)
+        words: The number of the pre-tokenizer's word that each token belongs to.  # (tokens,)
     """
 
     starts: Longs
@@ -72,17 +78,17 @@ class Spans:
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer, with the truncation of transformers and none of its objects."""
+    """A checkpoint's tokenizer, which truncates as transformers does but returns flat arrays."""
 
     def __init__(
         self, backend: tokenizers.Tokenizer, *, pad_id: int, eos_id: int | None = None
     ) -> None:
-        """Takes over the backend: its truncation and padding are switched off.
+        """Wraps a backend, and switches its truncation and padding off.
 
         Args:
-            backend: As the checkpoint's files define it.
-            pad_id: What fills up short rows.
-            eos_id: Appended to every text, unless the backend does so itself.
+            backend: The tokenizer that the checkpoint's files define.
+            pad_id: The token that fills up short rows.
+            eos_id: The token to append to every text, unless the backend does so itself.
         """
         backend.no_truncation()
         backend.no_padding()
@@ -99,46 +105,55 @@ class Tokenizer:
         """Returns the tokenizer of a directory, as transformers' AutoTokenizer reads it.
 
         Args:
-            directory: Of the tokenizer's files.
+            directory: The directory of the tokenizer's files.
             appends_eos: Whether texts end in the end-of-sequence token, as E5-mistral's do
                 (its card appends it by hand).
 
         Raises:
-            ModelError: If the directory has none that can be read.
+            ModelError: If the directory has no tokenizer that can be read.
+            OptionError: If transformers is not installed.
         """
+        require(("transformers",), extra="torch", purpose="The tokenizer of a checkpoint")
         from transformers import AutoTokenizer
 
         try:
             loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{directory} has no tokenizer that can be read: {error}") from error
+            raise ModelError(
+                f"{directory} has no tokenizer that can be read: {error}. Fetch its files again."
+            ) from error
         eos = int(loaded.eos_token_id) if appends_eos else None
         pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
-        # A copy: the object that transformers returned keeps its own truncation state.
+        # A copy, because the object that transformers returns keeps its own truncation state.
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
         return cls(backend, pad_id=int(pad), eos_id=eos)
 
     @classmethod
     def read(cls, path: Path, *, pad_id: int) -> "Tokenizer":
-        """Returns the tokenizer of a prepared model, which is read without transformers."""
+        """Returns the tokenizer of a prepared model, without transformers.
+
+        Args:
+            path: tokenizer.json.
+            pad_id: The token that fills up short rows.
+        """
         return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
 
     @property
     def special_tokens(self) -> int:
-        """Returns how many special tokens every text gets."""
+        """Returns the number of special tokens that are added to every text."""
         return self._backend.num_special_tokens_to_add(is_pair=False) + len(self._appended)
 
     def count(self, text: str) -> int:
-        """Returns the tokens of a short text, without the special ones."""
+        """Returns the number of tokens of a short text, without special tokens."""
         return len(self._backend.encode(text, add_special_tokens=False).ids)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
-        """Returns the tokens of the texts, in order, each cut to ``max_tokens``.
+        """Returns the tokens of the texts, in order, each truncated to ``max_tokens``.
 
-        As in transformers, the cut takes content and leaves the special tokens.
+        As in transformers, truncation removes content and keeps the special tokens.
 
         Args:
-            texts: Prompt included.
+            texts: Texts with their prompts.
             max_tokens: Most tokens of one text, special tokens included.
         """
         beginnings = [_beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
@@ -147,7 +162,7 @@ class Tokenizer:
         n_tokens = np.fromiter(map(len, full), dtype=np.int32, count=len(full))
         for row, (text, beginning) in enumerate(zip(texts, beginnings, strict=True)):
             if len(beginning) < len(text):
-                full[row], estimate = self._long(text, beginning, full[row], max_tokens)
+                full[row], estimate = self._extended(text, beginning, full[row], max_tokens)
                 n_tokens[row] = estimate
         kept = np.minimum(n_tokens, max_tokens)
         offsets = np.zeros(len(full) + 1, dtype=np.int64)
@@ -160,7 +175,7 @@ class Tokenizer:
         return Tokens(ids=flat, offsets=offsets, n_tokens=n_tokens)
 
     def spans(self, text: str) -> Spans:
-        """Returns where the tokens of a text lie in it, a piece of the text at a time."""
+        """Returns the spans of a text's tokens; a long text is tokenised in pieces."""
         starts, ends, words = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
         begin, word = 0, 0
         while begin < len(text):
@@ -170,7 +185,7 @@ class Tokenizer:
             starts.append(offsets[:, 0])
             ends.append(offsets[:, 1])
             words.append(np.array(encoding.word_ids, dtype=np.int64) + word)
-            word += len(piece)  # no piece has more words than characters
+            word += len(piece)  # a piece has at most as many words as characters
             begin += len(piece)
         return Spans(
             starts=np.concatenate(starts),
@@ -178,10 +193,10 @@ class Tokenizer:
             words=np.concatenate(words) if words else np.zeros(0, np.int64),
         )
 
-    def _long(
+    def _extended(
         self, text: str, beginning: str, ids: list[int], max_tokens: int
     ) -> tuple[list[int], int]:
-        """The ids of a beginning that surely holds the kept ones, and the estimated count."""
+        """The ids of a beginning long enough for ``max_tokens``, and the whole text's estimate."""
         while len(ids) < max_tokens + _MARGIN and len(beginning) < len(text):
             beginning = _beginning(text, 4 * len(beginning))
             ids = self._backend.encode(beginning).ids + self._appended
@@ -189,13 +204,13 @@ class Tokenizer:
 
 
 def appends_eos(directory: Path) -> bool:
-    """Returns whether the checkpoint is a decoder, whose vector is that of the final token."""
+    """Returns whether the checkpoint is a decoder, whose vector is its final token's."""
     config = json.loads((directory / "config.json").read_text("utf-8"))
     return bool(config["model_type"] == "mistral")
 
 
 def _beginning(text: str, most: int) -> str:
-    """The first ``most`` characters, or fewer: up to the last white space, if there is any."""
+    """At most the first ``most`` characters: up to the last white space, if there is any."""
     if len(text) <= most:
         return text
     space = _SPACE_BEFORE.search(text, most // 2, most)

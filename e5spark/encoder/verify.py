@@ -1,10 +1,9 @@
-"""Parity as a command: the engine in use against transformers, on texts in many scripts.
+"""e5spark verify: the engine's vectors compared with transformers', on texts in many scripts.
 
 The reference is written to be obviously right and shares no code with the engine: one text at a
-time, so that there is no padding and no mask, in fp32.
+time, so that there is no padding and no mask, in fp32. Importing this module loads no engine.
 """
 
-import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import AutoModel, AutoTokenizer
 
 from e5spark.encoder.encoder import Encoder
 from e5spark.encoder.engine import Vectors
 from e5spark.encoder.loading import load
+from e5spark.encoder.packages import missing, require
 from e5spark.encoder.tokenizer import appends_eos
 from e5spark.errors import GateError, OptionError, TextError
 from e5spark.model import prepared, prompts
@@ -30,7 +28,7 @@ from e5spark.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-# What design and README promise of each precision.
+# The documented promises, by precision.
 LARGEST_DIFFERENCE = {"fp32": 1e-5}
 WORST_COSINE = {"fp32": 0.999999, "bf16": 0.9995}
 MEAN_COSINE = {"fp32": 0.999999, "bf16": 0.9999}
@@ -62,83 +60,92 @@ TEXTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How two sets of vectors of the same texts agree."""
+    """The agreement of two sets of vectors of the same texts.
+
+    Attributes:
+        largest_difference: The largest difference between two components.
+        worst_cosine: The lowest cosine between the two vectors of a text.
+        mean_cosine: The mean cosine between the two vectors of a text.
+    """
 
     largest_difference: float
     worst_cosine: float
     mean_cosine: float
 
 
-def agreement(one: Vectors, other: Vectors) -> Agreement:
-    """Returns how the rows of two arrays agree.  # (texts, dim) both."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+def agreement(vectors: Vectors, reference: Vectors) -> Agreement:
+    """Returns the agreement of two arrays, row by row.  # (texts, dim) both."""
+    left, right = vectors.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines = (left * right).sum(axis=1) / np.maximum(norms, 1e-30)
     return Agreement(
-        largest_difference=float(np.abs(a - b).max()),
+        largest_difference=float(np.abs(left - right).max()),
         worst_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
     )
 
 
 def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
-    """Returns how the engine agrees with transformers, sentence-transformers and published scores.
+    """Returns the engine's agreement with transformers, sentence-transformers and known answers.
 
     Args:
         spec: The checkpoint and the precision to verify.
-        known_answers: A JSON file of texts and the scores that their authors published.
+        known_answers: A JSON file of texts and of the scores that the checkpoint's authors
+            published for them.
 
     Raises:
         GateError: If a promise is broken; the message has the figures.
-        OptionError: If the known answers cannot be read.
+        ModelError: If the checkpoint is unknown, absent, altered or incomplete.
+        OptionError: If the known answers cannot be read, or a package is not installed.
     """
+    require(("torch", "transformers"), extra="torch", purpose="e5spark verify")
     spec = replace(spec, long_text="truncate", output_type="float32", calibration=None)
     files = locate(spec)
     if prepared.read(files.model) is not None:
         raise OptionError(
             f"{spec.model} is a prepared model, which transformers cannot run; verify the "
-            "checkpoint that it was made of (--set model.engine=openvino)."
+            "checkpoint that it was made from (--set model.engine=openvino)."
         )
     recipe = resolve_recipe(spec, files.model)
     precision = decide_precision(spec, files)
     loaded = load(files, engine=spec.engine, precision=precision, device=spec.device, threads=None)
     encoder = Encoder(loaded, recipe, spec)
-    found: dict[str, Any] = {"model": spec.model, "precision": precision, "texts": len(TEXTS)}
+    document: dict[str, Any] = {"model": spec.model, "precision": precision, "texts": len(TEXTS)}
     for role in prompts.ROLES:
         prefix = prompts.prefix(recipe.prompts, role, _instruction(recipe, role))
         try:
             vectors = encoder.encode(TEXTS, role=role, instruction=_instruction(recipe, role))
         except TextError as error:
             raise GateError(f"{spec.model} in {precision}, {role}: {error}") from error
-        rivals = {"transformers": _transformers(files, recipe, prefix)}
+        references = {"transformers": _transformers(files, recipe, prefix)}
         if _has_sentence_transformers(files, recipe):
-            rivals["sentence_transformers"] = _sentence_transformers(files, recipe, prefix)
-        for name, reference in rivals.items():
+            references["sentence_transformers"] = _sentence_transformers(files, recipe, prefix)
+        for name, reference in references.items():
             result = agreement(vectors, reference)
-            found[f"{role}_{name}"] = vars(result)
+            document[f"{role}_{name}"] = vars(result)
             _check(result, precision, f"{spec.model} in {precision}, {role}, against {name}")
     if known_answers is not None:
-        found["known_answers"] = _known_answers(encoder, known_answers)
-    return found
+        document["known_answers"] = _known_answers(encoder, known_answers)
+    return document
 
 
-def _check(result: Agreement, precision: str, what: str) -> None:
+def _check(result: Agreement, precision: str, comparison: str) -> None:
     log.info(
         "%s: largest difference %.2g, worst cosine %.7f, mean cosine %.7f.",
-        what,
+        comparison,
         result.largest_difference,
         result.worst_cosine,
         result.mean_cosine,
     )
-    kept = (
+    holds = (
         result.largest_difference <= LARGEST_DIFFERENCE.get(precision, np.inf)
         and result.worst_cosine >= WORST_COSINE[precision]
         and result.mean_cosine >= MEAN_COSINE[precision]
     )
-    if not kept:  # so asked, because a comparison with NaN is never true
+    if not holds:  # and not the inverse comparisons: those are false for NaN
         raise GateError(
-            f"{what}: the largest difference is {result.largest_difference:.2g}, the worst cosine "
-            f"{result.worst_cosine:.7f}, the mean {result.mean_cosine:.7f}; promised are "
+            f"{comparison}: the largest difference is {result.largest_difference:.2g}, the worst "
+            f"cosine {result.worst_cosine:.7f}, the mean {result.mean_cosine:.7f}; promised are "
             f"{LARGEST_DIFFERENCE.get(precision, 'any')}, {WORST_COSINE[precision]} and "
             f"{MEAN_COSINE[precision]}."
         )
@@ -148,8 +155,10 @@ def _instruction(recipe: Recipe, role: str) -> str | None:
     return prompts.RETRIEVAL_TASK if "{task}" in recipe.prompts[role] else None
 
 
-@torch.inference_mode()
 def _transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
     model = AutoModel.from_pretrained(
         files.model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -160,7 +169,8 @@ def _transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
         ids = tokenizer(prefix + text, truncation=True, max_length=room)["input_ids"]
         if appends_eos(files.model) and ids[-1] != tokenizer.eos_token_id:
             ids = [*ids, tokenizer.eos_token_id]
-        hidden = model(input_ids=torch.tensor([ids])).last_hidden_state[0]  # (tokens, hidden)
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([ids])).last_hidden_state[0]  # (tokens, hidden)
         pooled = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}[recipe.pooling]
         cut = pooled[: recipe.dim]
         unit = torch.nn.functional.normalize(cut, dim=0) if recipe.normalize else cut
@@ -169,8 +179,8 @@ def _transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
 
 
 def _has_sentence_transformers(files: Files, recipe: Recipe) -> bool:
-    comparable = recipe.pooling != "last" and files.tokenizer == files.model
-    return comparable and importlib.util.find_spec("sentence_transformers") is not None
+    is_comparable = recipe.pooling != "last" and files.tokenizer == files.model
+    return is_comparable and not missing(["sentence_transformers"])
 
 
 def _sentence_transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors:
@@ -197,7 +207,7 @@ def _sentence_transformers(files: Files, recipe: Recipe, prefix: str) -> Vectors
 
 
 def _known_answers(encoder: Encoder, path: str) -> dict[str, float]:
-    """The largest difference to published scores.
+    """The largest difference from published scores, and the tolerance.
 
     The file: ``{"rows": [TEXT, ...], "columns": [TEXT, ...], "scores": [[...], ...], "scale": 100,
     "tolerance": 0.01}``, where TEXT is ``{"text": ..., "role": ..., "instruction": ...}`` and a
@@ -217,10 +227,10 @@ def _known_answers(encoder: Encoder, path: str) -> dict[str, float]:
             f"The known answers {path} cannot be used ({type(error).__name__}: {error}); the file "
             "needs rows, columns, scores and tolerance."
         ) from error
-    log.info("%s: largest difference %.3g of published scores.", path, difference)
+    log.info("%s: the largest difference from a published score is %.3g.", path, difference)
     if not difference <= tolerance:
         raise GateError(
-            f"{path}: a score differs by {difference:.4g} from what was published; "
+            f"{path}: a score differs by {difference:.4g} from the published one; "
             f"{tolerance} is allowed."
         )
     return {"largest_difference": difference, "tolerance": tolerance}
@@ -229,7 +239,7 @@ def _known_answers(encoder: Encoder, path: str) -> dict[str, float]:
 def _encoded(encoder: Encoder, texts: Sequence[Mapping[str, str]]) -> Vectors:
     return np.concatenate(
         [
-            encoder.encode([each["text"]], role=each["role"], instruction=each.get("instruction"))
-            for each in texts
+            encoder.encode([text["text"]], role=text["role"], instruction=text.get("instruction"))
+            for text in texts
         ]
     )

@@ -1,4 +1,4 @@
-"""The work list of a run, cut into chunks that are embedded and committed one by one."""
+"""The chunks of a run: parts of its work list that are embedded and committed one by one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -10,33 +10,34 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructType
 
-from e5spark.job import metrics as account
+from e5spark.job import metrics
 from e5spark.job.diff import KIND
 from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
 from e5spark.model.resolve import Plan
-from e5spark.spark.embedding import result_names
-from e5spark.tables.ledger.ledger import Kind, Record
+from e5spark.spark.columns import result_names
+from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
 
-# A chunk is what a kill can cost: minutes of work, on two slots or on two thousand.
-_ROWS, _ROWS_A_SLOT = 20_000, 10_000
+# A killed run loses at most the chunks in flight: minutes of work, on two slots or two thousand.
+_ROWS, _ROWS_PER_SLOT = 20_000, 10_000
 _MOST_CHUNKS = 2000
 # Fewer rows are not worth a task of their own.
-_ROWS_A_TASK = 500
+_ROWS_PER_TASK = 500
+_FILE, _ROWS_OF_FILE = "__e5spark_file", "__e5spark_rows"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A part of the work list: some of its files, of one kind.
+    """A part of the work list: some of its files, with rows of one kind.
 
     Attributes:
         number: From 1, for the name of its record.
         kind: ``append`` or ``deferred``.
         paths: The files.
-        rows: In all of them.
+        rows: Rows in all of these files.
     """
 
     number: int
@@ -47,10 +48,10 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How a run is cut up.
+    """How large the parts of a run are.
 
     Attributes:
-        rows: Rows of a chunk, at most, unless there would be too many chunks.
+        rows: Most rows of a chunk, unless there would be more than 2,000 chunks.
         tasks: Tasks of a chunk.
         concurrent_chunks: Chunks at a time, so that the last tasks of one do not idle a cluster.
         forced: Whether a chunk gets all of its tasks, however few rows it has.
@@ -63,10 +64,10 @@ class Sizes:
 
 
 def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int) -> Sizes:
-    """Returns how a run is cut up: as it was asked for, else by the task slots of the session."""
+    """Returns the sizes of a run: those of the config, and where it has 0, by the task slots."""
     slots = 1 if rows and tasks else _slots(spark)
     return Sizes(
-        rows=rows or max(_ROWS, _ROWS_A_SLOT * slots),
+        rows=rows or max(_ROWS, _ROWS_PER_SLOT * slots),
         tasks=tasks or slots,
         concurrent_chunks=concurrent_chunks,
         forced=tasks > 0,
@@ -75,55 +76,58 @@ def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int)
 
 def _slots(spark: SparkSession) -> int:
     """How many tasks run at once."""
-    # Spark cuts a range into as many parts as there are cores now; Connect has no other way.
+    # Spark cuts a range into as many parts as there are cores now; Connect offers no other way.
     parts = spark.range(1 << 20).select(F.spark_partition_id().alias("part"))
     cores = parts.distinct().count()
     return max(1, cores // int(str(spark.conf.get("spark.task.cpus", "1"))))
 
 
 def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
-    """Writes the rows that a run has to embed, and returns the chunks that they are cut into.
+    """Writes the rows that a run has to embed, and returns the chunks of this work list.
 
-    Written once, so that the source is not read again for each chunk, and durable, so that
-    executors may come and go. A chunk is a group of files: no row is shuffled to get there.
+    It is written once, so that the source is not read again for each chunk, and it is durable, so
+    that executors may come and go. A chunk is a group of files, so no row is shuffled.
 
     Args:
-        df: The rows, and the kind of each in the column ``KIND``.
-        commits: For the place.
+        df: The rows, with the kind of each in the column ``KIND``.
+        commits: For the directory of the work list.
         sizes: For the rows of a chunk.
     """
-    path = f"{commits.target.location}/{commits.ledger.work}/rows"
+    path = commits.ledger.work_path("rows")
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
     write_path(df, path, format="parquet", options=options, partition=KIND)
-    # With a schema, because none can be found where no row was written.
-    schema = StructType([each for each in df.schema if each.name != KIND]).add(KIND, StringType())
+    # With a schema, because Spark cannot infer one where no row was written.
+    columns = [field for field in df.schema if field.name != KIND]
+    schema = StructType(columns).add(KIND, StringType())
     files = (
         df.sparkSession.read.schema(schema)
         .parquet(path)
-        .groupBy(KIND, F.col("_metadata.file_name").alias("file"))
-        .count()
-        .orderBy(KIND, "file")
+        .groupBy(KIND, F.col("_metadata.file_name").alias(_FILE))
+        .agg(F.count(F.lit(1)).alias(_ROWS_OF_FILE))
+        .orderBy(KIND, _FILE)
         .collect()
     )
-    found = [(row[KIND], f"{path}/{KIND}={row[KIND]}/{row['file']}", row["count"]) for row in files]
-    most = max(sizes.rows, ceil(sum(rows for *_, rows in found) / _MOST_CHUNKS))
+    work = [
+        (row[KIND], f"{path}/{KIND}={row[KIND]}/{row[_FILE]}", row[_ROWS_OF_FILE]) for row in files
+    ]
+    limit = max(sizes.rows, ceil(sum(rows for *_, rows in work) / _MOST_CHUNKS))
     return [
         Chunk(number=number, kind=cast(Kind, kind), paths=paths, rows=rows)
-        for number, (kind, paths, rows) in enumerate(_grouped(found, most), start=1)
+        for number, (kind, paths, rows) in enumerate(_grouped(work, limit), start=1)
     ]
 
 
 def _grouped(
-    files: Sequence[tuple[str, str, int]], most: int
+    files: Sequence[tuple[str, str, int]], limit: int
 ) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Neighbouring files of one kind, as many as have `most` rows together."""
+    """Neighbouring files of one kind, with at most ``limit`` rows together, or a single file."""
     kind, total = "", 0
     paths: list[str] = []
-    for each, path, rows in files:
-        if paths and (each != kind or total + rows > most):
+    for file_kind, path, rows in files:
+        if paths and (file_kind != kind or total + rows > limit):
             yield kind, tuple(paths), total
             paths, total = [], 0
-        kind = each
+        kind = file_kind
         paths.append(path)
         total += rows
     if paths:
@@ -131,40 +135,42 @@ def _grouped(
 
 
 def embed_chunks(
-    chunks: Sequence[Chunk], *, plan: Plan, intake: Source, commits: Commits, sizes: Sizes
+    chunks: Sequence[Chunk], *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
 ) -> list[Record]:
-    """Embeds chunks and commits each; returns their records.
+    """Embeds and commits each chunk; returns the records of the commits.
 
-    After a failure no chunk is begun any more; those in flight are finished and committed.
+    After a failure no further chunk begins; chunks in flight are finished and committed.
     """
     progress = Progress(rows=sum(chunk.rows for chunk in chunks), chunks=len(chunks))
 
     def run(chunk: Chunk) -> Record:
-        record = _embed(chunk, plan=plan, intake=intake, commits=commits, sizes=sizes)
+        record = _embed(chunk, plan=plan, source=source, commits=commits, sizes=sizes)
         progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
         return record
 
-    return _in_flight(run, chunks, sizes.concurrent_chunks)
+    return _run_concurrently(run, chunks, sizes.concurrent_chunks)
 
 
-def _embed(chunk: Chunk, *, plan: Plan, intake: Source, commits: Commits, sizes: Sizes) -> Record:
-    spark = intake.rows.sparkSession
-    names = result_names(plan, intake.texts)
+def _embed(chunk: Chunk, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes) -> Record:
+    spark = source.rows.sparkSession
+    names = result_names(plan, source.texts)
     name = commits.ledger.name(chunk.number)
-    tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_A_TASK))
-    rows = spark.read.schema(intake.rows.schema).parquet(*chunk.paths).repartition(tasks)
-    seen = Observation(f"e5spark_{name}")
-    vectors = embedded(rows, plan, intake).observe(seen, *account.counts(plan, names))
+    tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_PER_TASK))
+    rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
+    observation = Observation(f"e5spark_{name}")
+    vectors = embedded(rows, plan, source).observe(observation, *metrics.counts(plan, names))
     files, staged = stage(vectors, commits.target, commits.ledger, name)
-    counts = {key: int(value or 0) for key, value in seen.get.items()}
-    account.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
-    return commits.record(
+    counts = {key: int(value or 0) for key, value in observation.get.items()}
+    metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
+    return commits.commit(
         Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
     )
 
 
-def _in_flight(run: Callable[[Chunk], Record], chunks: Sequence[Chunk], most: int) -> list[Record]:
-    pool = ThreadPoolExecutor(most, thread_name_prefix="e5spark-chunk")
+def _run_concurrently(
+    run: Callable[[Chunk], Record], chunks: Sequence[Chunk], limit: int
+) -> list[Record]:
+    pool = ThreadPoolExecutor(limit, thread_name_prefix="e5spark-chunk")
     try:
         futures = [pool.submit(run, chunk) for chunk in chunks]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)

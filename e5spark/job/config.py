@@ -1,4 +1,4 @@
-"""A job as frozen dataclasses, and which of its keys go together."""
+"""A job as frozen dataclasses, and the rules for keys that depend on each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Literal
 
 from e5spark.errors import ConfigError
 from e5spark.model.spec import ModelOptions
+from e5spark.names import has_credentials, redacted
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 OutputFormat = Literal["parquet", "delta"]
@@ -32,13 +33,13 @@ class InputConfig:
 
     @property
     def is_partial(self) -> bool:
-        """Whether a run sees only what has come: since the last one, or since a version."""
+        """Whether a run reads only what is new since the last run, or since a version."""
         return self.trigger == "available_now" or self.change_feed
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """``[embed]``: which texts, and in which role."""
+    """``[embed]``: the texts and their role."""
 
     text: str | tuple[str, ...]
     join: str | None = None
@@ -59,7 +60,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """``[output]``: where the vectors go."""
+    """``[output]``: the table of the vectors."""
 
     path: str = ""
     table: str = ""
@@ -92,14 +93,17 @@ class JobConfig:
 
 
 def check(job: JobConfig) -> None:
-    """Raises unless the keys of a job go together.
+    """Raises if keys of a job contradict each other, or one lacks another that it needs.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If so.
     """
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
             raise ConfigError(f"[{name}] needs either path or table, and not both.")
+    _check_credentials("input.path", job.input.path)
+    _check_credentials("input.checkpoint_location", job.input.checkpoint_location)
+    _check_credentials("output.path", job.output.path)
     _check_input(job.input)
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(
@@ -111,96 +115,105 @@ def check(job: JobConfig) -> None:
     _check_run(job.run)
     _check_ids(job)
     if job.input.is_partial:
-        _check_arrivals(job)
+        _check_partial(job)
     if job.output.write == "columns":
         _check_columns(job)
 
 
-def _check_input(given: InputConfig) -> None:
-    if given.table and (given.format != "parquet" or (given.options and not given.is_partial)):
-        raise ConfigError("input.format and input.options are for path, not for table.")
-    if {key.lower() for key in given.options} & {"readchangefeed", "readchangedata"}:
+def _check_credentials(key: str, path: str) -> None:
+    if has_credentials(path):
         raise ConfigError(
-            "[input.options] asks for a change data feed; set input.change_feed = true, or what a "
-            "row was before a change would be embedded as well."
+            f"{key} has a user and a password, which Spark would log: {redacted(path)}. Take them "
+            "out, and give them to Spark's file system, such as fs.s3a.access.key and "
+            "fs.s3a.secret.key in a credential provider."
         )
-    if given.trigger == "available_now" and not given.checkpoint_location:
+
+
+def _check_input(table: InputConfig) -> None:
+    if table.table and (table.format != "parquet" or (table.options and not table.is_partial)):
+        raise ConfigError("input.format and input.options are for path, not for table.")
+    if {key.lower() for key in table.options} & {"readchangefeed", "readchangedata"}:
+        raise ConfigError(
+            "[input.options] asks for a change data feed; set input.change_feed = true instead, or "
+            "rows would be embedded as they were before a change, too."
+        )
+    if table.trigger == "available_now" and not table.checkpoint_location:
         raise ConfigError(
             'input.trigger = "available_now" needs input.checkpoint_location: a directory of its '
-            "own, in which Spark notes what it has read."
+            "own, in which Spark records what it has read."
         )
 
 
 def _check_ids(job: JobConfig) -> None:
-    given = job.input
-    if given.id and given.hash_id:
+    table = job.input
+    if table.id and table.hash_id:
         raise ConfigError("[input] has id and hash_id; give one of them.")
-    has_ids = bool(given.id) or given.hash_id
-    if given.on_duplicate == "first" and not has_ids:
-        raise ConfigError("input.on_duplicate is for input.id, which is not given.")
+    has_ids = bool(table.id) or table.hash_id
+    if table.on_duplicate == "first" and not has_ids:
+        raise ConfigError("input.on_duplicate is for input.id, which is not set.")
     if job.run.delete_missing and not has_ids:
         raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
 
 
-def _check_arrivals(job: JobConfig) -> None:
-    given = job.input
-    if given.change_feed:
-        _check_changes(given)
+def _check_partial(job: JobConfig) -> None:
+    table = job.input
+    if table.change_feed:
+        _check_change_feed(table)
     elif job.run.delete_missing:
         raise ConfigError(
-            'input.trigger = "available_now" reads what has come, which does not say what has '
-            "left; so it cannot go with run.delete_missing. Set input.change_feed = true, if the "
-            "input is a Delta table with a change data feed, or read it as a batch."
+            'input.trigger = "available_now" reads new rows only, which do not show what was '
+            "deleted, so run.delete_missing cannot be used with it. Set input.change_feed = true "
+            'if the input is a Delta table with a change data feed, or input.trigger = "batch".'
         )
-    if not (given.id or given.hash_id):
+    if not (table.id or table.hash_id):
         raise ConfigError(
-            'input.trigger = "available_now" needs input.id (or input.hash_id = true): what was '
-            "read and not committed is read again, and must be known by its ids."
+            'input.trigger = "available_now" needs input.id (or input.hash_id = true): rows that '
+            "were read and not committed are read again, and are recognised by their ids."
         )
 
 
-def _check_changes(given: InputConfig) -> None:
-    options = {key.lower() for key in given.options}
-    if given.path and given.format != "delta":
+def _check_change_feed(table: InputConfig) -> None:
+    options = {key.lower() for key in table.options}
+    if table.path and table.format != "delta":
         raise ConfigError(
             "input.change_feed reads the change data feed of a Delta table; give input.format = "
             '"delta".'
         )
-    if not given.id:
+    if not table.id:
         raise ConfigError(
-            "input.change_feed needs input.id, a column that a row keeps when it changes; "
-            "input.hash_id is made of its texts."
+            "input.change_feed needs input.id, a column that keeps its value when a row changes; "
+            "the id of input.hash_id is made of the texts."
         )
-    if given.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
+    if table.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
         raise ConfigError(
             "input.change_feed needs startingVersion or startingTimestamp in [input.options]; or "
-            'input.trigger = "available_now", which notes how far it came.'
+            'input.trigger = "available_now", which records how far it has read.'
         )
     if options & {"maxfilespertrigger", "maxbytespertrigger"}:
         raise ConfigError(
-            "maxFilesPerTrigger and maxBytesPerTrigger may cut a commit in two, and then "
-            "input.change_feed would remove rows that were written anew; leave them out."
+            "maxFilesPerTrigger and maxBytesPerTrigger may split a commit, and then "
+            "input.change_feed would remove rows that the commit has rewritten; leave them out."
         )
 
 
 def _check_columns(job: JobConfig) -> None:
-    """The output is the input, of which rows must be found again and none may come or go."""
-    given, output = job.input, job.output
-    if (given.path, given.table) != (output.path, output.table):
+    """The output is the input: rows are found again by their ids, and none is added or removed."""
+    table, output = job.input, job.output
+    if (table.path, table.table) != (output.path, output.table):
         raise ConfigError(
             'output.write = "columns" adds columns to the input table; give the same path or table '
             "in [input] and [output]."
         )
-    if output.format != "delta" or (given.path and given.format != "delta"):
+    if output.format != "delta" or (table.path and table.format != "delta"):
         raise ConfigError('output.write = "columns" is for tables of format "delta".')
-    if not given.id:
+    if not table.id:
         raise ConfigError('output.write = "columns" needs input.id, to find rows again.')
     refused = {
-        "input.columns": given.columns,
-        "input.hash_id": given.hash_id,
-        "input.options": given.options,
-        "input.trigger": given.trigger != "batch",
-        "input.change_feed": given.change_feed,
+        "input.columns": table.columns,
+        "input.hash_id": table.hash_id,
+        "input.options": table.options,
+        "input.trigger": table.trigger != "batch",
+        "input.change_feed": table.change_feed,
         "output.options": output.options,
         "run.delete_missing": job.run.delete_missing,
         "model.long_text = split": job.model.options.get("long_text") == "split",

@@ -1,6 +1,10 @@
-"""What a run has to do: the rows of the source whose id is new, or whose content has changed."""
+"""The difference between an input and its table: rows with a new id or with changed content.
 
-from collections.abc import Sequence
+The columns that this module adds, to a user's table or beside it, have names that begin with
+``names.RESERVED``: no column of the user's can be one of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Observation, Window
@@ -12,15 +16,20 @@ from e5spark.names import quoted
 
 KIND = "__e5spark_kind"
 COPIES = "__e5spark_copies"
-_ID, _HASH, _FAILED, _COUNT = "id", "hash", "failed", "count"
-_NAMED = 5
+_POSITION = "__e5spark_position"
+_ID, _HASH, _FAILED, _ROWS = (f"__e5spark_{name}" for name in ("id", "hash", "failed", "rows"))
+_IN_INPUT, _IN_TABLE = "__e5spark_in_input", "__e5spark_in_table"
+_TABLE_HASH = "__e5spark_table_hash"
+_EXAMPLES = 5
+_ID_LENGTH = 40
 
 
 def content_hash(parts: Sequence[Column]) -> Column:
-    """Returns a hash of strings as they are: binary of 32 bytes.
+    """Returns a hash of the bytes of strings: binary, 32 bytes, never null.
 
     It is the sha256 of the parts as netstrings, ``5:hello``, one after another, and ``-`` for a
-    null: no two lists of parts look the same. The bytes are hashed, valid UTF-8 or not.
+    null, so that no two different lists of parts are written alike. Bytes that are not valid UTF-8
+    are hashed as they are.
     """
     return F.unhex(F.sha2(F.concat(*map(_netstring, parts)), 256))
 
@@ -33,197 +42,217 @@ def _netstring(part: Column) -> Column:
 
 
 def check_id(df: DataFrame, id: str) -> None:
-    """Raises unless the type of a column can name rows.
+    """Raises unless the type of a column can identify rows.
 
     Raises:
-        ColumnError: If it is no atomic type.
+        ColumnError: If the type is not atomic.
     """
-    kind = df.schema[id].dataType
-    if not isinstance(kind, AtomicType) or kind.simpleString() == "variant":
+    type_ = df.schema[id].dataType
+    if not isinstance(type_, AtomicType) or type_.simpleString() == "variant":
         raise ColumnError(
-            f"Column {id!r} is {kind.simpleString()}; input.id needs a single value, such as a "
+            f"Column {id!r} is {type_.simpleString()}; input.id needs a single value, such as a "
             "string or a number."
         )
 
 
 def first_of_each(df: DataFrame, id: str, hash: str) -> DataFrame:
-    """Returns one row for each id: that with the lowest content hash.
+    """Returns one row for each id: the row with the lowest content hash.
 
-    Of rows with the same content, the one whose other columns have the lowest hash. How many rows
-    there were of an id stands in the column ``COPIES``.
+    Among rows with the same content, it is the row whose other columns have the lowest hash. The
+    column ``COPIES`` is added: how many rows of ``df`` have this id.
     """
-    rest = [F.col(quoted(field.name)) for field in df.schema if _has_hash(field.dataType)]
-    each = Window.partitionBy(F.col(quoted(id)))
-    order = each.orderBy(F.col(quoted(hash)), F.xxhash64(*rest))
-    counted = df.withColumns(
-        {_COUNT: F.row_number().over(order), COPIES: F.count(F.lit(1)).over(each)}
+    hashed = [F.col(quoted(field.name)) for field in df.schema if _has_hash(field.dataType)]
+    same_id = Window.partitionBy(F.col(quoted(id)))
+    order = same_id.orderBy(F.col(quoted(hash)), F.xxhash64(*hashed))
+    numbered = df.withColumns(
+        {_POSITION: F.row_number().over(order), COPIES: F.count(F.lit(1)).over(same_id)}
     )
-    return counted.filter(f"{_COUNT} = 1").drop(_COUNT)
+    return numbered.filter(F.col(_POSITION) == 1).drop(_POSITION)
 
 
-def _has_hash(kind: DataType) -> bool:
-    text = kind.simpleString()
+def _has_hash(type_: DataType) -> bool:
+    text = type_.simpleString()
     return "map<" not in text and "variant" not in text
 
 
-def find(
+def diff(
     source: DataFrame,
-    current: DataFrame,
+    table: DataFrame,
     *,
     id: str,
     hash: str,
     statuses: Sequence[str],
-    deleted: bool,
-    gone: DataFrame | None = None,
+    find_deleted: bool,
+    deleted_ids: DataFrame | None = None,
 ) -> tuple[DataFrame, Observation]:
-    """Returns what differs between the source and the table: one row for each id.
+    """Returns the ids whose rows must be embedded or removed, each once, and what to do.
 
-    One join of ids and hashes, no texts.
+    One join of ids and hashes; no text is shuffled.
 
     Args:
-        source: Its ids may be duplicates or null; ``check`` says so.
-        current: The table's rows; several of one id are windows of one text.
-        id: The column of both that names a row.
+        source: The input. Its ids may be null or duplicates; ``check_ids`` refuses those.
+        table: The table's rows; several rows with one id are windows of one text.
+        id: The column of both that identifies a row.
         hash: The column of both that holds the content hash.
-        statuses: The columns of the table that say what became of a text.
-        deleted: Whether ids that the source has no more are looked for too.
-        gone: One column, the id, each once: those that are known to have left. None of them is in
-            the source.
+        statuses: The status columns of the table; a row with ``error`` in one is embedded again.
+        find_deleted: Whether to look for ids of the table that are missing from the input.
+        deleted_ids: One column, the id, each once and none of them in the input: ids that a change
+            feed reports as deleted.
 
     Returns:
-        A table of ``id`` and its kind (``append`` if it is new, ``deferred`` if it replaces a row,
-        ``delete``), and what is observed while it is written.
+        A table of ids with the column ``KIND`` (``append`` for a new id, ``deferred`` for a row
+        that replaces another one, ``delete``), which ``rows_to_embed`` and ``ids_to_delete`` take
+        apart; and the counts that are observed while it is written: those of ``count_ids``, and
+        the ids of each kind.
     """
     ids = source.select(
         F.col(quoted(id)).alias(_ID), F.col(quoted(hash)).alias(_HASH), _copies(source)
     )
     ids = ids.groupBy(_ID).agg(
         F.min(_HASH).alias(_HASH),
-        F.count(F.lit(1)).alias(_COUNT),
+        F.count(F.lit(1)).alias(_ROWS),
         F.sum(COPIES).alias(COPIES),
-        F.lit(True).alias("here"),
+        F.lit(True).alias(_IN_INPUT),
     )
-    if gone is not None:
-        left = gone.select(F.col(quoted(id)).alias(_ID))
-        ids = ids.unionByName(left, allowMissingColumns=True)
+    if deleted_ids is not None:
+        deleted = deleted_ids.select(F.col(quoted(id)).alias(_ID))
+        ids = ids.unionByName(deleted, allowMissingColumns=True)
     failed = reduce(Column.__or__, (F.col(quoted(name)) == "error" for name in statuses))
-    known = (
-        current.select(
+    committed = (
+        table.select(
             F.col(quoted(id)).alias(_ID),
-            F.col(quoted(hash)).alias("known"),
+            F.col(quoted(hash)).alias(_TABLE_HASH),
             F.coalesce(failed, F.lit(False)).alias(_FAILED),
         )
         .groupBy(_ID)
         .agg(
-            F.min("known").alias("known"),
+            F.min(_TABLE_HASH).alias(_TABLE_HASH),
             F.max(_FAILED).alias(_FAILED),
-            F.lit(True).alias("there"),
+            F.lit(True).alias(_IN_TABLE),
         )
     )
-    joined = ids.join(known, _ID, "full_outer" if deleted else "left_outer")
+    joined = ids.join(committed, _ID, "full_outer" if find_deleted else "left_outer")
     kind = (
-        F.when(F.col("here").isNull(), F.when(F.col("there"), "delete"))
-        .when(F.col("known").isNull(), "append")
-        .when((F.col("known") != F.col(_HASH)) | F.col(_FAILED), "deferred")
+        F.when(F.col(_IN_INPUT).isNull(), F.when(F.col(_IN_TABLE), "delete"))
+        .when(F.col(_TABLE_HASH).isNull(), "append")
+        .when((F.col(_TABLE_HASH) != F.col(_HASH)) | F.col(_FAILED), "deferred")
     )
-    seen = Observation("e5spark_changes")
+    observation = Observation("e5spark_diff")
     kinds = [
         F.count(F.when(F.col(KIND) == k, 1)).alias(k) for k in ("append", "deferred", "delete")
     ]
-    counted = joined.withColumn(KIND, kind).observe(seen, *_id_counts(), *kinds)
-    return counted.filter(F.col(KIND).isNotNull()).select(_ID, KIND), seen
+    counted = joined.withColumn(KIND, kind).observe(observation, *_id_counts(), *kinds)
+    return counted.filter(F.col(KIND).isNotNull()).select(_ID, KIND), observation
 
 
 def count_ids(source: DataFrame, id: str) -> dict[str, int]:
-    """Returns what ``find`` observes of the ids of a table all of whose rows are new."""
+    """Returns the counts of ids and rows of an input whose rows are all new.
+
+    Returns:
+        ``ids``: different ids, null among them; ``rows_in``: rows; ``copies``: rows before
+        ``first_of_each``; ``nulls``: rows without an id; ``duplicates``: ids of several rows.
+    """
     ids = source.select(F.col(quoted(id)).alias(_ID), _copies(source))
-    ids = ids.groupBy(_ID).agg(F.count(F.lit(1)).alias(_COUNT), F.sum(COPIES).alias(COPIES))
+    ids = ids.groupBy(_ID).agg(F.count(F.lit(1)).alias(_ROWS), F.sum(COPIES).alias(COPIES))
     (row,) = ids.agg(*_id_counts()).collect()
     return {name: value or 0 for name, value in row.asDict().items()}
 
 
 def _id_counts() -> list[Column]:
-    here = F.col(_COUNT).isNotNull()
+    in_input = F.col(_ROWS).isNotNull()
+    is_null = F.col(_ID).isNull()
     return [
-        F.count(F.when(here, 1)).alias("ids"),
-        F.sum(_COUNT).alias("rows_in"),
+        F.count(F.when(in_input, 1)).alias("ids"),
+        F.sum(_ROWS).alias("rows_in"),
         F.sum(COPIES).alias("copies"),
-        F.count(F.when(here & F.col(_ID).isNull(), 1)).alias("nulls"),
-        F.count(F.when((F.col(_COUNT) > 1) & F.col(_ID).isNotNull(), 1)).alias("duplicates"),
+        F.sum(F.when(in_input & is_null, F.col(COPIES))).alias("nulls"),
+        F.count(F.when((F.col(_ROWS) > 1) & ~is_null, 1)).alias("duplicates"),
     ]
 
 
 def _copies(source: DataFrame) -> Column:
-    """How many rows of the input a row stands for."""
+    """How many rows of the input a row represents."""
     return F.col(COPIES) if COPIES in source.columns else F.lit(1).alias(COPIES)
 
 
-def check_ids(source: DataFrame, id: str, counts: dict[str, int]) -> None:
-    """Raises if some ids are null or stand in several rows; names some of those.
+def check_ids(
+    source: DataFrame, id: str, counts: Mapping[str, int], *, is_text: bool = False
+) -> None:
+    """Raises if some ids are null or duplicates; the message names up to five duplicates.
 
     Args:
-        source: The table that was counted; looked at again only if something is wrong.
-        id: The column that names a row.
-        counts: From ``find`` or ``count_ids``.
+        source: The table that was counted; read again only if it has duplicates.
+        id: The column that identifies a row.
+        counts: From ``diff`` or ``count_ids``.
+        is_text: Whether the id is also embedded: texts are never logged, so no id is named.
 
     Raises:
-        InputError: If so.
+        InputError: If an id is null or a duplicate.
     """
     if counts["nulls"]:
-        rows = source.filter(F.col(quoted(id)).isNull()).count()
         raise InputError(
-            f"{rows} rows have no {id}; an id must not be null. Fill it, filter these rows out, "
-            "or give input.hash_id = true in place of input.id."
+            f"{counts['nulls']} rows have no id in column {id!r}; an id must not be null. Fill it, "
+            "filter these rows out, or set input.hash_id = true in place of input.id. (A malformed "
+            "record that is read in mode PERMISSIVE is a row of nulls.)"
         )
     if counts["duplicates"]:
-        groups = source.groupBy(F.col(quoted(id)).alias(_ID)).count().filter("count > 1")
-        some = groups.orderBy(_ID).limit(_NAMED).collect()
-        named = ", ".join(f"{row[_ID]!r} ({row['count']} rows)" for row in some)
+        examples = "" if is_text else f": {_examples(source, id, counts['duplicates'])}"
         raise InputError(
-            f"{counts['duplicates']} ids in {id} stand in several rows: {named}"
-            f"{', ...' if counts['duplicates'] > _NAMED else ''}. Give each row an id of its "
-            'own, or set input.on_duplicate = "first".'
+            f"The input has duplicate ids in column {id!r}, {counts['duplicates']} of them"
+            f'{examples}. Give each row an id of its own, or set input.on_duplicate = "first".'
         )
 
 
-def check_not_empty(counts: dict[str, int], name: str) -> None:
-    """Raises if a source without rows would empty a table that has some.
+def _examples(source: DataFrame, id: str, duplicates: int) -> str:
+    groups = source.groupBy(F.col(quoted(id)).alias(_ID)).agg(F.count(F.lit(1)).alias(_ROWS))
+    rows = groups.filter(F.col(_ROWS) > 1).orderBy(_ID).limit(_EXAMPLES).collect()
+    named = ", ".join(f"{_shortened(row[_ID])} ({row[_ROWS]} rows)" for row in rows)
+    return f"{named}, ..." if duplicates > _EXAMPLES else named
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _ID_LENGTH else f"{text[: _ID_LENGTH - 1]}…"
+
+
+def check_not_empty(counts: Mapping[str, int], name: str) -> None:
+    """Raises if an input without rows would remove all rows of a table.
 
     Args:
-        counts: From ``find``.
-        name: What the user calls the table.
+        counts: From ``diff``.
+        name: The table, as the user names it.
 
     Raises:
-        InputError: If so.
+        InputError: If the input has no rows and the table has some.
     """
     if counts["delete"] and not counts["rows_in"]:
         raise InputError(
-            f"The input has no rows; with run.delete_missing all {counts['delete']} ids would go "
-            f"from {name}, and nothing was changed. Look whether the input is complete, and the "
-            "one that was meant. If the table shall be empty, remove the output and run again."
+            f"The input has no rows; run.delete_missing would remove all {counts['delete']} ids "
+            f"from {name}, and nothing was changed. Check that this is the intended, complete "
+            "input. To empty the table, remove the output and run again."
         )
 
 
-def select(source: DataFrame, found: DataFrame, id: str) -> DataFrame:
-    """Returns the rows of the source that have something to do, with the kind of each."""
-    wanted = found.filter(F.col(KIND) != "delete").withColumnRenamed(_ID, id)
-    return source.join(wanted, id, "inner")
+def rows_to_embed(source: DataFrame, differences: DataFrame, id: str) -> DataFrame:
+    """Returns the rows of the input that are new or changed, with their ``KIND``."""
+    ids = differences.filter(F.col(KIND) != "delete").withColumnRenamed(_ID, id)
+    return source.join(ids, id, "inner")
 
 
-def deleted_ids(found: DataFrame, id: str) -> DataFrame:
-    """Returns the ids that left the source."""
-    return found.filter(F.col(KIND) == "delete").select(F.col(_ID).alias(id))
+def ids_to_delete(differences: DataFrame, id: str) -> DataFrame:
+    """Returns one column: the ids whose rows leave the table."""
+    return differences.filter(F.col(KIND) == "delete").select(F.col(_ID).alias(id))
 
 
 def check_unchanged(expected: int, rows: int) -> None:
-    """Raises if the source gave other rows the second time that it was read.
+    """Raises if the input had a different number of rows to embed when it was read again.
 
     Raises:
-        TransientError: If so.
+        TransientError: If the numbers differ.
     """
     if rows != expected:
         raise TransientError(
-            f"The input changed while it was read: {expected} rows had something to do, and then "
-            f"there were {rows} of them. Run again; if this comes every time, its ids differ each "
-            "time that they are computed."
+            f"The input changed while it was read: {expected} rows were to be embedded, and the "
+            f"second read found {rows}. Run the same command again; if the error comes back, the "
+            "ids differ each time they are computed."
         )

@@ -1,15 +1,16 @@
-"""A job file to its config: strictly, so that a typo stops the job and not the table."""
+"""Reads a job file, strictly: a typo stops the job instead of changing the table."""
 
+import copy
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from e5spark.errors import ConfigError
+from e5spark.errors import ConfigError, ConflictError
 from e5spark.job.config import (
     EmbedConfig,
     InputConfig,
@@ -22,17 +23,21 @@ from e5spark.job.config import (
 from e5spark.model.spec import ModelOptions
 
 _Section = TypeVar("_Section", InputConfig, EmbedConfig, OutputConfig, RunConfig)
+_Built = TypeVar("_Built", JobConfig, ModelConfig)
+# Paths of a table or a directory, which may begin with ~.
+_PATHS = ("input.path", "input.checkpoint_location", "output.path")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
-    """Returns the job file with ``section.key=value`` overrides applied.
+    """Returns the job of a file, with ``section.key=value`` overrides applied.
 
     Args:
         path: A TOML file.
-        overrides: Values are TOML (``true``, ``3``, ``["a"]``); what is no TOML is a string.
+        overrides: Their values are TOML (``true``, ``3``, ``["a"]``); any other is a string.
 
     Raises:
-        ConfigError: If the file cannot be read, a key is unknown, or a value has the wrong type.
+        ConfigError: If the file cannot be read, a key is unknown, a value has the wrong type, or
+            keys contradict each other; the message begins with the file or the override at fault.
     """
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -40,44 +45,86 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"The job file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    for override in overrides:
-        _override(data, override)
-    with _refused_as(str(path)):
-        job = _job(data)
-        check(job)
-    return job
+    return _overridden(data, str(path), overrides, _checked_job)
 
 
 def load_model(name: str, overrides: Sequence[str] = ()) -> ModelConfig:
-    """Returns a ``[model]`` section of a name and ``model.key=value`` overrides.
+    """Returns a ``[model]`` section: a name, and ``model.key=value`` overrides.
 
     Raises:
         ConfigError: If a key is unknown, of another section, or a value has the wrong type.
     """
-    data: dict[str, Any] = {"model": {"name": name}}
-    for override in overrides:
-        _override(data, override)
-    other = next((section for section in data if section != "model"), None)
-    if other is not None:
-        raise ConfigError(f"--set {other}....: only keys of model can be set here.")
-    with _refused_as("--set"):
-        return _model(data)
+    return _overridden({"model": {"name": name}}, "the model", overrides, _model_alone)
 
 
-@contextmanager
-def _refused_as(source: str) -> Iterator[None]:
-    """Begins the message of a refusal with what is refused."""
+def write_example(directory: Path) -> Path:
+    """Writes the commented job file, ``embed.toml``, to a directory and returns its path.
+
+    Raises:
+        ConflictError: If the file exists.
+        ConfigError: If it cannot be written.
+    """
+    path = directory / "embed.toml"
     try:
-        yield
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(files("e5spark.job").joinpath("embed.toml").read_bytes())
+    except FileExistsError as error:
+        if not directory.is_dir():
+            raise ConfigError(f"{directory} is not a directory; give a directory.") from error
+        raise ConflictError(
+            f"{path} exists already and is kept; give another directory."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def _overridden(
+    data: dict[str, Any],
+    source: str,
+    overrides: Sequence[str],
+    build: Callable[[dict[str, Any]], _Built],
+) -> _Built:
+    """The result of ``build`` with the overrides; a refusal names the file or override at fault."""
+    versions = [(source, data)]
+    for override in overrides:
+        data = copy.deepcopy(data)
+        _override(data, override)
+        versions.append((f"--set {override.partition('=')[0].strip()}", data))
+    try:
+        return build(data)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        message = str(error)
+        at_fault = next(name for name, data in versions if _refusal(build, data) == message)
+        raise ConfigError(f"{at_fault}: {message}") from error
+
+
+def _refusal(build: Callable[[dict[str, Any]], object], data: dict[str, Any]) -> str | None:
+    try:
+        build(data)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _checked_job(data: dict[str, Any]) -> JobConfig:
+    job = _job(data)
+    check(job)
+    return job
+
+
+def _model_alone(data: dict[str, Any]) -> ModelConfig:
+    if len(data) > 1:
+        raise ConfigError("only keys of model can be set here.")
+    return _model(data)
 
 
 def _job(data: dict[str, Any]) -> JobConfig:
-    known = [each.name for each in fields(JobConfig)]
+    sections = [field.name for field in fields(JobConfig)]
     for name, values in data.items():
-        if name not in known:
-            raise ConfigError(f"unknown section [{name}].{_nearest(name, known)}")
+        if name not in sections:
+            raise ConfigError(f"unknown section [{name}].{_nearest(name, sections)}")
         if not isinstance(values, dict):
             raise ConfigError(f"{name} is a value; it must be a section, [{name}].")
     return JobConfig(
@@ -92,16 +139,16 @@ def _job(data: dict[str, Any]) -> JobConfig:
 
 def _section(data: dict[str, Any], name: str, kind: type[_Section]) -> _Section:
     needed = [
-        each.name
-        for each in fields(kind)
-        if each.default is MISSING and each.default_factory is MISSING
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
     ]
     return kind(**_values(data, name, get_type_hints(kind), needed))
 
 
 def _model(data: dict[str, Any]) -> ModelConfig:
     values = _values(data, "model", {"name": str, **get_type_hints(ModelOptions)})
-    # conf/embed.toml shows as "" what is not given: written out, it must mean the same.
+    # The example shows keys that are not set as ""; uncommented, they must mean the same.
     values = {key: value for key, value in values.items() if value != ""}
     if "name" not in values:
         raise ConfigError("[model] has no name; give a checkpoint or a directory.")
@@ -126,7 +173,7 @@ def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # an
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         kinds = [kind for kind in arguments if kind is not NoneType]
-        # a string or a list of strings; else one kind, or left out
+        # a string or a list of strings; otherwise one kind, or None
         return _checked(value, kinds[-1 if isinstance(value, list) else 0], where)
     if origin is Literal:
         if value not in arguments:
@@ -135,7 +182,7 @@ def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # an
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{where} is {value!r}; it must be a list.")
-        return tuple(_checked(each, arguments[0], where) for each in value)
+        return tuple(_checked(item, arguments[0], where) for item in value)
     if origin is not None:
         if not isinstance(value, dict):
             raise ConfigError(f"{where} is {value!r}; it must be a table, [{where}].")
@@ -149,25 +196,37 @@ def _scalar(value: object, kind: type, where: str) -> object:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
         raise ConfigError(f"{where} is {value!r}; it must be {names[kind]}.")
+    if where in _PATHS and isinstance(value, str) and value.startswith("~"):
+        return _expanded(value, where)
     return value
+
+
+def _expanded(path: str, where: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(f"{where} is {path!r}; there is no such home directory.") from error
 
 
 def _strings(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Returns a table as Spark takes options: an unquoted ``spark.sql.x`` in TOML is a table."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            found |= _strings(value, f"{prefix}{key}.")
+            options |= _strings(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = str(value).lower() if isinstance(value, bool) else str(value)
-    return found
+            options[prefix + key] = str(value).lower() if isinstance(value, bool) else str(value)
+    return options
 
 
 def _override(data: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     section, _, key = name.strip().partition(".")
     if not separator or not key:
-        raise ConfigError(f"--set {override}: give it as section.key=value.")
+        raise ConfigError(
+            f"--set {name.strip()}: an override has a section, a key and a value; give it as "
+            "section.key=value."
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -178,10 +237,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         table, _, key = key.partition(".")
         target = target.setdefault(table, {})
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {override}: {section} is no table.")
+        raise ConfigError(f"--set {name.strip()}: {section} is not a table.")
     target[key] = value
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" It may be {', '.join(known)}."
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else f" Use one of {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""How far a run is: a line in the log for each chunk, or a bar on a terminal."""
+"""The progress of a run: a line in the log for each chunk, or a bar on a terminal."""
 
 import logging
 import sys
@@ -19,12 +19,17 @@ class Progress:
         self._lock = Lock()
 
     def chunk(self, *, rows: int, tokens: int) -> None:
-        """Says that a chunk is committed."""
+        """Logs that a chunk is committed.
+
+        Args:
+            rows: Rows of the chunk.
+            tokens: Tokens of its texts.
+        """
         with self._lock:
             self._done += rows
             self._tokens += tokens
             self._finished += 1
-            _say(self._line(), share=self._done / self._rows, last=self._done >= self._rows)
+            _show(self._line(), share=self._done / self._rows, last=self._done >= self._rows)
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
@@ -36,7 +41,7 @@ class Progress:
         )
 
 
-def _say(line: str, *, share: float, last: bool) -> None:
+def _show(line: str, *, share: float, last: bool) -> None:
     if not sys.stderr.isatty():
         log.info("%s", line)
         return
@@ -46,6 +51,6 @@ def _say(line: str, *, share: float, last: bool) -> None:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{seconds_left:02d}"

@@ -1,28 +1,37 @@
-"""The Spark session of a command: the one that runs, or a new one."""
+"""The Spark session of a command: the running one, or a new one."""
 
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from py4j.protocol import Py4JNetworkError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from e5spark.cpus import available_cpus
+from e5spark.errors import ConfigError, E5SparkError, TransientError
 from e5spark.job.config import JobConfig
 from e5spark.tables import delta_session as delta
+from e5spark.tables.spark_errors import condition, reason
 
 _LOCAL = re.compile(r"local\[(\*|\d+)\]")
+_FIXED = {"CANNOT_MODIFY_CONFIG", "CANNOT_MODIFY_STATIC_CONFIG"}
 
 
 @contextmanager
 def session(job_config: JobConfig) -> Iterator[SparkSession]:
-    """The running session, which stays, or a new one, which is stopped."""
+    """Gives the running session, which is kept, or a new one, which is stopped.
+
+    Raises:
+        ConfigError: If Spark refuses a setting, or Java is missing.
+    """
     running = SparkSession.getActiveSession()
     settings = {key: str(value) for key, value in job_config.spark.items()}
     if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # Without spark-submit the JVM starts here: workers run this interpreter, and Delta can
-        # still be had. (spark-submit resolves packages before any Python runs.)
+        # Without spark-submit the JVM starts here, so workers run this interpreter and Delta can
+        # still be added. (spark-submit resolves packages before any Python runs.)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if "delta" in (job_config.input.format, job_config.output.format):
             settings = {**delta.session_settings(), **settings}
@@ -31,19 +40,41 @@ def session(job_config: JobConfig) -> Iterator[SparkSession]:
     builder = SparkSession.builder.appName("e5spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
     try:
+        spark = builder.getOrCreate()
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        raise _refusal(error) from error
+    try:
+        _check_settings(spark, job_config.spark)
         yield spark
     finally:
         if running is None:
-            spark.stop()
+            with suppress(ConnectionError, Py4JNetworkError):  # no JVM is left to stop
+                spark.stop()
+
+
+def lost_jvm(error: BaseException) -> TransientError | None:
+    """Returns what to raise where Spark's Java process is gone; None for any other error."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # The hub and a store have errors of ours, which may follow one of a connection.
+        if isinstance(seen, Py4JNetworkError) or (
+            isinstance(seen, ConnectionError) and not isinstance(error, E5SparkError)
+        ):
+            return TransientError(
+                "Spark's Java process on this machine has ended: it was stopped, or killed, as by "
+                "a lack of memory (see spark.driver.memory). Committed rows are safe; start the "
+                "same command again."
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def one_worker(settings: Mapping[str, str]) -> dict[str, str]:
-    """Returns what makes a Spark on one machine run one worker with all cores, not one on each.
+    """Returns the settings with which Spark on one machine runs one worker with all cores.
 
-    It is as fast, and takes the memory of one model and not of many. On a cluster
-    conf/spark-cluster.conf says the same.
+    One worker is as fast as one for each core, and takes the memory of one model. On a cluster
+    the settings of conf/spark-cluster.conf do the same.
 
     Args:
         settings: The session's, as far as they are known; ``spark.task.cpus`` there is followed.
@@ -57,10 +88,43 @@ def one_worker(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _submitted() -> dict[str, str]:
-    """What spark-submit was told."""
+    """The settings that spark-submit has."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return {}
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()  # connects to the JVM
     return dict(SparkConf().getAll())
+
+
+def _refusal(error: Exception) -> E5SparkError:
+    if isinstance(error, PySparkException) and condition(error) == "JAVA_GATEWAY_EXITED":
+        home = os.environ.get("JAVA_HOME")
+        place = f"JAVA_HOME is {home!r}" if home else "JAVA_HOME is not set"
+        return ConfigError(
+            f"Spark's Java process did not start; {place}. e5spark needs Java 17 or 21: install "
+            "one and set JAVA_HOME to its directory."
+        )
+    return lost_jvm(error) or ConfigError(
+        f"Spark does not start with these settings: {reason(error)} Correct [spark] in the job "
+        "file, or what spark-submit was given."
+    )
+
+
+def _check_settings(spark: SparkSession, settings: Mapping[str, str]) -> None:
+    """Raises if a setting of Spark SQL has a value that it cannot have.
+
+    Spark itself looks at such a value when a query first needs it.
+
+    Raises:
+        ConfigError: If so.
+    """
+    for key, value in settings.items():
+        if not key.startswith("spark.sql."):
+            continue
+        try:
+            spark.conf.set(key, value)
+        except Exception as error:  # py4j has errors that PySpark does not wrap
+            if condition(error).split(".")[0] in _FIXED:
+                continue
+            raise ConfigError(f"[spark] {key} cannot be {value!r}: {reason(error)}") from error

@@ -1,63 +1,71 @@
-"""The input of a job: its rows, which of their columns are texts, and what names a row."""
+"""The input of a job: its rows, the columns to embed, and the column that identifies a row."""
 
+import difflib
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from e5spark.job import diff as changes
+from e5spark.errors import ColumnError
+from e5spark.job import diff
 from e5spark.job.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.model.resolve import Plan
-from e5spark.names import quoted
-from e5spark.spark.embedding import (
-    Texts,
+from e5spark.names import RESERVED, listed, quoted, redacted
+from e5spark.spark.columns import (
+    TextColumns,
     check_free,
-    column_prefixes,
-    embed_plan,
     resolve_column,
     result_names,
     text_column,
 )
-from e5spark.tables.sources import batch as source
+from e5spark.spark.embedding import embed_plan
+from e5spark.tables.sources import batch, stream
 from e5spark.tables.sources import change_feed as feed
-from e5spark.tables.sources import stream
 
 HASH_ID = "id"
+_FILE_METADATA = "_metadata"  # the file of a row, which Spark adds to tables of files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a job reads.
+    """The input of a job.
 
     Attributes:
-        rows: The columns that are kept, those that are read for their texts, and the content hash.
+        rows: The columns that pass through, the columns that are embedded or hold roles and
+            instructions, and the content hash.
         texts: What is embedded.
-        id: The column that names a row; None if there is none.
-        kept: The columns of the output that come from the input, in order.
+        id: The column that identifies a row; None if there is none.
+        columns: The columns of the output that come from the input, in order.
         hash: The column of the content hash.
-        gone: One column, the id: what a change data feed says was deleted. None if the input is no
-            feed.
+        deleted_ids: One column, the id: the rows that a change feed reports as deleted. None if
+            the input is not a change feed.
     """
 
     rows: DataFrame
-    texts: Texts
+    texts: TextColumns
     id: str | None
-    kept: tuple[str, ...]
+    columns: tuple[str, ...]
     hash: str
-    gone: DataFrame | None = None
+    deleted_ids: DataFrame | None = None
 
     @property
     def is_feed(self) -> bool:
-        """Whether the rows are those that have changed, and not all that there are."""
-        return self.gone is not None
+        """Whether the rows are only the changed ones, and not the whole input."""
+        return self.deleted_ids is not None
+
+    @property
+    def id_is_text(self) -> bool:
+        """Whether the id is also embedded, so that no message may show it."""
+        texts = [name.lower() for name in self.texts.names]
+        return self.id is not None and self.id.lower() in texts
 
 
 def open_source(spark: SparkSession, config: JobConfig) -> Source:
-    """Returns the input table as the job needs it; nothing is read but its schema.
+    """Returns the input table as the job needs it; only its schema is read.
 
     Raises:
         InputError: If it cannot be read.
-        ColumnError: If a column that shall be read or pass through is missing, or a name is taken.
+        ColumnError: If a column that is embedded or passes through is missing, or a name is taken.
         ConfigError: If two options contradict each other.
     """
     if config.input.change_feed:
@@ -66,77 +74,94 @@ def open_source(spark: SparkSession, config: JobConfig) -> Source:
 
 
 def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
-    """Returns the columns that the job needs of what a change data feed says last of each id."""
+    """Returns the last change of each id in a change data feed, in the columns of the job."""
     df = _needed(df, config, *feed.COLUMNS)
     return feed.last(df, resolve_column(df, config.input.id).name)
 
 
 def source_of(df: DataFrame, config: JobConfig) -> Source:
-    """Returns the columns that a job needs as it needs them; those of ``last_changes`` too.
+    """Returns the source of a table, or of what ``last_changes`` returns.
 
     Raises:
         ColumnError: If a name is taken, or a column has the wrong type.
     """
-    gone = None
+    deleted_ids = None
     if config.input.change_feed:
-        df, gone = feed.split(df, resolve_column(df, config.input.id).name)
+        df, deleted_ids = feed.split(df, resolve_column(df, config.input.id).name)
     texts = texts_of(df, config.embed)
-    kept = [resolve_column(df, name).name for name in config.input.columns] or df.columns
+    columns = [resolve_column(df, name).name for name in config.input.columns] or df.columns
     hash, id = f"{texts.column_prefix}content_hash", None
     check_free(df, [hash])
     if config.input.id:
         id = resolve_column(df, config.input.id).name
-        changes.check_id(df, id)
+        diff.check_id(df, id)
     if config.input.hash_id:
         id = HASH_ID
-        check_free(df, [id])
-        parts = [_column(df, name).cast("string") for name in read_columns(config.embed)]
-        df = df.select(F.lower(F.hex(changes.content_hash(parts))).alias(id), "*")
-    if id and id not in kept:
-        kept = [id, *kept]
-    df = df.withColumn(hash, changes.content_hash(_content(df, texts)))
+        _check_hash_id(df)
+        parts = [_column(df, name).cast("string") for name in input_columns(config.embed)]
+        df = df.select(F.lower(F.hex(diff.content_hash(parts))).alias(id), "*")
+    if id and id not in columns:
+        columns = [id, *columns]
+    df = df.withColumn(hash, diff.content_hash(_content(df, texts)))
     if id and (config.input.hash_id or config.input.on_duplicate == "first"):
-        df = changes.first_of_each(df, id, hash)
-    names = tuple(dict.fromkeys(kept))
-    return Source(rows=df, texts=texts, id=id, kept=names, hash=hash, gone=gone)
+        df = diff.first_of_each(df, id, hash)
+    return Source(
+        rows=df,
+        texts=texts,
+        id=id,
+        columns=tuple(dict.fromkeys(columns)),
+        hash=hash,
+        deleted_ids=deleted_ids,
+    )
 
 
-def embedded(rows: DataFrame, plan: Plan, intake: Source) -> DataFrame:
-    """Returns rows of the input as rows of the output, in its columns.
+def _check_hash_id(df: DataFrame) -> None:
+    taken = next((column for column in df.columns if column.lower() == HASH_ID), None)
+    if taken is not None:
+        raise ColumnError(
+            f"The table has a column {taken!r}, and input.hash_id adds a column {HASH_ID!r}. If "
+            f"{taken!r} identifies the rows, set input.id = {taken!r} in place of input.hash_id; "
+            "else rename it, or name the columns to keep, without it, in input.columns."
+        )
 
-    After those of ``embed`` come ``content_hash``, and ``embedding_fp``: the first 16 digits of
-    the fingerprint, which tells a vector's origin after any join. The metadata of a vector's column
-    has all of it.
+
+def embedded(rows: DataFrame, plan: Plan, source: Source) -> DataFrame:
+    """Returns rows of the input with their vectors: the rows and the columns of the output.
+
+    After the columns of ``embed`` come ``content_hash``, binary, and ``embedding_fp``, string: the
+    first 16 digits of the fingerprint, which tell a vector's origin after any join. The metadata
+    of a vector's column holds the whole fingerprint.
     """
     digest = plan.fingerprint.digest
-    mark = f"{intake.texts.column_prefix}embedding_fp"
-    check_free(rows, [mark])
+    rows = rows.drop(diff.COPIES)
+    fingerprint = f"{source.texts.column_prefix}embedding_fp"
+    check_free(rows, [fingerprint])
     metadata = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
     added = [
         F.col(quoted(name)).alias(name, metadata=metadata)
         if field == "embedding"
         else F.col(quoted(name))
-        for one in result_names(plan, intake.texts)
-        for field, name in one.items()
+        for names in result_names(plan, source.texts)
+        for field, name in names.items()
     ]
-    return embed_plan(rows, plan, intake.texts).select(
-        *(F.col(quoted(name)) for name in intake.kept),
+    return embed_plan(rows, plan, source.texts).select(
+        *(F.col(quoted(name)) for name in source.columns),
         *added,
-        F.col(quoted(intake.hash)),
-        F.lit(digest[:16]).alias(mark),
+        F.col(quoted(source.hash)),
+        F.lit(digest[:16]).alias(fingerprint),
     )
 
 
 def vector_names(config: EmbedConfig) -> list[str]:
     """Returns the columns of the vectors."""
-    texts = Texts(
+    texts = TextColumns(
         text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
     )
-    return [f"{prefix}embedding" for prefix in column_prefixes(texts)]
+    return [f"{prefix}embedding" for prefix in texts.column_prefixes]
 
 
 def provenance(plan: Plan) -> dict[str, str]:
-    """Returns where the vectors of a plan come from, in a few words."""
+    """Returns where the vectors of a plan come from, for the properties of a table."""
     return {
         "fingerprint": plan.fingerprint.digest,
         "model": plan.spec.checkpoint or plan.spec.model,
@@ -152,36 +177,38 @@ def read(spark: SparkSession, config: JobConfig) -> DataFrame:
 
     Raises:
         InputError: If it cannot be read.
-        ColumnError: If a column that shall be read or pass through is missing.
+        ColumnError: If a column that is embedded or passes through is missing, or its name is
+            reserved.
     """
-    return _needed(_source(spark, config.input), config)
+    return _needed(_table(spark, config.input), config)
 
 
 def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
-    """Returns the columns that the job needs of what has come to the input, as a stream.
+    """Returns the columns that the job needs, of the input as a stream.
 
     Raises:
         InputError: If it cannot be read.
-        ColumnError: If a column that shall be read or pass through is missing.
+        ColumnError: If a column that is embedded or passes through is missing, or its name is
+            reserved.
     """
-    given = config.input
-    if given.table:
-        df = stream.open_table(spark, given.table, options=given.options, changes=given.change_feed)
+    table = config.input
+    if table.table:
+        df = stream.open_table(spark, table.table, options=table.options, changes=table.change_feed)
     else:
         df = stream.open_path(
-            spark, given.path, format=given.format, options=given.options, changes=given.change_feed
+            spark, table.path, format=table.format, options=table.options, changes=table.change_feed
         )
-    return _needed(df, config, *(feed.COLUMNS if given.change_feed else ()))
+    return _needed(df, config, *(feed.COLUMNS if table.change_feed else ()))
 
 
-def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
+def texts_of(df: DataFrame, config: EmbedConfig) -> TextColumns:
     """Returns what is embedded, with the columns that hold roles and instructions.
 
     Raises:
-        ColumnError: If one of those is missing.
+        ColumnError: If one of these columns is missing.
     """
     role, instruction = config.role_column, config.instruction_column
-    return Texts(
+    return TextColumns(
         text=config.text,
         role=_column(df, role) if role else config.role,
         instruction=_column(df, instruction) if instruction else config.instruction or None,
@@ -190,42 +217,71 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> Texts:
     )
 
 
-def _content(df: DataFrame, texts: Texts) -> list[Column]:
-    """All that decides what is embedded of a row, apart from the fingerprint."""
-    names = [texts.text] if isinstance(texts.text, str) else texts.text
-    columns = [F.col(quoted(text_column(df, name))) for name in names]
+def _content(df: DataFrame, texts: TextColumns) -> list[Column]:
+    """Everything that decides a row's vectors, apart from the fingerprint."""
+    columns = [F.col(quoted(text_column(df, name))) for name in texts.names]
     if texts.join is not None:
         columns = [*columns, F.lit(texts.join)]
-    rest = (texts.role, texts.instruction)
-    given = [each if isinstance(each, Column) else F.lit(each) for each in rest]
-    return [*columns, *(each.cast("string") for each in given)]
+    prompt = [
+        value if isinstance(value, Column) else F.lit(value)
+        for value in (texts.role, texts.instruction)
+    ]
+    return [*columns, *(column.cast("string") for column in prompt)]
 
 
-def read_columns(config: EmbedConfig) -> list[str]:
+def input_columns(config: EmbedConfig) -> list[str]:
     """Returns the columns that decide what is embedded: texts, roles and instructions."""
     texts = [config.text] if isinstance(config.text, str) else list(config.text)
     return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
 
 
 def _needed(df: DataFrame, config: JobConfig, *more: str) -> DataFrame:
-    if not config.input.columns:
-        return df
-    wanted = [*config.input.columns, *filter(None, [config.input.id]), *read_columns(config.embed)]
-    names = dict.fromkeys(resolve_column(df, name).name for name in (*wanted, *more))
-    return df.select(*(F.col(quoted(name)) for name in names))
+    wanted = [*config.input.columns, *filter(None, [config.input.id]), *input_columns(config.embed)]
+    if config.input.format == "csv" and config.input.path:
+        _check_header(df, wanted, config.input)
+    if config.input.columns:
+        names = dict.fromkeys(resolve_column(df, name).name for name in (*wanted, *more))
+        df = df.select(*(F.col(quoted(name)) for name in names))
+    _check_reserved(df)
+    return df
+
+
+def _check_header(df: DataFrame, wanted: list[str], table: InputConfig) -> None:
+    """Raises if a column is missing, without the names of the others: they may be texts."""
+    columns = [column.lower() for column in df.columns]
+    for name in wanted:
+        if name.lower() not in columns:
+            near = difflib.get_close_matches(name, df.columns, n=1)
+            raise ColumnError(
+                f"The input {redacted(table.path)} has no column {name!r} among its "
+                f"{len(columns)} columns."
+                + (f" Did you mean {listed(near)}?" if near else "")
+                + " Columns of a CSV file are named by its first line; if that is a row of data, "
+                "set header = false in [input.options], and the columns are _c0, _c1, ..."
+            )
+
+
+def _check_reserved(df: DataFrame) -> None:
+    for column in df.columns:
+        if column.lower().startswith(RESERVED) or column.lower() == _FILE_METADATA:
+            owner = "e5spark" if column.lower() != _FILE_METADATA else "Spark"
+            raise ColumnError(
+                f"The table has a column {column!r}, a name that {owner} reserves for columns of "
+                "its own. Rename it, or name the columns to keep, without it, in input.columns."
+            )
 
 
 def _column(df: DataFrame, name: str) -> Column:
     return F.col(quoted(resolve_column(df, name).name))
 
 
-def _feed(spark: SparkSession, given: InputConfig) -> DataFrame:
-    if given.table:
-        return feed.read_table(spark, given.table, options=given.options)
-    return feed.read_path(spark, given.path, options=given.options)
+def _feed(spark: SparkSession, table: InputConfig) -> DataFrame:
+    if table.table:
+        return feed.read_table(spark, table.table, options=table.options)
+    return feed.read_path(spark, table.path, options=table.options)
 
 
-def _source(spark: SparkSession, given: InputConfig) -> DataFrame:
-    if given.table:
-        return source.read_table(spark, given.table)
-    return source.read_path(spark, given.path, format=given.format, options=given.options)
+def _table(spark: SparkSession, table: InputConfig) -> DataFrame:
+    if table.table:
+        return batch.read_table(spark, table.table)
+    return batch.read_path(spark, table.path, format=table.format, options=table.options)

@@ -1,15 +1,15 @@
-"""A run over what has come to its input since the last one, micro-batch by micro-batch."""
+"""A run over the rows that its input has gained since the last run, one micro-batch at a time."""
 
 from dataclasses import replace
-from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from e5spark.job import source as intake
+from e5spark.job import source as sources
 from e5spark.job.config import JobConfig
+from e5spark.job.report import Counts, total
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, finish_empty, sync_rows
-from e5spark.tables.ledger import stream_checkpoint as bookmark
+from e5spark.tables.ledger import stream_checkpoint
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sources import stream
@@ -17,69 +17,71 @@ from e5spark.tables.storage.open import open_storage
 
 
 def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Source]:
-    """Returns the input as a stream, and what the job would take of it if nothing had come.
+    """Returns the input as a stream, and the source of a micro-batch without rows.
 
     Raises:
-        InputError: If it cannot be read, or not as a stream.
-        ColumnError: If a column that shall be read or pass through is missing, or a name is taken.
+        InputError: If the input cannot be read, or not as a stream.
+        ColumnError: If a column that is embedded or passes through is missing, or a name is taken.
         ConfigError: If two options contradict each other.
     """
     stream.check_session(spark)
-    rows = intake.read_stream(spark, config)
-    nothing = spark.createDataFrame([], rows.schema)
-    return rows, intake.source_of(_reduced(nothing, config), config)
+    rows = sources.read_stream(spark, config)
+    empty = spark.createDataFrame([], rows.schema)
+    return rows, sources.source_of(_last_changes(empty, config), config)
 
 
-def follow(
-    spark: SparkSession, given: SyncContext, config: JobConfig, rows: DataFrame
-) -> dict[str, Any]:
-    """Brings a table up to a stream, under its lock, and returns the sum of what was counted.
+def run_stream(
+    spark: SparkSession, context: SyncContext, config: JobConfig, rows: DataFrame
+) -> Counts:
+    """Brings a table up to date with a stream, under its lock, and returns the sum of all counts.
 
-    A micro-batch is an update like that of a batch run. One that is read again after a kill finds
-    the rows that were committed unchanged, and embeds what is left.
+    Each micro-batch is synced like the input of a batch run. When one is read again after a kill,
+    the rows that were committed are unchanged, and only the others are embedded.
 
     Args:
         spark: The session.
-        given: The update to which nothing has come.
+        context: The context of a sync, with a source that has no rows.
         config: The job.
         rows: The stream.
 
     Raises:
-        ConflictError: If its checkpoint was read from into another table, or for what ``update``
-            raises it.
-        InputError: If the stream cannot be read, or ids are null or stand in several rows.
+        ConflictError: If the stream checkpoint belongs to another table, or where ``sync`` raises
+            it.
+        InputError: If the stream cannot be read, or ids are null or duplicates.
     """
-    source = config.input
-    bookmark.claim(open_storage(spark, source.checkpoint_location), given.commits.ledger.storage)
-    accounts: list[dict[str, Any]] = []
+    table = config.input
+    storage = open_storage(spark, table.checkpoint_location)
+    stream_checkpoint.claim(storage, context.commits.ledger.storage)
+    batches: list[Counts] = []
 
     def take(part: DataFrame) -> None:
-        used = sum(account["chunks"] + 1 for account in accounts)
-        one = replace(given, commits=_further(given.commits, used))
-        # Written, because it is looked at twice; and read by a session whose settings are the
-        # user's, while those of a stream are Spark's.
-        path = f"{one.commits.target.location}/{one.commits.ledger.work}/input"
-        part = _reduced(part, config)
+        used = sum(counts.chunks + 1 for counts in batches)
+        commits = _numbered_after(context.commits, used)
+        # Written, because it is read twice; and read by a session whose settings are the user's,
+        # while those of a stream are Spark's.
+        path = commits.ledger.work_path("input")
+        part = _last_changes(part, config)
         write_path(part, path, format="parquet", options={"compression": "zstd"})
         written = spark.read.schema(part.schema).parquet(path)
-        one = replace(one, intake=intake.source_of(written, config))
-        accounts.append(sync_rows(spark, one, recovered=0))
+        source = sources.source_of(written, config)
+        batches.append(
+            sync_rows(spark, replace(context, commits=commits, source=source), recovered=0)
+        )
 
-    recovered = given.commits.recover(spark)
+    recovered = context.commits.recover(spark)
     stream.drain(
-        rows, name=source.table or source.path, checkpoint=source.checkpoint_location, take=take
+        rows, name=table.table or table.path, checkpoint=table.checkpoint_location, take=take
     )
-    if not accounts:
-        return {**finish_empty(spark, given, recovered=recovered), "micro_batches": 0}
-    sums = {name: sum(one[name] for one in accounts) for name in accounts[0]}
-    epoch = given.commits.ledger.epoch
-    return {**sums, "recovered": recovered, "epoch": epoch, "micro_batches": len(accounts)}
+    if not batches:
+        return replace(finish_empty(spark, context, recovered=recovered), micro_batches=0)
+    return total(batches, recovered=recovered)
 
 
-def _reduced(df: DataFrame, config: JobConfig) -> DataFrame:
-    return intake.last_changes(df, config) if config.input.change_feed else df
+def _last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
+    return sources.last_changes(df, config) if config.input.change_feed else df
 
 
-def _further(commits: Commits, used: int) -> Commits:
+def _numbered_after(commits: Commits, used: int) -> Commits:
+    """The same table, whose next records are numbered after those of this run."""
     ledger = commits.ledger.after(used)
     return Commits(ledger, commits.target, schema=commits.schema, id=commits.id)

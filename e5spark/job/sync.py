@@ -1,21 +1,20 @@
-"""One update of a table: new rows come, changed ones are replaced, and those that left may go."""
+"""Brings a table up to date with its source: adds, replaces and, if asked for, removes rows."""
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.errors import ConflictError
-from e5spark.job import chunks
-from e5spark.job import diff as changes
+from e5spark.job import chunks, diff
 from e5spark.job.config import RunConfig
 from e5spark.job.metrics import total
+from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.model.resolve import Plan
-from e5spark.spark.embedding import result_names
-from e5spark.tables.ledger.ledger import Record
+from e5spark.spark.columns import result_names
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
@@ -25,26 +24,33 @@ log = logging.getLogger("e5spark")
 
 @dataclass(frozen=True, kw_only=True)
 class SyncContext:
-    """What an update needs to know.
+    """Everything that a sync needs.
 
     Attributes:
         run: How the job runs.
         plan: The model.
-        intake: The source.
-        commits: The table.
+        source: The input.
+        commits: The table, whose lock is held.
     """
 
     run: RunConfig
     plan: Plan
-    intake: Source
+    source: Source
     commits: Commits
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkPlan:
-    """The rows to embed with the kind of each, the ids to remove, and how many there are.
+    """What a sync has to do.
 
-    Those that ``input.on_duplicate = "first"`` left out are not among the rows of the input.
+    Attributes:
+        work: The rows to embed, with the kind of each.
+        rows_in: Rows of the input, without duplicates that were left out; None where nobody has
+            counted them yet.
+        rows: Rows to embed; None where nobody has counted them yet.
+        deleted: One column, the ids to remove; None if there are none.
+        deletions: Ids to remove.
+        duplicates: Rows that ``input.on_duplicate = "first"`` left out.
     """
 
     work: DataFrame
@@ -55,135 +61,144 @@ class WorkPlan:
     duplicates: int = 0
 
 
-def update(spark: SparkSession, given: SyncContext) -> dict[str, Any]:
-    """Brings a table up to its source, under its lock, and returns what was counted.
+def sync(spark: SparkSession, context: SyncContext) -> Counts:
+    """Brings a table up to date with its source and returns what was counted.
+
+    Rows that earlier runs have committed and not made visible become visible first.
 
     Raises:
-        ConflictError: If another run takes the table over meanwhile, or rows without ids are there.
-        InputError: If ids are null or stand in several rows, or the source cannot be read.
+        ConflictError: If another run takes over the table meanwhile, or the table is complete and
+            its rows have no ids.
+        InputError: If ids are null or duplicates, or the source cannot be read.
         TransientError: If the source changes while it is read.
     """
-    return sync_rows(spark, given, recovered=given.commits.recover(spark))
+    return sync_rows(spark, context, recovered=context.commits.recover(spark))
 
 
-def sync_rows(spark: SparkSession, given: SyncContext, *, recovered: int) -> dict[str, Any]:
-    """Does what ``update`` does, once what earlier runs have left is recovered; see there."""
-    commits, intake = given.commits, given.intake
-    todo = _find(spark, given, recovered)
-    if commits.target.holds:
-        todo = replace(todo, work=todo.work.withColumn(changes.KIND, F.lit("deferred")))
-    parts: list[chunks.Chunk] = []
+def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
+    """Does what ``sync`` does once earlier runs are recovered.
+
+    Args:
+        spark: The session.
+        context: See ``SyncContext``.
+        recovered: Rows that became visible by the recovery.
+    """
+    commits, source = context.commits, context.source
+    plan = _plan_work(spark, context, recovered)
+    if commits.target.publishes_once:
+        plan = replace(plan, work=plan.work.withColumn(diff.KIND, F.lit("deferred")))
     records: list[Record] = []
-    if todo.rows != 0:
-        run = given.run
+    if plan.rows != 0:
+        run = context.run
         sizes = chunks.sizes(
             spark,
             rows=run.chunk_rows,
             tasks=run.partitions,
             concurrent_chunks=run.concurrent_chunks,
         )
-        parts = chunks.write_work(todo.work, commits, sizes)
-        rows = sum(chunk.rows for chunk in parts)
-        if todo.rows is not None:
-            changes.check_unchanged(todo.rows, rows)
+        parts = chunks.write_work(plan.work, commits, sizes)
+        if plan.rows is not None:
+            diff.check_unchanged(plan.rows, sum(chunk.rows for chunk in parts))
         records = chunks.embed_chunks(
-            parts, plan=given.plan, intake=intake, commits=commits, sizes=sizes
+            parts, plan=context.plan, source=source, commits=commits, sizes=sizes
         )
-    return _finish(spark, commits, records, todo, recovered)
+    return _finish(spark, commits, records, plan, recovered)
 
 
-def finish_empty(spark: SparkSession, given: SyncContext, *, recovered: int) -> dict[str, Any]:
-    """Does what ``sync_rows`` does where nothing has come: an empty table can be read."""
-    todo = WorkPlan(work=given.intake.rows, rows_in=0, rows=0)
-    return _finish(spark, given.commits, [], todo, recovered)
+def finish_empty(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
+    """Does what ``sync_rows`` does for a source without rows: a new table becomes readable."""
+    plan = WorkPlan(work=context.source.rows, rows_in=0, rows=0)
+    return _finish(spark, context.commits, [], plan, recovered)
 
 
 def _finish(
-    spark: SparkSession, commits: Commits, records: list[Record], todo: WorkPlan, recovered: int
-) -> dict[str, Any]:
-    _make_visible(spark, commits, records, todo)
+    spark: SparkSession, commits: Commits, records: list[Record], plan: WorkPlan, recovered: int
+) -> Counts:
+    _make_visible(spark, commits, records, plan)
     commits.ledger.sweep()
     counts = total([record.counts for record in records])
-    rows_in = counts["embedded"] if todo.rows_in is None else todo.rows_in
-    return {
-        "rows_in": rows_in,
-        "duplicates": todo.duplicates,
+    rows_in = counts["embedded"] if plan.rows_in is None else plan.rows_in
+    return Counts(
         **counts,
-        "skipped": rows_in - counts["embedded"],
-        "deleted": todo.deletions,
-        "recovered": recovered,
-        "chunks": len(records),
-        "epoch": commits.ledger.epoch,
-    }
+        rows_in=rows_in,
+        duplicates=plan.duplicates,
+        skipped=rows_in - counts["embedded"],
+        deleted=plan.deletions,
+        recovered=recovered,
+        chunks=len(records),
+        epoch=commits.ledger.epoch,
+    )
 
 
-def _find(spark: SparkSession, given: SyncContext, recovered: int) -> WorkPlan:
-    commits, intake = given.commits, given.intake
-    if intake.id is None:
-        work = intake.rows.withColumn(changes.KIND, F.lit("deferred"))
-        if recovered:  # the one commit that there is
+def _plan_work(spark: SparkSession, context: SyncContext, recovered: int) -> WorkPlan:
+    commits, source = context.commits, context.source
+    if source.id is None:
+        work = source.rows.withColumn(diff.KIND, F.lit("deferred"))
+        if recovered:  # by the only commit of a table without ids
             return WorkPlan(work=work, rows_in=0, rows=0)
         if commits.ledger.has_finished:
             raise ConflictError(
                 f"The output {commits.target.name} exists already and is complete; without an id "
-                "nobody can tell which rows are new. Give input.id (or input.hash_id = true) and a "
-                "new output, which can then be updated; or a new output."
+                "nobody can tell which rows are new. Set input.id (or input.hash_id = true) and "
+                "give a new output, which later runs can update; or give a new output alone."
             )
-        log.info("No input.id: all rows are embedded, and appear when the last one is.")
+        log.info("No input.id: all rows are embedded; they become visible when the run ends.")
         return WorkPlan(work=work, rows_in=None, rows=None)
     if not commits.ledger.has_finished:
-        counts = changes.count_ids(intake.rows, intake.id)
-        changes.check_ids(intake.rows, intake.id, counts)
-        work = intake.rows.withColumn(changes.KIND, F.lit("append"))
+        counts = diff.count_ids(source.rows, source.id)
+        diff.check_ids(source.rows, source.id, counts, is_text=source.id_is_text)
+        work = source.rows.withColumn(diff.KIND, F.lit("append"))
         return WorkPlan(
             work=work,
             rows_in=counts["rows_in"],
             rows=counts["rows_in"],
             duplicates=counts["copies"] - counts["rows_in"],
         )
-    return _differences(spark, given, intake.id)
+    return _plan_differences(spark, context, source.id)
 
 
-def _differences(spark: SparkSession, given: SyncContext, id: str) -> WorkPlan:
-    commits, intake = given.commits, given.intake
-    found, seen = changes.find(
-        intake.rows,
+def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> WorkPlan:
+    commits, source = context.commits, context.source
+    differences, observation = diff.diff(
+        source.rows,
         commits.target.rows(commits.schema),
         id=id,
-        hash=intake.hash,
-        statuses=[one["status"] for one in result_names(given.plan, intake.texts)],
-        deleted=given.run.delete_missing and not intake.is_feed,
-        gone=intake.gone if given.run.delete_missing else None,
+        hash=source.hash,
+        statuses=[names["status"] for names in result_names(context.plan, source.texts)],
+        find_deleted=context.run.delete_missing and not source.is_feed,
+        deleted_ids=source.deleted_ids if context.run.delete_missing else None,
     )
-    # Written, because it is looked at twice, and because its size is then known to Spark: a few
+    # Written, because it is read twice, and because its size is then known to Spark: a few
     # changes are broadcast to the source, and no text is shuffled.
-    path = f"{commits.target.location}/{commits.ledger.work}/changes"
-    write_path(found, path, format="parquet", options={})
-    counts = {name: int(value or 0) for name, value in seen.get.items()}
-    changes.check_ids(intake.rows, id, counts)
-    if not intake.is_feed:
-        changes.check_not_empty(counts, commits.target.name)
-    found = spark.read.schema(found.schema).parquet(path)
+    path = commits.ledger.work_path("changes")
+    write_path(differences, path, format="parquet", options={})
+    counts = {name: int(value or 0) for name, value in observation.get.items()}
+    diff.check_ids(source.rows, id, counts, is_text=source.id_is_text)
+    if not source.is_feed:
+        diff.check_not_empty(counts, commits.target.name)
+    if counts["deferred"] or counts["delete"]:
+        commits.target.check_replaceable()
+    differences = spark.read.schema(differences.schema).parquet(path)
     return WorkPlan(
-        work=changes.select(intake.rows, found, id),
+        work=diff.rows_to_embed(source.rows, differences, id),
         rows_in=counts["rows_in"],
         rows=counts["append"] + counts["deferred"],
-        deleted=changes.deleted_ids(found, id) if counts["delete"] else None,
+        deleted=diff.ids_to_delete(differences, id) if counts["delete"] else None,
         deletions=counts["delete"],
         duplicates=counts["copies"] - counts["rows_in"],
     )
 
 
 def _make_visible(
-    spark: SparkSession, commits: Commits, records: list[Record], todo: WorkPlan
+    spark: SparkSession, commits: Commits, records: list[Record], plan: WorkPlan
 ) -> None:
-    """Makes the held rows visible; and makes sure that an empty table is one that can be read."""
+    """Makes the deferred rows visible, and an empty table one that can be read."""
     name = commits.ledger.name(len(records) + 1)
-    held = tuple(record.name for record in records if record.kind == "deferred")
-    if held or todo.deletions:
-        record = Record(name=name, kind="replace", includes=held)
-        commits.replace(spark, record, deleted=todo.deleted)
+    deferred = tuple(record.name for record in records if record.kind == "deferred")
+    if deferred or plan.deletions:
+        record = Record(name=name, kind="replace", includes=deferred)
+        commits.replace(spark, record, deleted=plan.deleted)
     elif not records and not commits.ledger.has_finished:
         empty = spark.createDataFrame([], commits.schema)
         files, _ = stage(empty, commits.target, commits.ledger, name)
-        commits.record(Record(name=name, kind="append", files=files))
+        commits.commit(Record(name=name, kind="append", files=files))

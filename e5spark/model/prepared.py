@@ -34,6 +34,8 @@ class Manifest:
     Attributes:
         kind: ``float``, which computes in fp32 or bf16, or ``int8``.
         source: The content of the checkpoint it was made of.
+        engine: The engine that runs it, by its name in ``e5spark.model.engines``; openvino where a
+            manifest does not name one.
         checkpoint: The published checkpoint that is, so that its prompts and limits are known;
             None for one of the user's own.
         pad_id: What fills up short rows.
@@ -50,6 +52,7 @@ class Manifest:
     source: Weights
     pad_id: int
     pad_position: int | None
+    engine: str = "openvino"
     checkpoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     needs_vnni: bool = False

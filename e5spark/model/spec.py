@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from e5spark.errors import OptionError
+from e5spark.model.engines import ENGINES
 from e5spark.model.prompts import ROLES
 from e5spark.model.registry import LONG_TEXTS, POOLINGS, PROMPTED, LongText, Pooling, Prompted
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-EngineName = Literal["auto", "torch", "openvino"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OutputType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
@@ -36,7 +35,7 @@ class ModelOptions(TypedDict, total=False):
     already_prompted: Prompted
     output_type: OutputType
     calibration: str | None
-    engine: EngineName
+    engine: str
     precision: Precision
     device: str
     token_budget: int | None
@@ -107,7 +106,7 @@ class ModelSpec:
     already_prompted: Prompted = "report"
     output_type: OutputType = "float32"
     calibration: str | None = None
-    engine: EngineName = "auto"
+    engine: str = "auto"
     precision: Precision = "auto"
     device: str = "auto"
     token_budget: int | None = None
@@ -133,10 +132,14 @@ class ModelSpec:
 
     def _check_values(self) -> None:
         _one_of("pooling", self.pooling, POOLINGS)
-        _one_of("engine", self.engine, ENGINES)
+        _one_of("engine", self.engine, ("auto", *ENGINES))
         _one_of("precision", self.precision, PRECISIONS)
-        if self.precision == "int8" and self.engine == "torch":
-            raise OptionError("precision int8 is for the openvino engine; engine is 'torch'.")
+        capable = [name for name in ENGINES if self.precision in ENGINES[name].precisions]
+        if self.precision != "auto" and self.engine not in ("auto", *capable):
+            raise OptionError(
+                f"precision {self.precision} is for the {' or '.join(capable)} engine; engine is "
+                f"{self.engine!r}."
+            )
         _one_of("long_text", self.long_text, LONG_TEXTS)
         _one_of("already_prompted", self.already_prompted, PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)

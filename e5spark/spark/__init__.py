@@ -1,7 +1,7 @@
-"""The pyspark door: DataFrames in, DataFrames out.
+"""The Spark API: ``embed`` takes a DataFrame and returns one, ``embedding_udf`` returns a UDF.
 
-``embed`` and ``udf`` run on the driver and load no engine; ``worker`` and ``encoders`` run on
-executors.
+``embedding``, ``columns`` and ``udf`` run on the driver and load no engine; ``worker``,
+``encoder_cache`` and ``results`` run on executors.
 """
 
 from e5spark.spark.embedding import embed, embedding_udf

@@ -1,4 +1,4 @@
-"""What each component of a corpus' vectors ranges over, computed where the vectors are."""
+"""The range of each component of a corpus's vectors, computed on the executors."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +11,8 @@ from e5spark.errors import InputError, OptionError
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
 from e5spark.names import quoted
-from e5spark.spark.embedding import Texts, embed_plan, result_names
+from e5spark.spark.columns import TextColumns, result_names
+from e5spark.spark.embedding import embed_plan
 
 _RANGES = pa.schema(
     [
@@ -22,18 +23,18 @@ _RANGES = pa.schema(
 )
 
 
-def calibrate(df: DataFrame, plan: Plan, texts: Texts, *, sample: int) -> Calibration:
+def calibrate(df: DataFrame, plan: Plan, texts: TextColumns, *, sample: int) -> Calibration:
     """Returns the ranges of the float32 vectors of a sample of the table.
 
     Args:
         df: The whole corpus; every sampled row runs through the model.
-        plan: Of float32 vectors.
-        texts: Which texts; the vectors of several columns are taken together.
-        sample: Rows to look at, about; the same ones each time, as long as the table is the same.
+        plan: A plan of float32 vectors.
+        texts: The text columns; the vectors of several columns share their ranges.
+        sample: About how many rows to use; the same rows each time for the same table.
 
     Raises:
         InputError: If no text of the sample has a vector.
-        OptionError: If the sample has no rows.
+        OptionError: If ``sample`` is less than 1.
     """
     if sample < 1:
         raise OptionError(f"sample is {sample}; it must be a positive whole number.")
@@ -41,9 +42,9 @@ def calibrate(df: DataFrame, plan: Plan, texts: Texts, *, sample: int) -> Calibr
     if rows > sample:
         df = df.sample(fraction=sample / rows, seed=0)
     vectors = embed_plan(df, plan, texts)
-    each = F.explode(F.array(*map(_embedding, result_names(plan, texts)))).alias("vector")
+    vector = F.explode(F.array(*map(_embedding, result_names(plan, texts)))).alias("vector")
     parts = (
-        vectors.select(each)
+        vectors.select(vector)
         .filter(F.col("vector").isNotNull())
         .mapInArrow(_partial, "lowest array<float>, highest array<float>, rows bigint")
         .collect()

@@ -1,4 +1,4 @@
-"""Where a worker runs its model."""
+"""The device on which a worker runs its model."""
 
 import os
 
@@ -6,18 +6,19 @@ from pyspark import TaskContext
 
 
 def decide_device(device: str) -> str:
-    """Returns what ``auto`` is here: the GPU of the task, else that of the process, else ``cpu``.
+    """Returns the device that ``auto`` means: the task's GPU, else the process's, else ``cpu``.
 
-    Without either a GPU of this machine may be somebody else's, and is left alone.
+    A GPU that neither Spark nor ``CUDA_VISIBLE_DEVICES`` assigns may belong to another process and
+    is not used. Any other ``device`` is returned as it is.
     """
     if device != "auto":
         return device
-    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    visible = [number.strip() for number in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
     if gpu is not None and (len(visible) > 1 or visible == [""]):
-        # torch numbers what the process may see, Spark what the machine has.
+        # torch numbers the GPUs that the process sees, Spark those of the machine.
         address = gpu.addresses[0]
         return f"cuda:{visible.index(address) if address in visible else address}"
-    # -1 and NoDevFiles are how a cluster manager says that there is none.
+    # Cluster managers set -1 or NoDevFiles where there is no GPU.
     return "cpu" if visible[0] in ("", "-1", "NoDevFiles") else "cuda:0"

@@ -1,29 +1,38 @@
-"""The driver's side: columns are checked and the plan is made; nothing runs before an action."""
+"""``embed`` and ``embedding_udf``: columns are checked and the model is planned on the driver.
 
-import difflib
+Nothing runs before an action.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Unpack
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField
 
-from e5spark.errors import ColumnError, OptionError
+from e5spark.errors import OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan, make_plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
-from e5spark.names import quoted
+from e5spark.names import RESERVED, quoted
 from e5spark.spark.archive import localized
-from e5spark.spark.results import result_type
+from e5spark.spark.columns import (
+    TextColumns,
+    check_free,
+    check_instruction_type,
+    check_model_type,
+    check_reserved,
+    check_role_type,
+    result_names,
+    text_column,
+)
 from e5spark.spark.udf import Udf, result_udf, vector_udf
 from e5spark.spark.worker import Request
 
-_STRUCT = "__e5spark"
-_WINDOW = "__e5spark_window"
+_STRUCT = RESERVED
+_PART = f"{RESERVED}_window"
 
 
-def embed(  # a call that says what it does, all of it by keyword
+def embed(  # every option by keyword, so that a call explains itself
     df: DataFrame,
     *,
     text: str | Sequence[str],
@@ -34,29 +43,32 @@ def embed(  # a call that says what it does, all of it by keyword
     column_prefix: str = "",
     **options: Unpack[ModelOptions],
 ) -> DataFrame:
-    """Returns the rows of ``df`` with the vector of a text column, and what became of each text.
+    """Returns the rows of ``df`` with the vector of a text column and the status of each text.
 
-    Nothing runs before an action. All columns pass through; the columns added are
+    Nothing runs before an action. All columns pass through, and these are added:
 
-    - ``embedding``: ``array<float>``, unit length, null unless ``status`` is ``ok``; another type
-      with another ``output_type``: ``array<tinyint>`` for int8, else ``binary``;
-    - ``n_tokens``: int, tokens before truncation, prompt and special tokens included; 0 where
-      there was no text, an estimate beyond 65,536 characters;
-    - ``truncated``: boolean, whether tokens were cut;
-    - ``already_prompted``: boolean, whether the text began with a prompt already;
-    - ``status``: ``ok``, ``null_text``, ``empty_text`` (white space only) or ``error``;
-    - ``error``: string, why, where ``status`` is ``error``.
+    - ``embedding``: ``array<float>`` of unit length, null unless ``status`` is ``ok``. With
+      another ``output_type`` it is ``array<tinyint>`` (int8) or ``binary`` (all others).
+    - ``n_tokens``: int, tokens before truncation, including prompt and special tokens; 0 where
+      there is no text, an estimate beyond 65,536 characters.
+    - ``truncated``: boolean, whether tokens were cut.
+    - ``already_prompted``: boolean, whether the text already began with a prompt.
+    - ``status``: ``ok``, ``null_text``, ``empty_text`` (white space only) or ``error``.
+    - ``error``: string, the reason where ``status`` is ``error``.
 
-    With ``long_text="split"`` a long text becomes several rows, and the columns ``window`` (from
-    0), ``start`` and ``end`` (characters of the text) are added too. With several text columns
-    each gets its own six columns, named ``title_embedding`` and so on.
+    With ``long_text="split"`` a long text becomes several rows, which also have the columns
+    ``window`` (from 0), ``start`` and ``end`` (characters of the text). With several text columns
+    each has its own six columns, named ``title_embedding`` and so on.
 
     A sort of the result makes Spark run the model twice, because it samples the rows first: write
-    the result, then sort what was written.
+    the result, then sort what was written. For a look at a few rows, limit the table first:
+    ``embed(docs.limit(3), ...).show()`` runs three rows through the model, ``embed(docs,
+    ...).show(3)`` hundreds.
 
     Args:
         df: Any DataFrame, classic or Spark Connect.
-        text: The string column to embed, without prompts: they are added here; or several.
+        text: The name of the string column to embed, or several names. The texts have no prompts:
+            they are added here.
         role: ``query`` or ``passage``, or a column that holds one of them in each row.
         model: A checkpoint's name on the hub or a directory; see ``e5spark.model.spec.ModelSpec``.
         instruction: The task of a query, for instruct checkpoints only; or a column of tasks.
@@ -65,17 +77,17 @@ def embed(  # a call that says what it does, all of it by keyword
         **options: The other keywords of ``e5spark.model.spec.ModelSpec``.
 
     Raises:
-        ColumnError: If a text column is missing or no string, or an added name is taken.
+        ColumnError: If a text column is missing or does not hold strings, an added name is taken,
+            or a column has a reserved name.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong.
     """
-    return embed_plan(
-        df,
-        plan_model(model_spec(model, options)),
-        Texts(
-            text=text, role=role, instruction=instruction, join=join, column_prefix=column_prefix
-        ),
+    check_model_type(model)
+    texts = TextColumns(
+        text=text, role=role, instruction=instruction, join=join, column_prefix=column_prefix
     )
+    check_reserved(df)
+    return embed_plan(df, plan_model(model_spec(model, options)), texts)
 
 
 def embedding_udf(
@@ -85,7 +97,7 @@ def embedding_udf(
     instruction: str | None = None,
     **options: Unpack[ModelOptions],
 ) -> Udf:
-    """Returns a UDF from a text column to its vectors: ``array<float>``, null where there is none.
+    """Returns a UDF from a string column to its vectors: ``array<float>``, null without a text.
 
     It is an Arrow UDF where Spark has them (4.1 and later), else a pandas UDF. Use it in
     ``select`` and ``withColumn``, or register it for SQL: ``spark.udf.register("e5", udf)``.
@@ -100,24 +112,18 @@ def embedding_udf(
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong.
     """
+    check_model_type(model)
+    check_role_type(role)
+    check_instruction_type(instruction)
+    if not isinstance(role, str) or not isinstance(instruction, str | None):
+        raise OptionError(
+            "A UDF has one role and one instruction for all rows; for columns of them use embed."
+        )
     plan = plan_model(model_spec(model, options))
     if plan.recipe.long_text == "split":
-        raise OptionError("A UDF gives one vector a row; long_text='split' is for embed.")
-    if not isinstance(role, str) or not isinstance(instruction, str | None):
-        raise OptionError("A UDF has one role and one instruction; columns of them are for embed.")
-    request, _ = _request(plan, 1, Texts(text="", role=role, instruction=instruction))
+        raise OptionError("A UDF returns one vector per row; for long_text='split' use embed.")
+    request, _ = _request(plan, 1, role, instruction)
     return vector_udf(request)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Which texts of a table are embedded, and how; ``embed`` says what each part means."""
-
-    text: str | Sequence[str]
-    role: str | Column
-    instruction: str | Column | None = None
-    join: str | None = None
-    column_prefix: str = ""
 
 
 def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
@@ -125,62 +131,50 @@ def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
     return make_plan(spec, localized(spec), required=required)
 
 
-def embed_plan(df: DataFrame, plan: Plan, texts: Texts) -> DataFrame:
+def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
     """Returns what ``embed`` returns, for a model that is resolved already.
 
     Raises:
-        ColumnError: If a text column is missing or no string, or an added name is taken.
+        ColumnError: If a text column is missing or does not hold strings, or an added name is
+            taken.
         OptionError: If the role, the instruction or their combination is wrong.
     """
-    asked, arguments = request(df, plan, texts)
-    added = result_names(plan, texts)
-    check_free(df, [name for one in added for name in one.values()])
-    if asked.texts > 1 and plan.recipe.long_text == "split":
-        raise OptionError("long_text='split' takes one text column; give join, or one at a time.")
-    result = df.select("*", result_udf(asked)(*arguments).alias(_STRUCT))
+    request, arguments = udf_call(df, plan, texts)
+    names = result_names(plan, texts)
+    check_free(df, [name for columns in names for name in columns.values()])
+    if request.texts > 1 and plan.recipe.long_text == "split":
+        raise OptionError(
+            "long_text='split' takes one text column; make one of them with join, or embed one "
+            "column at a time."
+        )
+    result = df.select("*", result_udf(request)(*arguments).alias(_STRUCT))
     if plan.recipe.long_text == "split":
-        result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_WINDOW)).drop(_STRUCT)
-        parts = [F.col(_WINDOW)]
+        result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_PART)).drop(_STRUCT)
+        structs = [F.col(_PART)]
     else:
-        parts = [F.col(_STRUCT)[f"t{number}"] for number in range(asked.texts)]
-    vectors = [
-        part[field].alias(name)
-        for part, one in zip(parts, added, strict=True)
-        for field, name in one.items()
+        structs = [F.col(_STRUCT)[f"t{number}"] for number in range(request.texts)]
+    added = [
+        struct[field].alias(name)
+        for struct, columns in zip(structs, names, strict=True)
+        for field, name in columns.items()
     ]
-    return result.select("*", *vectors).drop(_STRUCT, _WINDOW)
+    return result.select("*", *added).drop(_STRUCT, _PART)
 
 
-def request(df: DataFrame, plan: Plan, texts: Texts) -> tuple[Request, list[Column]]:
+def udf_call(df: DataFrame, plan: Plan, texts: TextColumns) -> tuple[Request, list[Column]]:
     """Returns what the UDF does, and its arguments: the texts, then role and instruction by row.
 
     Raises:
-        ColumnError: If a text column is missing or no string.
+        ColumnError: If a text column is missing or does not hold strings.
         OptionError: If the role, the instruction or their combination is wrong.
     """
-    names = [texts.text] if isinstance(texts.text, str) else list(texts.text)
-    if not names:
-        raise OptionError("text names no column.")
-    columns = [text_column(df, name) for name in names]
+    columns = [text_column(df, name) for name in texts.names]
     # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
     arguments = [F.col(quoted(name)).cast("binary") for name in columns]
     if texts.join is not None:
         arguments = [_joined(columns, texts.join).cast("binary")]
-    asked, extra = _request(plan, len(arguments), texts)
-    return asked, [*arguments, *extra]
-
-
-def result_names(plan: Plan, texts: Texts) -> list[dict[str, str]]:
-    """Returns field to column name of what is added, for each text that is embedded."""
-    fields = result_type(plan).names
-    return [{field: prefix + field for field in fields} for prefix in column_prefixes(texts)]
-
-
-def column_prefixes(texts: Texts) -> list[str]:
-    """Returns what is put before the names of the added columns, for each text."""
-    if isinstance(texts.text, str) or texts.join is not None or len(texts.text) == 1:
-        return [texts.column_prefix]
-    return [f"{texts.column_prefix}{name}_" for name in texts.text]
+    request, by_row = _request(plan, len(arguments), texts.role, texts.instruction)
+    return request, [*arguments, *by_row]
 
 
 def _joined(columns: Sequence[str], separator: str) -> Column:
@@ -189,76 +183,22 @@ def _joined(columns: Sequence[str], separator: str) -> Column:
     return F.when(F.coalesce(*parts).isNotNull(), F.concat_ws(separator, *parts))
 
 
-def resolve_column(df: DataFrame, name: str) -> StructField:
-    """Returns the column of this name, which the table may spell in another case.
-
-    Raises:
-        ColumnError: If there is none, or more than one.
-    """
-    matches = [field for field in df.schema if _same(df, field.name, name)]
-    if not matches:
-        near = difflib.get_close_matches(name, df.columns, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(df.columns)}."
-        raise ColumnError(f"The table has no column {name!r}. {hint}")
-    if len(matches) > 1:
-        raise ColumnError(f"The table has {len(matches)} columns {name!r}; rename one of them.")
-    return matches[0]
-
-
-def text_column(df: DataFrame, name: str) -> str:
-    """Returns the name of a string column, as the table spells it.
-
-    Raises:
-        ColumnError: If there is no such column, or it holds something else than strings.
-    """
-    field = resolve_column(df, name)
-    if not isinstance(field.dataType, StringType):
-        raise ColumnError(
-            f"Column {field.name!r} is {field.dataType.simpleString()}; embed needs a string "
-            f"column. If it holds text, cast it: F.col({field.name!r}).cast('string')."
-        )
-    return str(field.name)
-
-
-def check_free(df: DataFrame, names: list[str]) -> None:
-    """Raises unless none of the names is taken by a column of the table, in any case.
-
-    Raises:
-        ColumnError: If one is; Delta and most catalogs do not tell cases apart.
-    """
-    taken = {column.lower(): column for column in df.columns}
-    twice = next((name for name in names if [n.lower() for n in names].count(name.lower()) > 1), "")
-    if twice:
-        raise ColumnError(f"Column {twice!r} would be added twice; name each text column once.")
-    for name in names:
-        if name.lower() in taken:
-            raise ColumnError(
-                f"The table has a column {taken[name.lower()]!r} already, and embed adds "
-                f"{name!r}; drop or rename it, or give column_prefix='...' for the added columns."
-            )
-
-
-def _same(df: DataFrame, one: str, other: str) -> bool:
-    if df.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true":
-        return one == other
-    return one.lower() == other.lower()
-
-
-def _request(plan: Plan, count: int, texts: Texts) -> tuple[Request, list[Column]]:
+def _request(
+    plan: Plan, texts: int, role: str | Column, instruction: str | Column | None
+) -> tuple[Request, list[Column]]:
     """The request, and the columns that follow the texts: role and instruction by row."""
-    role, instruction = texts.role, texts.instruction
-    constant = role if isinstance(role, str) else None
-    fixed = instruction if isinstance(instruction, str) else None
-    extra = [each for each in (role, instruction) if isinstance(each, Column)]
-    if not extra:
-        prompts.prefix(plan.recipe.prompts, str(constant), fixed)  # wrong ones fail here
-    elif constant is not None:
-        prompts.check_role(constant)
+    fixed_role = role if isinstance(role, str) else None
+    fixed_instruction = instruction if isinstance(instruction, str) else None
+    by_row = [value for value in (role, instruction) if isinstance(value, Column)]
+    if fixed_role is not None and not by_row:
+        prompts.prefix(plan.recipe.prompts, fixed_role, fixed_instruction)  # wrong ones fail here
+    elif fixed_role is not None:
+        prompts.check_role(fixed_role)
     request = Request(
         plan=plan,
-        texts=count,
-        role=constant,
-        instruction=fixed,
+        texts=texts,
+        role=fixed_role,
+        instruction=fixed_instruction,
         has_instructions=isinstance(instruction, Column),
     )
-    return request, [each.cast("string") for each in extra]
+    return request, [column.cast("string") for column in by_row]

@@ -1,6 +1,7 @@
-"""The encoders of this worker process: each loaded once, whatever asks for it.
+"""The encoders of a worker process: each checkpoint is loaded once and kept for later tasks.
 
-The encoder's package is imported inside the function that only a worker calls.
+``e5spark.encoder`` is imported inside the function that only a worker calls, so that a driver
+loads no tokenizer.
 """
 
 import gc
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, ModelError
+from e5spark.errors import ConflictError, ModelError, missing_package
 from e5spark.model.checkpoint import Files, check_published, hash_files, locate
 from e5spark.model.fingerprint import EngineKey
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import Recipe
 from e5spark.model.resolve import Plan
+from e5spark.model.spec import ModelSpec
 from e5spark.spark.archive import localized
 from e5spark.spark.device import decide_device
 from e5spark.spark.trace import trace
@@ -30,21 +32,36 @@ from e5spark.spark.trace import trace
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder, Loaded
 
-# Two, so that a job that alternates between two checkpoints loads each once; the large shape
-# takes 2.2 GB.
-_MOST_LOADED = 2
+# Two, so that a job that alternates between two checkpoints loads each of them once. The large
+# shape takes 2.2 GB.
+_MAX_LOADED = 2
 
 _loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
 _lock = threading.Lock()
 
 
 def encoder_of(plan: Plan) -> "Encoder":
-    """Returns the encoder of this worker, loaded once for each engine key.
+    """Returns this worker's encoder for a plan; its checkpoint is loaded once per engine key.
 
-    It lives as long as the worker process does: Spark keeps idle workers for a minute
+    It lives as long as the worker process: Spark keeps idle workers for a minute
     (``spark.python.worker.reuse``) and starts new ones when the session's environment changes.
+
+    Raises:
+        ModelError: If the checkpoint is absent, incomplete or not the driver's.
+        ConflictError: If the engine computes in another precision here than the run's.
+        OptionError: If this worker lacks a Python package.
     """
-    from e5spark.encoder import Encoder, load
+    try:
+        return _encoder(plan)
+    except ModuleNotFoundError as error:
+        lacks = missing_package(f"ModuleNotFoundError: {error}")
+        if lacks is None:
+            raise
+        raise lacks from error
+
+
+def _encoder(plan: Plan) -> "Encoder":
+    from e5spark.encoder import Encoder
 
     forget_zips()
     context = TaskContext.get()
@@ -59,32 +76,13 @@ def encoder_of(plan: Plan) -> "Encoder":
     )
     with _lock:
         if key not in _loaded:
+            _make_room()
             started = time.perf_counter()
-            # Before the tokenizer starts its threads: as many as the task has cpus.
-            os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
-            os.environ["TOKENIZERS_PARALLELISM"] = "true"
-            files = locate(spec)
-            check_published(spec, files)
-            _check_same(plan, files, resolve_recipe(spec, files.model))
-            loaded = load(
-                files,
-                engine=key.engine,
-                precision=key.precision,
-                device=spec.device,
-                threads=threads,
-            )
-            if loaded.engine.precision != key.precision:
-                raise ConflictError(
-                    f"The {loaded.engine.name} engine computes in {loaded.engine.precision} on "
-                    f"this executor's CPU, and the run's precision is {key.precision}: its vectors "
-                    "would not be of one kind. Give precision='fp32', or machines that have it."
-                )
-            # Spark's daemon collects garbage after each task, 0.35 s with torch's and transformers'
-            # objects in sight; frozen ones are not looked at again.
+            loaded = _load(plan, spec, threads)
+            # Spark's daemon collects garbage after each task, which takes 0.35 s with the objects
+            # of torch and transformers; the collector skips frozen objects.
             gc.freeze()
             _loaded[key] = loaded
-            if len(_loaded) > _MOST_LOADED:
-                _loaded.popitem(last=False)
             trace(
                 "load",
                 model=spec.model,
@@ -96,13 +94,49 @@ def encoder_of(plan: Plan) -> "Encoder":
         return Encoder(_loaded[key], plan.recipe, spec)
 
 
-def forget_zips() -> None:
-    """Lets go of what Python knows of Spark's own zip files, which lie beside each other.
+def _make_room() -> None:
+    """Frees the checkpoint that was used longest ago, so that three are never in memory."""
+    if len(_loaded) < _MAX_LOADED:
+        return
+    while len(_loaded) >= _MAX_LOADED:
+        _loaded.popitem(last=False)
+    gc.unfreeze()  # models refer to themselves, and frozen cycles are never freed
+    gc.collect()
 
-    Before every task Spark has Python look again at all zip files that it has imported from, once
-    for each package in them, and before 3.13 that reads their directories at once
-    (https://github.com/python/cpython/issues/103200): 0.2 s of each task. Spark's never change; an
-    import that needs one opens it again.
+
+def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "Loaded":
+    from e5spark.encoder import load
+
+    # Before the tokenizer starts its threads: as many as the task has cpus.
+    os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    files = locate(spec)
+    check_published(spec, files)
+    _check_same(plan, files, resolve_recipe(spec, files.model))
+    loaded = load(
+        files,
+        engine=spec.engine,
+        precision=spec.precision,
+        device=spec.device,
+        threads=threads,
+    )
+    if loaded.engine.precision != spec.precision:
+        raise ConflictError(
+            f"The {loaded.engine.name} engine computes in {loaded.engine.precision} on this "
+            f"executor's CPU, but the run's precision is {spec.precision}: the vectors would not "
+            "be comparable. Give precision='fp32', or use machines that support "
+            f"{spec.precision}."
+        )
+    return loaded
+
+
+def forget_zips() -> None:
+    """Removes Spark's own zip files, which share one directory, from Python's import cache.
+
+    Before every task Spark makes Python invalidate all zip files that it has imported from, once
+    for each package in them. Before Python 3.13 that reads their directories at once
+    (https://github.com/python/cpython/issues/103200), which takes 0.2 s of each task. Spark's zip
+    files never change, and an import that needs one opens it again.
     """
     spark = Path(pyspark.__file__).parents[1]
     for path, finder in list(sys.path_importer_cache.items()):
@@ -117,6 +151,6 @@ def _check_same(plan: Plan, files: Files, recipe: Recipe) -> None:
     if not same or recipe != plan.recipe:
         raise ModelError(
             f"The checkpoint in {files.model} on this executor is not the one that the driver "
-            "planned with: their files differ. Put the same files on every machine, or ship them "
-            "with spark-submit --archives model.tar.gz#model."
+            "planned with: its files differ from the driver's. Put the same files on every "
+            "machine, or ship them with spark-submit --archives model.tar.gz#model."
         )

@@ -1,4 +1,4 @@
-"""One thing prepared ahead of the one in use."""
+"""Items prepared one ahead, in a thread."""
 
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
@@ -10,34 +10,34 @@ Prepared = TypeVar("Prepared")
 
 
 def prefetch(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
-    """Yields what ``prepare`` makes of each item, in order; the next one is made meanwhile.
+    """Yields ``prepare(item)`` for each item, in order, while a thread prepares the next one.
 
-    Items are taken, and prepared, in one other thread, never more than one ahead, so that two are
-    in memory and not all of them. An error there is raised here, in its item's turn.
+    The thread is never more than one item ahead, so that two are in memory and not all of them.
+    An error in it is raised here, in the turn of its item.
     """
-    wanted: SimpleQueue[bool] = SimpleQueue()
-    made: SimpleQueue[tuple[list[Prepared], BaseException | None]] = SimpleQueue()
+    requests: SimpleQueue[bool] = SimpleQueue()
+    results: SimpleQueue[tuple[list[Prepared], BaseException | None]] = SimpleQueue()
 
     def work() -> None:
         iterator = iter(items)
-        while wanted.get():
+        while requests.get():
             try:
-                made.put(([prepare(next(iterator))], None))
+                results.put(([prepare(next(iterator))], None))
             except BaseException as error:
-                made.put(([], error))
+                results.put(([], error))
                 return
 
     # A daemon: a worker whose task was cancelled must not wait for a thread that waits for rows.
-    Thread(target=work, name="e5spark-ahead", daemon=True).start()
-    wanted.put(True)
+    Thread(target=work, name="e5spark-prefetch", daemon=True).start()
+    requests.put(True)
     try:
         while True:
-            value, error = made.get()
+            values, error = results.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
-            wanted.put(True)
-            yield value[0]
+            requests.put(True)
+            yield values[0]
     finally:
-        wanted.put(False)
+        requests.put(False)

@@ -1,7 +1,7 @@
-"""What comes out of a worker: one struct for each text, or a list of them if texts are split.
+"""The result of a worker: one struct for each text, or a list of them if texts are split.
 
-The Arrow arrays that workers build and the Spark types that the driver announces stand side by
-side here, because they must agree.
+The Arrow arrays that workers build and the Spark types that the driver declares are side by side
+here, because they must agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def vector_type(plan: Plan) -> T.DataType:
 
 
 def result_type(plan: Plan) -> T.StructType:
-    """Returns the Spark type of what is known of one text, or of one window of it."""
+    """Returns the Spark type of the result of one text, or of one window of a split text."""
     windows = _WINDOWS if plan.recipe.long_text == "split" else {}
     return T.StructType(
         [
@@ -54,55 +54,58 @@ def result_type(plan: Plan) -> T.StructType:
 
 
 def udf_type(plan: Plan) -> T.DataType:
-    """Returns the Spark type of a worker's answer for one text column."""
-    one = result_type(plan)
-    return T.ArrayType(one, containsNull=False) if plan.recipe.long_text == "split" else one
+    """Returns the Spark type of a worker's result for one text column."""
+    result = result_type(plan)
+    return T.ArrayType(result, containsNull=False) if plan.recipe.long_text == "split" else result
 
 
-def table(
-    found: "Encoding",
+def result_array(
+    encoding: "Encoding",
     *,
     wanted: npt.NDArray[np.int64],
     status: Sequence[Status],
     errors: Mapping[int, str],
     plan: Plan,
 ) -> pa.Array:
-    """Returns one struct for each text, or a list of them, in order; no Python object a vector.
+    """Returns one struct for each text, or a list of them, in order.
+
+    No Python object is made per vector.
 
     Args:
-        found: What became of the texts that were encoded.
-        wanted: Which texts those are.  # (encoded texts,)
-        status: Of every text, before it was encoded.
-        errors: Text to message, of those that were refused before.
+        encoding: The result of the texts that were encoded.
+        wanted: The numbers of those texts.  # (encoded texts,)
+        status: Status of every text before it was encoded.
+        errors: Text to message, for the texts that were refused before.
         plan: For the type of the vectors.
     """
-    found = _failed_once(found)
-    # Output rows: one for each text that was not encoded, the windows of one that was.
+    encoding = _one_error_per_text(encoding)
+    # Output rows: one for a text that was not encoded, one per window for a text that was.
     sizes = np.ones(len(status), dtype=np.int64)
-    sizes[wanted] = np.bincount(found.owner, minlength=len(wanted))
+    sizes[wanted] = np.bincount(encoding.owner, minlength=len(wanted))
     first = np.concatenate([[0], np.cumsum(sizes)])  # (texts + 1,)
-    within = np.arange(len(found.owner)) - np.searchsorted(found.owner, found.owner)
-    where = first[wanted[found.owner]] + within  # output row of each encoded row
-    states = np.repeat(np.array(status, dtype=object), sizes)
-    messages = np.full(len(states), None, dtype=object)
+    within = np.arange(len(encoding.owner)) - np.searchsorted(encoding.owner, encoding.owner)
+    target = first[wanted[encoding.owner]] + within  # output row of each encoded row
+    statuses = np.repeat(np.array(status, dtype=object), sizes)
+    messages = np.full(len(statuses), None, dtype=object)
     for text, message in errors.items():
         messages[first[text]] = message
-    for row, message in found.errors.items():
-        states[where[row]], messages[where[row]] = "error", message
+    for row, message in encoding.errors.items():
+        statuses[target[row]], messages[target[row]] = "error", message
 
-    good = states == "ok"
+    ok = statuses == "ok"
+    rows = len(statuses)
     columns = {
-        "n_tokens": _scattered(found.n_tokens, where, len(states)),
-        "truncated": _scattered(found.truncated, where, len(states)),
-        "already_prompted": _scattered(found.already_prompted[found.owner], where, len(states)),
-        "status": states,
+        "n_tokens": _scattered(encoding.n_tokens, target, rows),
+        "truncated": _scattered(encoding.truncated, target, rows),
+        "already_prompted": _scattered(encoding.already_prompted[encoding.owner], target, rows),
+        "status": statuses,
         "error": messages,
     }
     arrays = {name: pa.array(values, _SCALARS[name][0]) for name, values in columns.items()}
-    vectors = found.vectors if good[where].all() else found.vectors[good[where]]
-    arrays["embedding"] = _vectors(vectors, good, plan)
+    vectors = encoding.vectors if ok[target].all() else encoding.vectors[ok[target]]
+    arrays["embedding"] = _vectors(vectors, ok, plan)
     if plan.recipe.long_text == "split":
-        arrays |= _windows(found, where, first, good)
+        arrays |= _windows(encoding, target, first, ok)
     names = result_type(plan).names
     structs = pa.StructArray.from_arrays([arrays[name] for name in names], names=names)
     if plan.recipe.long_text == "split":
@@ -111,65 +114,66 @@ def table(
 
 
 def _scattered(
-    values: npt.NDArray[Any], where: npt.NDArray[np.int64], rows: int
+    values: npt.NDArray[Any], target: npt.NDArray[np.int64], rows: int
 ) -> npt.NDArray[Any]:
-    whole = np.zeros(rows, dtype=values.dtype)
-    whole[where] = values
-    return whole
+    """The values at their output rows; zeros elsewhere.  # (rows,)."""
+    result = np.zeros(rows, dtype=values.dtype)
+    result[target] = values
+    return result
 
 
-def _failed_once(found: "Encoding") -> "Encoding":
-    """The encoding with one row, its first, for each split text that has an error in any window."""
-    if not found.windows or not found.errors:
-        return found
+def _one_error_per_text(encoding: "Encoding") -> "Encoding":
+    """The encoding with only the first row of each split text that has an error in any window."""
+    if not encoding.windows or not encoding.errors:
+        return encoding
     messages: dict[int, str] = {}
-    for row in sorted(found.errors):
-        messages.setdefault(int(found.owner[row]), found.errors[row])
-    first = np.append(True, found.owner[1:] != found.owner[:-1])
-    kept = np.flatnonzero(first | ~np.isin(found.owner, list(messages)))
-    rows = np.searchsorted(found.owner[kept], list(messages))
+    for row in sorted(encoding.errors):
+        messages.setdefault(int(encoding.owner[row]), encoding.errors[row])
+    first = np.append(True, encoding.owner[1:] != encoding.owner[:-1])
+    kept = np.flatnonzero(first | ~np.isin(encoding.owner, list(messages)))
+    rows = np.searchsorted(encoding.owner[kept], list(messages))
     return replace(
-        found,
-        vectors=found.vectors[kept],
-        n_tokens=found.n_tokens[kept],
-        truncated=found.truncated[kept],
-        owner=found.owner[kept],
-        windows=[found.windows[row] for row in kept],
+        encoding,
+        vectors=encoding.vectors[kept],
+        n_tokens=encoding.n_tokens[kept],
+        truncated=encoding.truncated[kept],
+        owner=encoding.owner[kept],
+        windows=[encoding.windows[row] for row in kept],
         errors=dict(zip(rows.tolist(), messages.values(), strict=True)),
     )
 
 
 def _windows(
-    found: "Encoding",
-    where: npt.NDArray[np.int64],
+    encoding: "Encoding",
+    target: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
-    good: npt.NDArray[np.bool_],
+    ok: npt.NDArray[np.bool_],
 ) -> dict[str, pa.Array]:
     """Number and extent of each window; a text without a vector has one row, without extent."""
     rows = int(first[-1])
-    bounds = np.array([(each.start, each.end) for each in found.windows], dtype=np.int32)
+    bounds = np.array([(window.start, window.end) for window in encoding.windows], dtype=np.int32)
     starts, ends = bounds.reshape(-1, 2).T
     return {
         "window": pa.array(np.arange(rows) - np.repeat(first[:-1], np.diff(first)), pa.int32()),
-        "start": pa.array(_scattered(starts, where, rows), pa.int32(), mask=~good),
-        "end": pa.array(_scattered(ends, where, rows), pa.int32(), mask=~good),
+        "start": pa.array(_scattered(starts, target, rows), pa.int32(), mask=~ok),
+        "end": pa.array(_scattered(ends, target, rows), pa.int32(), mask=~ok),
     }
 
 
-def _vectors(vectors: npt.NDArray[np.float32], good: npt.NDArray[np.bool_], plan: Plan) -> pa.Array:
-    """One vector for each good row, null for the others, from one flat buffer."""
+def _vectors(vectors: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_], plan: Plan) -> pa.Array:
+    """One vector for each row that is ok, null for the others, from one flat buffer."""
     ranges = plan.calibration.ranges if plan.calibration else None
     values = np.ascontiguousarray(quantize(vectors, plan.spec.output_type, ranges))
     if plan.spec.output_type in _LISTS:
         kind = _LISTS[plan.spec.output_type][0]
-        offsets = pa.array(_offsets(good, values.shape[1]))
+        offsets = pa.array(_offsets(ok, values.shape[1]))
         flat = pa.array(values.reshape(-1), kind)
-        return pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~good))
-    offsets = _offsets(good, values.shape[1] * values.itemsize)
-    validity = pa.py_buffer(np.packbits(good, bitorder="little"))
+        return pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~ok))
+    offsets = _offsets(ok, values.shape[1] * values.itemsize)
+    validity = pa.py_buffer(np.packbits(ok, bitorder="little"))
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(values)]
-    return pa.Array.from_buffers(pa.binary(), len(good), buffers)
+    return pa.Array.from_buffers(pa.binary(), len(ok), buffers)
 
 
-def _offsets(good: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int32]:
-    return np.concatenate([[0], np.cumsum(good * width)]).astype(np.int32)
+def _offsets(ok: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(ok * width)]).astype(np.int32)

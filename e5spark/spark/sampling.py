@@ -1,4 +1,4 @@
-"""A sample of a table's texts, with the prefixes they would be embedded with."""
+"""A sample of a table's texts, with the prefixes that they are embedded with."""
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -6,45 +6,46 @@ from pyspark.sql import DataFrame
 from e5spark import text
 from e5spark.errors import InputError
 from e5spark.model.resolve import Plan
-from e5spark.spark.embedding import Texts, request
+from e5spark.spark.columns import TextColumns
+from e5spark.spark.embedding import udf_call
 from e5spark.spark.worker import prefixes
 
 
 def sample_texts(
-    df: DataFrame, plan: Plan, texts: Texts, *, rows: int
+    df: DataFrame, plan: Plan, texts: TextColumns, *, rows: int
 ) -> tuple[list[str], list[str]]:
-    """Returns texts of about so many rows of a table, and the prefix of each.
+    """Returns the texts of about ``rows`` rows of a table, and the prefix of each text.
 
     Args:
         df: The corpus.
-        plan: For the prompts.
-        texts: Which texts.
-        rows: To look at; the same ones each time, as long as the table is the same.
+        plan: The plan whose prompts are used.
+        texts: The text columns.
+        rows: About how many rows to use; the same rows each time for the same table.
 
     Raises:
         InputError: If no row has a text.
     """
-    asked, arguments = request(df, plan, texts)
+    request, arguments = udf_call(df, plan, texts)
     total = df.count()
     if total > rows:
-        # Half as many again: a sample of Spark's has about, not exactly, the share asked for.
+        # Half as many again: Spark's sample has about, not exactly, the requested fraction.
         df = df.sample(fraction=min(1.0, 1.5 * rows / total), seed=0).limit(rows)
     named = [column.alias(str(number)) for number, column in enumerate(arguments)]
-    found = df.select(*named).collect()
+    sample = df.select(*named).collect()
     columns = [
-        pa.array([_bytes(row[number]) for row in found], pa.binary())
+        pa.array([_bytes(row[number]) for row in sample], pa.binary())
         for number in range(len(arguments))
     ]
-    before, refused = prefixes(asked, columns)
+    row_prefixes, errors = prefixes(request, columns)
     pairs = [
-        (each, before[row])
-        for column in columns[: asked.texts]
-        for row, each in enumerate(text.decode(column))
-        if each is not None and text.status(each) == "ok" and row not in refused
+        (value, row_prefixes[row])
+        for column in columns[: request.texts]
+        for row, value in enumerate(text.decode(column))
+        if value is not None and text.status(value) == "ok" and row not in errors
     ]
     if not pairs:
-        raise InputError("No row of the sample has a text.")
-    return [each for each, _ in pairs], [prefix for _, prefix in pairs]
+        raise InputError(f"None of the {len(sample)} sampled rows has a text.")
+    return [value for value, _ in pairs], [prefix for _, prefix in pairs]
 
 
 def _bytes(value: str | bytes | bytearray | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What workers did, for whoever asks: a line of JSON for each event."""
+"""A trace of what workers do: one line of JSON per event."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def trace(event: str, **facts: object) -> None:
-    """Appends what a worker did to ``$E5SPARK_TRACE/<pid>.jsonl``, if that is set."""
+    """Appends an event to ``$E5SPARK_TRACE/<pid>.jsonl``, if ``E5SPARK_TRACE`` is set."""
     directory = os.environ.get("E5SPARK_TRACE")
     if directory:
         line = json.dumps({"event": event, "pid": os.getpid(), "time": time.time(), **facts})

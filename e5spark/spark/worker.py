@@ -1,9 +1,10 @@
 """What runs on executors: Arrow batches of texts in, Arrow batches of vectors out.
 
-The driver imports this module for its types, and ships its functions by name.
+The driver imports this module for its types and ships its functions by name.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from e5spark import text
-from e5spark.errors import OptionError
+from e5spark.errors import ColumnError, OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan
 from e5spark.spark import results
@@ -24,23 +25,27 @@ from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder
-    from e5spark.encoder.sort_window import Tokenized
+    from e5spark.encoder.sort_window import SortWindow
 
-# A window closes at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
+# A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be held, tokenised and sorted all at once.
 _WINDOW_BYTES = 64 << 20
+# The first Arrow batch of a task is cut after 64 rows, 64 and 512 more: `show` and `limit` need the
+# first rows only. PySpark buffers what a worker writes, so Spark has the first window when the
+# second is written, and the worker ends when it has run the third and cannot write it.
+_FIRST_ROWS = (64, 64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one UDF does to its arguments: ``texts`` text columns, then a role, an instruction.
+    """What one UDF does with its arguments: text columns, then perhaps roles and instructions.
 
     Attributes:
         plan: The model.
         texts: How many text columns come first.
-        role: The role of every row; None if the next argument column holds it.
+        role: The role of every row; None if the argument after the texts holds it.
         instruction: The instruction of every row, if there is one.
-        has_instructions: Whether the last argument column holds instructions.
+        has_instructions: Whether the last argument holds instructions.
     """
 
     plan: Plan
@@ -49,48 +54,94 @@ class Request:
     instruction: str | None = None
     has_instructions: bool = False
 
+    @property
+    def arguments(self) -> int:
+        """Returns how many columns the UDF takes."""
+        return self.texts + (self.role is None) + self.has_instructions
+
 
 def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[list[pa.Array]]:
-    """Yields, for each window of batches, one result array for each text column.
+    """Yields the results of one sort window after another: an array for each text column.
 
-    The window is wider than the transport batch: rows of several Arrow batches are sorted by
-    length together, so output batches are longer than input batches. Spark asks only that the
-    rows come out in the order they went in. While the engine runs one window, a thread reads and
-    tokenises the next: tokenizers let go of Python's lock, and engines do.
+    A sort window is wider than an Arrow batch: rows of several batches are sorted by length
+    together, so output batches are longer than input batches. Spark asks only that rows come out
+    in the order in which they went in. While the engine runs one window, a thread reads and
+    tokenises the next: tokenizers and engines release Python's lock.
+
+    Raises:
+        ColumnError: If the arguments are too few, too many, or do not hold strings.
     """
     encoder = encoder_of(request.plan)
-    windows = _windows(batches, request.plan.spec.sort_window)
-    for texts in prefetch(windows, functools.partial(_tokenized, request, encoder)):
-        yield _embedded(request, encoder, texts)
+    windows = _sort_windows(_checked(request, batches), request.plan.spec.sort_window)
+    for window in prefetch(windows, functools.partial(_tokenized, request, encoder)):
+        yield _embedded(request, encoder, window)
 
 
 def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
-    """Returns the prefix of each row, and why for each row whose role or instruction is wrong."""
+    """Returns the prefix of each row, and the message of each row whose prefix cannot be made.
+
+    The prefix of such a row, whose role or instruction is wrong, is empty.
+    """
     table = request.plan.recipe.prompts
     rows = len(columns[0])
-    extra = iter(columns[request.texts :])
+    by_row = iter(columns[request.texts :])
     if request.role is not None and not request.has_instructions:
         return [prompts.prefix(table, request.role, request.instruction)] * rows, {}
-    roles = [request.role] * rows if request.role is not None else text.decode(next(extra))
+    roles = [request.role] * rows if request.role is not None else text.decode(next(by_row))
     instructions = (
-        text.decode(next(extra)) if request.has_instructions else [request.instruction] * rows
+        text.decode(next(by_row)) if request.has_instructions else [request.instruction] * rows
     )
-    found, refused = [], {}
+    result, errors = [], {}
     for row, (role, instruction) in enumerate(zip(roles, instructions, strict=True)):
         try:
-            found.append(prompts.prefix(table, role or "", instruction))
+            result.append(prompts.prefix(table, role or "", instruction))
         except OptionError as error:
-            found.append("")
-            refused[row] = str(error)
-    return found, refused
+            result.append("")
+            errors[row] = str(error)
+    return result, errors
 
 
-def _windows(
+def _checked(
+    request: Request, batches: Iterable[tuple[pa.Array, ...]]
+) -> Iterator[tuple[pa.Array, ...]]:
+    """The batches, if they hold what the UDF takes; in SQL it can be called with anything."""
+    for batch in batches:
+        if len(batch) != request.arguments:
+            raise ColumnError(
+                f"The embedding UDF was called with {len(batch)} arguments; it takes "
+                f"{request.arguments}. To embed several columns, call it once for each, or use "
+                "embed."
+            )
+        for column in batch:
+            if not _is_text(column.type):
+                raise ColumnError(
+                    f"The embedding UDF was called with a column of type {column.type}; it takes "
+                    "strings. Cast the column first: CAST(... AS STRING) in SQL, .cast('string') "
+                    "in Python."
+                )
+        yield batch
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    checks = ("is_string", "is_large_string", "is_binary", "is_large_binary", "is_null")
+    return any(getattr(pa.types, check)(kind) for check in checks)
+
+
+def _sort_windows(
     batches: Iterable[tuple[pa.Array, ...]], rows: int
 ) -> Iterator[list[tuple[pa.Array, ...]]]:
+    """Groups batches into windows of about so many rows; the first windows are smaller."""
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    for size in _FIRST_ROWS:
+        if size < min(rows, len(first[0])):
+            yield [tuple(column.slice(0, size) for column in first)]
+            first = tuple(column.slice(size) for column in first)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
-    for batch in batches:
+    for batch in itertools.chain([first], batches):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
@@ -102,67 +153,68 @@ def _windows(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Texts:
-    """The texts of a window: row r of text column c is text c * rows + r.
+class _TokenizedWindow:
+    """The texts of a sort window: row r of text column c is text c * rows + r.
 
     Attributes:
-        rows: Of the table.
-        status: Of each text, before it is encoded.
-        refused: Row to why its role or instruction is wrong.
-        wanted: Which texts are encoded.
-        tokens: Theirs.
-        seconds: What this took.
+        rows: Rows of the table in the window.
+        status: Status of each text before it is encoded.  # (texts,)
+        errors: Row to the message of a wrong role or instruction.
+        wanted: The texts that are encoded, ascending.  # (encoded texts,)
+        tokens: The tokens of those texts.
+        seconds: How long this took.
     """
 
     rows: int
     status: list[text.Status]
-    refused: dict[int, str]
+    errors: dict[int, str]
     wanted: npt.NDArray[np.int64]
-    tokens: "Tokenized"
+    tokens: "SortWindow"
     seconds: float
 
 
 def _tokenized(
     request: Request, encoder: "Encoder", window: Sequence[tuple[pa.Array, ...]]
-) -> _Texts:
+) -> _TokenizedWindow:
     started = time.perf_counter()
     columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
-    before, refused = prefixes(request, columns)
+    row_prefixes, errors = prefixes(request, columns)
     rows = len(columns[0])
-    texts = [each for column in columns[: request.texts] for each in text.decode(column)]
+    texts = [value for column in columns[: request.texts] for value in text.decode(column)]
     status = text.statuses(texts)
-    for row in refused:
+    for row in errors:
         status[row::rows] = ["error"] * request.texts
-    wanted = [row for row, each in enumerate(status) if each == "ok"]
+    wanted = [number for number, value in enumerate(status) if value == "ok"]
     tokens = encoder.tokenize(
-        [texts[row] or "" for row in wanted], [before[row % rows] for row in wanted]
+        [texts[number] or "" for number in wanted],
+        [row_prefixes[number % rows] for number in wanted],
     )
-    return _Texts(
+    return _TokenizedWindow(
         rows=rows,
         status=status,
-        refused=refused,
+        errors=errors,
         wanted=np.array(wanted, dtype=np.int64),
         tokens=tokens,
         seconds=time.perf_counter() - started,
     )
 
 
-def _embedded(request: Request, encoder: "Encoder", texts: _Texts) -> list[pa.Array]:
+def _embedded(request: Request, encoder: "Encoder", window: _TokenizedWindow) -> list[pa.Array]:
     started = time.perf_counter()
-    found = encoder.encode_tokens(texts.tokens)
-    rows, columns = texts.rows, range(request.texts)
-    whole = results.table(
-        found,
-        wanted=texts.wanted,
-        status=texts.status,
-        errors={row + rows * c: why for row, why in texts.refused.items() for c in columns},
+    encoding = encoder.encode_tokens(window.tokens)
+    rows, columns = window.rows, range(request.texts)
+    result = results.result_array(
+        encoding,
+        wanted=window.wanted,
+        status=window.status,
+        errors={row + rows * c: message for row, message in window.errors.items() for c in columns},
         plan=request.plan,
     )
     trace(
         "window",
-        rows=len(texts.wanted),
-        tokens=int(found.n_tokens.sum()),
-        tokenize_seconds=texts.seconds,
+        rows=len(window.wanted),
+        tokens=int(encoding.n_tokens.sum()),
+        tokenize_seconds=window.seconds,
         seconds=time.perf_counter() - started,
     )
-    return [whole.slice(rows * c, rows) for c in columns]
+    return [result.slice(rows * c, rows) for c in columns]

@@ -1,1 +1,1 @@
-"""Where vectors live: the tables that texts are read from and vectors are written to."""
+"""The tables that texts are read from and vectors are written to."""

@@ -4,7 +4,7 @@ from pyspark import __version__ as spark_version
 
 from e5spark.errors import InputError
 
-# One build for each Spark minor. The unsuffixed 4.x name is built for the newest Spark only.
+# A build per minor release of Spark. The 4.x name without a suffix is for the newest Spark only.
 _COORDINATES = {
     "3.5": "io.delta:delta-spark_2.12:3.3.2",
     "4.0": "io.delta:delta-spark_4.0_2.13:4.4.0",
@@ -26,8 +26,8 @@ def session_settings() -> dict[str, str]:
     minor = ".".join(spark_version.split(".")[:2])
     if minor not in _COORDINATES:
         raise InputError(
-            f"There is no Delta release for Spark {spark_version} that e5spark knows; it knows "
-            f"those for Spark {', '.join(_COORDINATES)}."
+            f"e5spark knows no Delta release for Spark {spark_version}, only for "
+            f"{', '.join(_COORDINATES)}. Use one of these, or input and output without Delta."
         )
     return {"spark.jars.packages": _COORDINATES[minor], **_SETTINGS}
 

@@ -1,6 +1,6 @@
-"""A checkpoint as a prepared model: traced once, and then run without torch or transformers.
+"""Export of a checkpoint to a prepared model, which runs without torch or transformers.
 
-The token embeddings stay outside of the graph, as a file that every process of a machine maps into
+The token embeddings stay outside of the graph, in a file that every process of a machine maps into
 its memory: they are most of a multilingual checkpoint (384 of 470 MB of multilingual-e5-small), a
 text touches few of them, and an engine would copy them all.
 """
@@ -22,7 +22,7 @@ from e5spark.model import prepared
 from e5spark.model.checkpoint import Files, hash_files
 from e5spark.model.prepared import Manifest
 
-# What of a checkpoint's directory says how its vectors are made.
+# The files of a checkpoint that define how its vectors are made.
 _SMALL_FILES = (
     "config.json",
     "modules.json",
@@ -36,12 +36,12 @@ def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
     """Makes a prepared model of kind ``float`` in a new directory.
 
     Args:
-        files: The checkpoint.
+        files: The checkpoint's.
         to: The new directory.
-        checkpoint: The published checkpoint that it is, if it is one.
+        checkpoint: The name of the published checkpoint, if it is one.
 
     Raises:
-        ModelError: If the checkpoint cannot be loaded, or is of another architecture.
+        ModelError: If the checkpoint cannot be loaded, or its architecture cannot be prepared.
     """
     if not prepared.can_prepare(files.model):
         raise ModelError(
@@ -55,7 +55,7 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
     model = load_model(files.model, dtype=torch.float32)
     table = model.get_input_embeddings().weight.detach().numpy()
     np.save(directory / prepared.EMBEDDINGS, table)
-    openvino.save_model(_traced(model), directory / prepared.MODEL, compress_to_fp16=False)
+    openvino.save_model(_trace(model), directory / prepared.MODEL, compress_to_fp16=False)
     loaded = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
     tokenizer = loaded.backend_tokenizer.to_str()
     (directory / prepared.TOKENIZER).write_text(tokenizer, "utf-8")
@@ -75,7 +75,7 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
 
 
 class _Encoder(torch.nn.Module):
-    """The checkpoint from its token embeddings on."""
+    """The checkpoint's model from its token embeddings on."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -85,23 +85,23 @@ class _Encoder(torch.nn.Module):
         self, embeddings: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """Returns the final hidden states.  # (rows, longest, hidden)."""
-        found = self.model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions)
-        return found.last_hidden_state  # type: ignore[no-any-return]
+        output = self.model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions)
+        return output.last_hidden_state  # type: ignore[no-any-return]
 
 
-def _traced(model: PreTrainedModel) -> "openvino.Model":
+def _trace(model: PreTrainedModel) -> "openvino.Model":
     hidden: int = model.config.hidden_size
-    # Padded, or the mask would be folded away.
+    # With padding: otherwise the tracer would fold the mask away.
     mask = (torch.arange(16) < torch.tensor([16, 10, 5])[:, None]).long()
     positions = torch.arange(16).repeat(3, 1)
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracer's, about shapes that it keeps dynamic
+        warnings.simplefilter("ignore")  # about shapes that the tracer keeps dynamic
         traced = openvino.convert_model(
             _Encoder(model), example_input=(torch.randn(3, 16, hidden), mask, positions)
         )
     shapes = {"embeddings": [-1, -1, hidden], "mask": [-1, -1], "positions": [-1, -1]}
-    for given, name in zip(traced.inputs, shapes, strict=True):
-        given.get_tensor().set_names({name})
+    for port, name in zip(traced.inputs, shapes, strict=True):
+        port.get_tensor().set_names({name})
     traced.reshape(shapes)
     return traced
 

@@ -14,32 +14,60 @@ import openvino
 
 from e5spark.cpus import available_cpus
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Vectors
+from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engines.preparation import prepared_directory
+from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import ModelError
 from e5spark.model import prepared
+from e5spark.model.checkpoint import Files
 from e5spark.model.prepared import Manifest
 from e5spark.model.registry import Pooling
 
 log = logging.getLogger(__name__)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Tokens of a batch, measured on 2 cores with e5-small's shape. fp32: 512 are 5 % faster than 1,024,
-# and 15 % than 2,048. int8: 1,024 are 8 % faster than 512; its activations take a quarter.
+# Tokens of a batch, measured on 2 cores with e5-small's shape. fp32: 512 are 5 % faster than 1,024
+# and 15 % faster than 2,048. int8: 1,024 are 8 % faster than 512; its activations take
+# a quarter of the memory.
 _BUDGETS = {"fp32": 512, "bf16": 512, "int8": 1024}
-# Of what widths are multiples. OpenVINO prepares its kernels anew for every shape: with fewer of
-# them int8 takes 14 % less CPU time (MiniLM, 1,000 passages), fp32 the same. Widths beyond 128 in
-# steps of 16 and 32 are another 8 % (e5-small's shape, windows of 900 passages).
+# Widths of batches are multiples of these. OpenVINO prepares new kernels for every shape: with
+# fewer shapes int8 takes 14 % less CPU time (MiniLM, 1,000 passages), fp32 the same. Steps of 16
+# and 32 for widths beyond 128 save another 8 % (e5-small's shape, sort windows of 900 passages).
 _MULTIPLES = {"fp32": 1, "bf16": 1, "int8": 8}
 _Floats = npt.NDArray[np.float32]
-# The arrays too, until the pass has ended: OpenVINO reads them where they are.
-_Flying = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
+# The arrays live until the pass has ended, because OpenVINO reads them in place.
+_Pass = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
+
+
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+    """Returns the tokenizer and the engine of a prepared model; prepares a checkpoint first.
+
+    Args:
+        files: A prepared model, or a checkpoint.
+        precision: See ``OpenVINOEngine.load``.
+        device: ``cpu`` or ``auto``; this engine runs on CPUs only.
+        threads: See ``OpenVINOEngine.load``.
+
+    Raises:
+        ModelError: If the checkpoint cannot be prepared, or its prepared model cannot be loaded.
+    """
+    del device
+    directory = files.model
+    if prepared.read(directory) is None:
+        directory = prepared_directory(files)
+    manifest = prepared.read(directory)
+    if manifest is None:
+        raise ModelError(f"{directory} is no prepared model; delete it, so that it is made again.")
+    tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
+    engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=threads)
+    return Loaded(tokenizer=tokenizer, engine=engine)
 
 
 class OpenVINOEngine:
-    """A compiled prepared model: as many forward passes at once as there are threads.
+    """A compiled prepared model that runs as many forward passes at once as it has threads.
 
-    One thread for each pass and not all threads for one: no pass waits for its slowest thread
-    (2 cores: 34 against 30 texts/s of e5-small's shape).
+    Each pass has one thread, so that no pass waits for its slowest thread (2 cores, e5-small's
+    shape: 34 texts/s, against 30 with all threads in one pass).
     """
 
     packed = False
@@ -56,8 +84,18 @@ class OpenVINOEngine:
         pad_position: int | None,
         streams: int,
     ) -> None:
-        """Takes a compiled model, what it reads, and its token embeddings; see ``load``."""
-        self._weights = weights  # for as long as the model lives, which does not own them
+        """Wraps a compiled model; ``load`` makes one.
+
+        Args:
+            model: The graph from the token embeddings on.
+            weights: The mapped file that the model reads its weights from.
+            embeddings: The mapped table of token embeddings.  # (vocabulary, hidden)
+            precision: The precision that the model computes in.
+            pad_id: The token that fills up short rows.
+            pad_position: See ``Manifest``.
+            streams: Forward passes at once.
+        """
+        self._weights = weights  # kept alive for the model, which does not own them
         self._embeddings = embeddings
         self._pad_id = pad_id
         self._pad_position = pad_position
@@ -73,13 +111,13 @@ class OpenVINOEngine:
         """Returns the engine of a prepared model.
 
         Args:
-            directory: Of the prepared model; its files are mapped into memory, not read.
-            manifest: What it is.
+            directory: The prepared model's; its files are mapped into memory, not read.
+            manifest: The prepared model's.
             precision: ``fp32``, ``bf16`` or ``int8``.
             threads: CPU threads; None for all of them.
 
         Raises:
-            ModelError: If the files do not make a model, or this CPU cannot run it right.
+            ModelError: If the files are no model, or this CPU would compute wrong vectors.
         """
         if manifest.needs_vnni and not has_vnni():
             raise ModelError(
@@ -93,19 +131,21 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": str(streams),
             # Two workers on a machine would pin themselves to the same cores.
             "ENABLE_CPU_PINNING": "NO",
-            # What is kept for shapes that have been seen; by default 5,000 entries, which grow to
-            # 0.5 GB in int8 (4,000 texts: 1,082 MB, with this 759 MB and 4 % slower).
+            # Entries of the cache for shapes that occurred before. The default of 5,000 grows to
+            # 0.5 GB in int8 (4,000 texts: 1,082 MB; with 512 entries 759 MB, and 4 % slower).
             "CPU_RUNTIME_CACHE_CAPACITY": "512",
             **manifest.settings,
         }
         try:
-            model, weights = _compiled(directory, settings)
+            model, weights = _compile(directory, settings)
             embeddings = np.load(directory / prepared.EMBEDDINGS, mmap_mode="r")
         except (RuntimeError, OSError, ValueError) as error:
-            raise ModelError(f"{directory} could not be loaded: {error}") from error
+            raise ModelError(
+                f"{directory} could not be loaded: {error}. Prepare the model again."
+            ) from error
         hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if precision == "bf16" and hint != "bf16":
-            # It takes the hint silently where the CPU cannot follow it.
+            # OpenVINO accepts the hint silently on a CPU that cannot follow it.
             log.warning("This CPU has no bf16 instructions; OpenVINO computes in %s instead.", hint)
             precision = "fp32"
         return cls(
@@ -119,20 +159,20 @@ class OpenVINOEngine:
         )
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields for each batch, in order, one vector a row, or what its content made it raise."""
-        free = deque(self._requests)
-        flying: deque[_Flying | Exception] = deque()
+        """Yields the vectors of each batch, or the exception that its content caused, in order."""
+        idle = deque(self._requests)
+        running: deque[_Pass | Exception] = deque()
         for batch in batches:
-            while not free:
-                yield self._finished(flying, free, pooling)
-            flying.append(self._started(batch, free))
-        while flying:
-            yield self._finished(flying, free, pooling)
-        _give_back(self._weights)
-        _give_back(self._embeddings.base)
+            while not idle:
+                yield self._finish(running, idle, pooling)
+            running.append(self._start(batch, idle))
+        while running:
+            yield self._finish(running, idle, pooling)
+        _release_pages(self._weights)
+        _release_pages(self._embeddings.base)
 
     def inputs(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-        """Returns what the graph is given for a batch.
+        """Returns the inputs of the graph, by name, for a batch.
 
         Raises:
             IndexError: If the table has no embedding of a token.
@@ -146,28 +186,28 @@ class OpenVINOEngine:
             "positions": _positions(ids, mask, self._pad_position),
         }
 
-    def _started(self, batch: Batch, free: deque[openvino.InferRequest]) -> _Flying | Exception:
+    def _start(self, batch: Batch, idle: deque[openvino.InferRequest]) -> _Pass | Exception:
         try:
-            given = self.inputs(batch)
+            inputs = self.inputs(batch)
         except IndexError as error:
             return error
-        request = free.popleft()
-        for name, array in given.items():
+        request = idle.popleft()
+        for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         request.start_async()
-        return request, batch, given
+        return request, batch, inputs
 
-    def _finished(
+    def _finish(
         self,
-        flying: deque[_Flying | Exception],
-        free: deque[openvino.InferRequest],
+        running: deque[_Pass | Exception],
+        idle: deque[openvino.InferRequest],
         pooling: Pooling,
     ) -> Vectors | Exception:
-        oldest = flying.popleft()
+        oldest = running.popleft()
         if isinstance(oldest, Exception):
             return oldest
         request, batch, _ = oldest
-        free.append(request)
+        idle.append(request)
         try:
             request.wait()
         except RuntimeError as error:
@@ -182,55 +222,54 @@ def _positions(
 
     Args:
         ids: The padded ids.  # (rows, width)
-        mask: 1 for each token, 0 for each that fills up; those may be beyond the last position.
-        pad: The token that is left out.
+        mask: 1 for each token, 0 for padding, which may lie beyond the last position.  # like ids
+        pad: The token that is not numbered; None numbers every token from 0.
     """
     if pad is None:
         return np.arange(ids.shape[1]) * mask
     counted = mask * (ids != pad)
-    found: npt.NDArray[np.int64] = counted.cumsum(axis=1) * counted + pad
-    return found
+    positions: npt.NDArray[np.int64] = counted.cumsum(axis=1) * counted + pad
+    return positions
 
 
-def _compiled(
-    directory: Path, settings: dict[str, str]
-) -> tuple[openvino.CompiledModel, mmap.mmap]:
-    """The compiled model, and its file of weights as it is mapped."""
+def _compile(directory: Path, settings: dict[str, str]) -> tuple[openvino.CompiledModel, mmap.mmap]:
+    """The compiled model, and its mapped file of weights."""
     with open(directory / prepared.WEIGHTS, "rb") as file:
-        # A copy on write, because OpenVINO takes no memory that is read-only; it writes nothing.
+        # Copy on write: OpenVINO refuses read-only memory, and writes nothing.
         weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     shared = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=True)
     core = openvino.Core()
     model = core.read_model((directory / prepared.MODEL).read_text("utf-8"), shared)
     compiled = core.compile_model(model, "CPU", settings)
-    # Of most it has a copy of its own by now, in the order of its kernels. Resident: large 2,706 to
-    # 1,948 MB, small 409 to 369.
-    _give_back(weights)
+    # By now the model has its own copy of most weights, in the order of its kernels. Resident
+    # memory falls from 2,706 to 1,948 MB (large), from 409 to 369 MB (small).
+    _release_pages(weights)
     return compiled, weights
 
 
-def _give_back(mapped: object) -> None:
-    """Takes a file's pages out of this process: they stay in the system's cache, and come back.
+def _release_pages(mapped: object) -> None:
+    """Drops a mapped file's pages from this process; the next access finds them in the page cache.
 
-    They count against the limits of containers. After each window: resident 440 to 390 MB, small.
+    Resident pages count against the limits of containers. Dropped after each sort window, they
+    leave 390 in place of 440 MB resident (small).
     """
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _pool(hidden: _Floats, batch: Batch, pooling: Pooling) -> Vectors:
-    """One vector a row, in fp32 whatever the engine computes in.
+    """The pooled vectors of a batch, in fp32 whatever the engine computes in.  # (rows, hidden).
 
     Args:
-        hidden: Of every token, padding included.  # (rows, longest, hidden)
-        batch: For its lengths.
-        pooling: How token vectors become one.
+        hidden: The hidden state of every token, padding included.  # (rows, longest, hidden)
+        batch: The rows, for their lengths.
+        pooling: ``mean``, ``cls`` or ``last``.
     """
     if pooling == "cls":
         return hidden[:, 0].copy()
     if pooling == "last":
-        found: Vectors = hidden[np.arange(len(hidden)), batch.lengths - 1]
-        return found
+        last: Vectors = hidden[np.arange(len(hidden)), batch.lengths - 1]
+        return last
     inside = np.arange(hidden.shape[1]) < batch.lengths[:, None]
     weights = (inside / batch.lengths[:, None]).astype(np.float32)
     means: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0]
@@ -239,7 +278,7 @@ def _pool(hidden: _Floats, batch: Batch, pooling: Pooling) -> Vectors:
 
 @functools.cache
 def has_vnni() -> bool:
-    """Returns whether this CPU sums int8 products without overflow."""
+    """Returns whether this CPU adds int8 products without overflow (VNNI)."""
     try:
         flags = Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Packed forward passes: rows end to end in one sequence, so that no time is spent on padding."""
+"""Packed forward passes: rows lie end to end in one sequence, so that padding costs no time."""
 
 import importlib.util
 import inspect
@@ -13,18 +13,19 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from e5spark.errors import ModelError
 from e5spark.model.registry import Pooling
 
-# Not in transformers' registry of masks, and that is the point: no mask is built for such a name.
+# On purpose not in transformers' registry of masks: it builds no mask for an unknown name.
 _NAME = "e5spark_packed"
-_EVERYTHING = (-1, -1)
+_UNLIMITED = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Where the rows lie in the flat sequence.
+    """The rows of a packed sequence.
 
     Attributes:
-        offsets: int32, on the device: the first token of each row, then their sum.  # (rows + 1,)
-        longest: Tokens of the longest row; known to the host, so that nobody asks the device.
+        offsets: First token of each row, then the number of tokens; int32, on the
+            device.  # (rows + 1,)
+        longest: Tokens of the longest row; on the host, so that no pass waits for the device.
     """
 
     offsets: torch.Tensor
@@ -42,17 +43,17 @@ class Kernel(Protocol):
         rows: Rows,
         *,
         scale: float,
-        window: tuple[int, int],
+        window_size: tuple[int, int],
     ) -> torch.Tensor:
-        """Returns what each token takes from the tokens of its own row; like the query in shape.
+        """Returns the attention of each token over its own row, in the shape of the query.
 
         Args:
             query: (tokens, heads, head size)
             key: (tokens, key heads, head size); heads are a multiple of key heads.
-            value: As the key.
-            rows: Where the rows lie.
-            scale: Of the scores.
-            window: The most tokens to the left and to the right that a token sees; -1 is all.
+            value: Like the key.
+            rows: The rows of the sequence.
+            scale: Factor of the scores.
+            window_size: Most tokens to the left and right that a token attends to; -1 is all.
         """
         ...
 
@@ -64,12 +65,12 @@ def varlen(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """The kernel of GPUs: torch's own flash attention; see ``Kernel``."""
+    """The kernel for GPUs: torch's own flash attention; see ``Kernel``."""
     from torch.nn.attention.varlen import varlen_attn
 
-    found = varlen_attn(
+    attended = varlen_attn(
         query,
         key,
         value,
@@ -78,11 +79,11 @@ def varlen(
         rows.longest,
         rows.longest,
         scale=scale,
-        window_size=window,
+        window_size=window_size,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(found, torch.Tensor)  # a pair only where more is asked for
-    return found
+    assert isinstance(attended, torch.Tensor)  # a pair only with more outputs requested
+    return attended
 
 
 def by_length(
@@ -92,52 +93,54 @@ def by_length(
     rows: Rows,
     *,
     scale: float,
-    window: tuple[int, int],
+    window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """The kernel of any device: one plain attention for each run of equally long rows."""
-    found = query.new_empty(query.shape)
+    """The kernel for any device: one plain attention for each run of rows of equal length."""
+    output = query.new_empty(query.shape)
     bounds = rows.offsets.tolist()
     lengths = [end - start for start, end in pairwise(bounds)]
     end = 0
     for length, run in groupby(lengths):
         start, end = end, end + length * sum(1 for _ in run)
         q, k, v = (  # (rows, heads, length, head size)
-            each[start:end].reshape(-1, length, *each.shape[1:]).transpose(1, 2)
-            for each in (query, key, value)
+            tensor[start:end].reshape(-1, length, *tensor.shape[1:]).transpose(1, 2)
+            for tensor in (query, key, value)
         )
-        seen = None if window == _EVERYTHING else _seen(length, window, query.device)
+        mask = (
+            None if window_size == _UNLIMITED else _window_mask(length, window_size, query.device)
+        )
         grouped = query.shape[1] != key.shape[1]
         attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
         )
-        found[start:end] = attended.transpose(1, 2).flatten(0, 1)
-    return found
+        output[start:end] = attended.transpose(1, 2).flatten(0, 1)
+    return output
 
 
-def _seen(length: int, window: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Which keys each query of a row sees, (length, length)."""
-    left, right = (length if side < 0 else side for side in window)
+def _window_mask(length: int, window_size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """The keys that each query of a row attends to.  # bool, (length, length)."""
+    left, right = (length if side < 0 else side for side in window_size)
     position = torch.arange(length, device=device)
     behind = position[:, None] - position
     return (behind <= left) & (behind >= -right)
 
 
 def kernel_for(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Kernel | None:
-    """Returns the kernel of packed passes there; None where rows have to be padded."""
+    """Returns the kernel of packed passes on a device; None where rows must be padded."""
     if device.type == "cpu":
         return by_length
     if device.type != "cuda" or not _has_varlen():
         return None
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # What torch's flash attention takes; fp32 it does not.
-    runs = (
+    # The limits of torch's flash attention, which has no fp32.
+    is_supported = (
         torch.version.hip is None
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and dtype in (torch.bfloat16, torch.float16)
         and size % 8 == 0
         and size <= 256
     )
-    return varlen if runs else None
+    return varlen if is_supported else None
 
 
 def _has_varlen() -> bool:
@@ -152,17 +155,21 @@ def _has_varlen() -> bool:
 
 
 class PackedModel:
-    """A model of transformers whose rows lie end to end; none of them sees another."""
+    """A transformers model for packed rows; no row attends to another."""
 
     def __init__(self, model: PreTrainedModel, kernel: Kernel) -> None:
-        """Takes over a BERT, XLM-R or Mistral in evaluation mode: its attention is replaced.
+        """Replaces the attention of a model, which belongs to this object from now on.
+
+        Args:
+            model: A BERT, XLM-R or Mistral in evaluation mode.
+            kernel: Its new attention.
 
         Raises:
-            ModelError: If this transformers does not let the attention be replaced.
+            ModelError: If this transformers cannot replace the attention.
         """
         AttentionInterface.register(_NAME, _attend)
         model.set_attn_implementation(_NAME)
-        # transformers only warns, and then every text would see every other.
+        # transformers only warns, and then every text would attend to every other.
         if model.config._attn_implementation != _NAME:
             raise ModelError(
                 f"This transformers cannot replace the attention of a {type(model).__name__}, "
@@ -174,11 +181,11 @@ class PackedModel:
         self._pad_position = pad_position(model)
 
     def __call__(self, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Returns the hidden state of every token, (tokens, hidden).
+        """Returns the hidden state of every token.  # (tokens, hidden).
 
         Args:
-            ids: int32 token ids of the rows, end to end.  # (tokens,)
-            rows: Where the rows lie.
+            ids: Token ids of the rows, end to end; int32.  # (tokens,)
+            rows: The rows of the sequence.
         """
         hidden: torch.Tensor = self._model(
             input_ids=ids[None],
@@ -189,7 +196,7 @@ class PackedModel:
         return hidden
 
     def _positions(self, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """As transformers numbers the tokens of each row; XLM-R leaves pads out even in a text."""
+        """The positions as transformers numbers them; XLM-R skips pads even inside a text."""
         first = rows.offsets[:-1].long()
         if self._pad_position is None:
             count = torch.arange(len(ids), device=ids.device)
@@ -201,27 +208,27 @@ class PackedModel:
 
 
 def pad_position(model: PreTrainedModel) -> int | None:
-    """Returns the token that XLM-R leaves out when it numbers others from the next position on.
+    """Returns the token that XLM-R skips when it numbers tokens, from the position after its id on.
 
-    None for BERT and Mistral, which number all tokens from 0.
+    None for BERT and Mistral, which number every token from 0.
     """
     is_xlmr = model.config.model_type == "xlm-roberta"
     return int(model.config.pad_token_id) if is_xlmr else None
 
 
 def pool(hidden: torch.Tensor, rows: Rows, pooling: Pooling) -> torch.Tensor:
-    """Returns one fp32 vector a row, (rows, hidden), from the hidden state of every token."""
+    """Returns one fp32 vector per row from the hidden states of its tokens.  # (rows, hidden)."""
     offsets = rows.offsets.long()
     if pooling == "cls":
         return hidden[offsets[:-1]].float()
     if pooling == "last":
         return hidden[offsets[1:] - 1].float()
-    # "unsafe" leaves out a check that would wait for the device.
+    # "unsafe" skips a check that would wait for the device.
     return torch.segment_reduce(hidden.float(), "mean", lengths=offsets.diff(), axis=0, unsafe=True)
 
 
 def _spread(values: torch.Tensor, rows: Rows, tokens: int) -> torch.Tensor:
-    """Each row's value for each of its tokens; the sum is given, so that no device is asked."""
+    """Each row's value, repeated for its tokens; their number is an argument to spare a sync."""
     return values.repeat_interleave(rows.offsets.diff(), output_size=tokens)
 
 
@@ -238,23 +245,23 @@ def _attend(  # noqa: PLR0913  # transformers decides
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer, with (1, heads, tokens, head size)."""
-    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    """Called by transformers in each layer, with tensors of (1, heads, tokens, head size)."""
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if isinstance(getattr(module, "key", None), torch.nn.Identity):  # see _fuse
         query, key, value = query.chunk(3, dim=1)
-    window = _EVERYTHING
+    window_size = _UNLIMITED
     if module.is_causal:
-        # transformers' window counts the token itself.
+        # The sliding window of transformers counts the token itself.
         narrow = sliding_window is not None and rows.longest > sliding_window
-        window = (sliding_window - 1 if sliding_window and narrow else -1, 0)
-    return kernel(query, key, value, rows, scale=scaling, window=window)[None], None
+        window_size = (sliding_window - 1 if sliding_window and narrow else -1, 0)
+    return kernel(query, key, value, rows, scale=scaling, window_size=window_size)[None], None
 
 
 def _fuse(model: torch.nn.Module) -> None:
-    """Joins the query, key and value layers of a BERT or XLM-R: one wide product for three.
+    """Joins the query, key and value layers of a BERT or XLM-R: one wide product in place of three.
 
-    The joint layer stands where transformers looks for the query, and ``_attend`` takes its output
-    apart. The decoder rotates its queries and keys before that, and keeps its three layers.
+    The joint layer replaces the query layer, and ``_attend`` splits its output. A decoder rotates
+    its queries and keys before that point, and keeps its three layers.
     """
     for module in model.modules():
         parts = [getattr(module, name, None) for name in ("query", "key", "value")]

@@ -13,32 +13,43 @@ from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Vectors
+from e5spark.encoder.engine import Loaded, Vectors
 from e5spark.encoder.engines import packed
 from e5spark.encoder.engines.packed import Kernel, PackedModel, Rows, kernel_for
 from e5spark.encoder.engines.transfer import Blocking, Overlapped, Pending, Transfer
 from e5spark.encoder.memory import MemoryLimit
+from e5spark.encoder.tokenizer import Tokenizer, appends_eos
 from e5spark.errors import ModelError, OptionError, TransientError
+from e5spark.model.checkpoint import Files
 from e5spark.model.registry import Pooling
 
 log = logging.getLogger(__name__)
 
-# torch 2.8 and later tell a broken device from a bad input; it is not raised for lack of memory.
+# torch >= 2.8 tells a broken device from a bad input; it does not raise this for lack of memory.
 _DeviceError: type[Exception] = getattr(torch, "AcceleratorError", TransientError)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# The tokens of a forward pass by the widest hidden state that they suit. On CPUs 512 to 2,048 are
-# fastest (measured): the activations of more no longer fit the caches. GPUs need enough to fill
-# their cores (calculated, not measured): 65,536 tokens are about 0.2 GB of bf16 activations in the
-# feed-forward layer of small, 0.4 GB of base; 32,768 are 0.3 GB of large.
+# Tokens of a forward pass, by the widest hidden state that they suit. CPUs are fastest with 512 to
+# 2,048 (measured): the activations of more no longer fit the caches. GPUs need enough to fill
+# their cores (calculated, not measured): 65,536 tokens make about 0.2 GB of bf16 activations in
+# the feed-forward layer of small and 0.4 GB in base; 32,768 make 0.3 GB in large.
 _TOKEN_BUDGETS = {"cuda": ((768, 65_536), (math.inf, 32_768))}
 _SMALL_BUDGET = ((math.inf, 2048),)
 
 
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+    """Returns the tokenizer and the engine of a checkpoint; see ``TorchEngine.load``."""
+    tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
+    engine = TorchEngine.load(
+        files.model, precision=precision, device=device, threads=threads, pad_id=tokenizer.pad_id
+    )
+    return Loaded(tokenizer=tokenizer, engine=engine)
+
+
 class TorchEngine:
-    """A loaded checkpoint that turns token ids into pooled token vectors.
+    """A loaded checkpoint that turns token ids into pooled vectors.
 
     Attributes:
-        token_budget: See ``Engine``; less once the device ran out of memory.
+        token_budget: See ``Engine``; lower once the device has run out of memory.
         packed: See ``Engine``.
         multiple: See ``Engine``.
     """
@@ -55,14 +66,14 @@ class TorchEngine:
         pad_id: int,
         kernel: Kernel | None = None,
     ) -> None:
-        """Takes over a model of transformers in evaluation mode that lies on the device.
+        """Wraps a transformers model that is in evaluation mode on the device.
 
         Args:
             model: BERT, XLM-R or Mistral.
-            device: Where it lies.
-            precision: Of its weights.
-            pad_id: What fills up short rows, where rows are padded.
-            kernel: The attention of packed rows; None pads them.
+            device: The device of the model's weights.
+            precision: The precision of the model's weights.
+            pad_id: The token that fills up short rows, where rows are padded.
+            kernel: The attention of packed rows; None pads rows instead.
         """
         self.precision = precision
         self._model = model
@@ -72,7 +83,7 @@ class TorchEngine:
         self._packed_model = None if kernel is None else PackedModel(model, kernel)
         self.packed = kernel is not None
         self._transfer: Transfer = Overlapped(device) if device.type == "cuda" else Blocking(device)
-        self._room = MemoryLimit()
+        self._memory = MemoryLimit()
         self._best_budget = _token_budget(device.type, model.config.hidden_size)
         self.token_budget = self._best_budget
 
@@ -83,102 +94,105 @@ class TorchEngine:
         """Returns the engine of a checkpoint.
 
         Args:
-            directory: config.json and safetensors weights.
+            directory: The directory of config.json and the safetensors weights.
             precision: ``fp32`` or ``bf16``.
-            device: A torch device.
+            device: A torch device, or ``auto``.
             threads: CPU threads of this process's forward passes; None leaves torch's own choice.
-            pad_id: What fills up short rows.
+            pad_id: The token that fills up short rows.
 
         Raises:
             ModelError: If the weights do not fill the architecture.
-            OptionError: If there is no such device.
+            OptionError: If this process has no such device.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        where = _device(device)
-        if precision == "bf16" and where.type == "cpu" and not _has_native_bf16():
-            log.warning("This CPU has no bf16 instructions; bf16 is emulated and slower than fp32.")
+        target = _device(device)
+        if precision == "bf16" and target.type == "cpu" and not _has_native_bf16():
+            log.warning(
+                "This CPU has no bf16 instructions: bf16 is emulated and slower than fp32. "
+                "Use precision='fp32'."
+            )
         dtype = _DTYPES[precision]
         model = load_model(directory, dtype=dtype)
         if hasattr(model, "pooler"):
             model.pooler = None
-        kernel = kernel_for(model.config, dtype, where)
-        return cls(model.to(where), where, precision=precision, pad_id=pad_id, kernel=kernel)
+        kernel = kernel_for(model.config, dtype, target)
+        return cls(model.to(target), target, precision=precision, pad_id=pad_id, kernel=kernel)
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields for each batch, in order, one vector a row, or what its content made it raise.
+        """Yields the vectors of each batch, or the exception that its content caused, in order.
 
-        A batch that does not fit the device's memory is run in halves. Where copies can overlap,
-        the next batch is under way before a batch is yielded.
+        A batch that does not fit the device's memory runs in halves. Where copies can overlap, the
+        next batch has started before a batch is yielded.
 
         Raises:
             TransientError: If the device failed.
         """
-        under_way: deque[list[Pending] | Exception] = deque()
+        started: deque[list[Pending] | Exception] = deque()
         for batch in batches:
-            under_way.append(self._start(batch, pooling))
-            if len(under_way) > self._transfer.ahead:
-                yield self._finish(under_way.popleft())
-        while under_way:
-            yield self._finish(under_way.popleft())
+            started.append(self._start(batch, pooling))
+            if len(started) > self._transfer.prefetch:
+                yield self._finish(started.popleft())
+        while started:
+            yield self._finish(started.popleft())
 
     def _start(self, batch: Batch, pooling: Pooling) -> list[Pending] | Exception:
-        """The batch's parts under way, in order, or what its content made it raise."""
+        """Starts a batch; returns its parts in order, or the exception that its content caused."""
         try:
             return self._parts(batch, pooling)
         except _DeviceError as error:
             # A device that failed once fails every later call: no text is to blame.
-            raise TransientError(f"The device failed: {error}") from error
-        except Exception as error:  # whatever a text makes it raise
-            # Its frames hold the tensors of the pass that failed.
+            raise _device_failure(error) from error
+        except Exception as error:  # anything that a text can cause
+            # The traceback's frames hold the tensors of the failed pass.
             return error.with_traceback(None)
 
     def _finish(self, parts: list[Pending] | Exception) -> Vectors | Exception:
         if isinstance(parts, Exception):
             return parts
         try:
-            found = [fetch() for fetch in parts]
+            vectors = [fetch() for fetch in parts]
         except _DeviceError as error:
-            raise TransientError(f"The device failed: {error}") from error
-        return found[0] if len(found) == 1 else np.concatenate(found)
+            raise _device_failure(error) from error
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
     def _parts(self, batch: Batch, pooling: Pooling) -> list[Pending]:
         rows = len(batch.lengths)
-        if rows == 1 or self._room.holds(self._tokens(batch)):
+        if rows == 1 or self._memory.allows(self._tokens(batch)):
             try:
                 pending = self._transfer.down(self._forward(batch, pooling))
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
             else:
-                self._room.passed()
-                self.token_budget = self._room.within(self._best_budget)
+                self._memory.record_success()
+                self.token_budget = self._memory.cap(self._best_budget)
                 return [pending]
-            # Not where the error is caught: there it still holds the memory.
+            # Outside of the except clause, where the error would still hold the memory.
             self._shrink(batch)
-        return [each for half in _halves(batch) for each in self._parts(half, pooling)]
+        return [part for half in _halves(batch) for part in self._parts(half, pooling)]
 
     def _shrink(self, batch: Batch) -> None:
         tokens = max(self._tokens(half) for half in _halves(batch))
-        self._room.shrink(tokens)
-        self.token_budget = self._room.within(self._best_budget)
+        self._memory.shrink(tokens)
+        self.token_budget = self._memory.cap(self._best_budget)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
-            "The device has no memory for a forward pass of %d tokens; going on with %d.",
+            "The device has no memory for a forward pass of %d tokens; the next ones have %d.",
             self._tokens(batch),
             tokens,
         )
 
     def _tokens(self, batch: Batch) -> int:
-        """What the batch takes of a token budget."""
+        """The batch's share of a token budget."""
         if self.packed:
             return len(batch.ids)
         return len(batch.lengths) * int(batch.lengths.max(initial=0))
 
     @torch.inference_mode()
     def _forward(self, batch: Batch, pooling: Pooling) -> torch.Tensor:
-        """One fp32 vector a row, on the device."""
+        """The pooled vectors of a batch, in fp32 on the device.  # (rows, hidden)."""
         batch.check_ids(self._vocabulary)
         if self._packed_model is None:
             return self._padded(batch, pooling)
@@ -197,8 +211,14 @@ class TorchEngine:
         return _pool(hidden, mask, counts, pooling)
 
 
-def _token_budget(device: str, hidden: int) -> int:
-    budgets = _TOKEN_BUDGETS.get(device, _SMALL_BUDGET)
+def _device_failure(error: Exception) -> TransientError:
+    return TransientError(
+        f"The device failed: {error}. Start the command again; if it fails again, check the device."
+    )
+
+
+def _token_budget(device_type: str, hidden: int) -> int:
+    budgets = _TOKEN_BUDGETS.get(device_type, _SMALL_BUDGET)
     return next(tokens for widest, tokens in budgets if hidden <= widest)
 
 
@@ -220,7 +240,7 @@ def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTraine
     try:
         # A progress bar for each worker would drown an executor's log.
         transformers.utils.logging.disable_progress_bar()
-        model, found = AutoModel.from_pretrained(
+        model, report = AutoModel.from_pretrained(
             directory,
             dtype=dtype,
             use_safetensors=True,
@@ -229,13 +249,17 @@ def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTraine
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{directory} could not be loaded: {error}") from error
+        raise ModelError(
+            f"{directory} could not be loaded: {error}. Check that it holds a complete checkpoint, "
+            "or fetch it again."
+        ) from error
     # E5's pooler is never used, and some checkpoints ship without it.
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(
             f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} "
-            "among them; transformers would fill them with random numbers. Fetch it again."
+            "among them; transformers would fill them with random numbers. Fetch the checkpoint "
+            "again."
         )
     return model.eval()
 
@@ -262,7 +286,7 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise OptionError(
             f"device is {name!r}, but this process sees {torch.cuda.device_count()} GPUs, numbered "
-            "from 0; CUDA_VISIBLE_DEVICES decides which."
+            "from 0; use one of those. CUDA_VISIBLE_DEVICES decides which they are."
         )
     return device
 

@@ -1,4 +1,4 @@
-"""How arrays reach the device, and vectors come back from it."""
+"""Copies between host and device: arrays to the device, vectors back to the host."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,78 +9,87 @@ import torch
 from e5spark.encoder.engine import Vectors
 
 Pending = Callable[[], Vectors]
-"""Vectors on their way: waits for them and returns them.  # (rows, hidden)"""
+"""Vectors on their way to the host: a call waits for them and returns them.  # (rows, hidden)"""
 
 
 class Transfer(Protocol):
-    """A way to the device and back.
+    """Copies to a device and back.
 
     Attributes:
-        ahead: The batches that may be on their way while the one before them is awaited.
+        prefetch: Batches that start before the vectors of an earlier one are awaited.
     """
 
-    ahead: int
+    prefetch: int
 
     def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
-        """Returns the arrays on the device, in order, for the work that is queued next."""
+        """Returns the arrays as tensors on the device, in order, for the work queued next."""
         ...
 
     def down(self, vectors: torch.Tensor) -> Pending:
-        """Returns what waits for the vectors and brings them to the host, as float32."""
+        """Returns a callable that waits for the vectors and returns them on the host, float32."""
         ...
 
 
 class Blocking:
-    """The way of every device: the host waits for each copy. On the CPU nothing is copied."""
+    """Copies on any device: the host waits for each one. On the CPU nothing is copied."""
 
-    ahead = 0
+    prefetch = 0
 
     def __init__(self, device: torch.device) -> None:
-        """Takes where to."""
+        """Copies to and from a device.
+
+        Args:
+            device: The device of the model.
+        """
         self._device = device
 
     def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
-        """Returns the arrays on the device; see ``Transfer``."""
-        return [torch.from_numpy(each).to(self._device) for each in arrays]
+        """Returns the arrays as tensors on the device; see ``Transfer``."""
+        return [torch.from_numpy(array).to(self._device) for array in arrays]
 
     def down(self, vectors: torch.Tensor) -> Pending:
-        """Returns what brings the vectors to the host; see ``Transfer``."""
+        """Returns a callable that brings the vectors to the host; see ``Transfer``."""
         return lambda: vectors.cpu().numpy()
 
 
 class Overlapped:
-    """The way of a CUDA device: copies run beside the forward passes, and the host runs ahead.
+    """Copies on a CUDA device: they overlap with forward passes, and the host prefetches.
 
     Each direction has its own stream, ordered by events, and nothing waits for the whole device.
-    Page-locked buffers come from torch's caching allocator, which hands one out again once the
-    copies that use it are done.
+    Page-locked buffers come from torch's caching allocator, which reuses one when the copies that
+    use it are done.
     """
 
-    ahead = 1
+    prefetch = 1
 
     def __init__(self, device: torch.device) -> None:
-        """Takes where to."""
+        """Copies to and from a device.
+
+        Args:
+            device: The device of the model.
+        """
         self._device = device
         self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
-        """Returns the arrays on the device; see ``Transfer``."""
+        """Returns the arrays as tensors on the device; see ``Transfer``."""
         compute = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._up):
-            moved = [
-                torch.from_numpy(each).pin_memory().to(self._device, non_blocking=True)
-                for each in arrays
+            tensors = [
+                torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
+                for array in arrays
             ]
         compute.wait_stream(self._up)
-        for each in moved:
-            each.record_stream(compute)  # or its memory could be handed out while it is read
-        return moved
+        for tensor in tensors:
+            # Otherwise the allocator could reuse its memory while a kernel reads it.
+            tensor.record_stream(compute)
+        return tensors
 
     def down(self, vectors: torch.Tensor) -> Pending:
-        """Returns what waits for the vectors; see ``Transfer``."""
+        """Returns a callable that waits for the vectors; see ``Transfer``."""
         host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         self._down.wait_stream(torch.cuda.current_stream(self._device))
-        # One that sleeps: the processor has tokens to make.
+        # An event that sleeps instead of spinning: the CPU has texts to tokenise.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._down):
             host.copy_(vectors, non_blocking=True)
@@ -89,7 +98,7 @@ class Overlapped:
 
         def fetch() -> Vectors:
             done.synchronize()
-            found: Vectors = host.numpy()
-            return found
+            on_host: Vectors = host.numpy()
+            return on_host
 
         return fetch

@@ -1,1 +1,1 @@
-"""What is known of a table of vectors: its manifest, its commits and what is staged for them."""
+"""What e5spark knows of a table of vectors: its manifest, its commits and what is staged."""

@@ -1,4 +1,4 @@
-"""Instants at which the tests kill a run, to see that the next one mends what it left."""
+"""Failpoints: places where a test kills a run, to see that the next run recovers."""
 
 import os
 import signal
@@ -6,21 +6,21 @@ import threading
 from collections import Counter
 
 _VARIABLE = "E5SPARK_FAILPOINT"
-_passed: Counter[str] = Counter()
+_passes: Counter[str] = Counter()
 _counting = threading.Lock()
 
 
 def failpoint(name: str) -> None:
-    """Ends this process as SIGKILL does, if ``$E5SPARK_FAILPOINT`` names this instant; for tests.
+    """Ends this process as SIGKILL does if ``$E5SPARK_FAILPOINT`` names this place; for tests.
 
-    ``written`` is a chunk staged and not recorded, ``recorded`` recorded and not visible,
-    ``publishing`` visible in part; ``rewritten``, ``replacing`` and ``removing`` are the same
-    of the step that replaces rows. ``recorded:2`` is the second time that it comes.
+    ``written``: a chunk is staged and not recorded. ``recorded``: it is recorded and not visible.
+    ``publishing``: it is visible in part. ``rewritten``, ``replacing`` and ``removing`` are the
+    same for a commit that replaces rows. ``recorded:2`` is the second pass.
     """
-    wanted, _, time = os.environ.get(_VARIABLE, "").partition(":")
+    wanted, _, number = os.environ.get(_VARIABLE, "").partition(":")
     if name != wanted:
         return
     with _counting:
-        _passed[name] += 1
-        if _passed[name] == int(time or 1):
+        _passes[name] += 1
+        if _passes[name] == int(number or 1):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What the vectors of a table are, written down once; and how those of another run differ."""
+"""The manifest: what the vectors of a table are, and how another run's differ."""
 
 import json
 from collections.abc import Mapping
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger.layout import FORMAT, HOME, read_document
-from e5spark.tables.storage.open import Storage
-
-MANIFEST = f"{HOME}/manifest.json"
+from e5spark.tables.ledger.documents import FORMAT, read_document
+from e5spark.tables.ledger.layout import MANIFEST
+from e5spark.tables.storage.protocol import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +17,13 @@ class Manifest:
 
     Attributes:
         fingerprint: The digest of ``parts``.
-        parts: What makes these vectors comparable; see ``e5spark.fingerprint``.
-        schema: The table's, as Spark's JSON.
+        parts: What makes these vectors comparable; see ``e5spark.model.fingerprint``.
+        schema: The schema of the table, as Spark's JSON.
         dim: Components of a vector.
-        id: The column that names a row; None if there is none.
+        id: The column that identifies a row; None if there is none.
         table: The kind of table, such as ``parquet``.
-        versions: The packages that began the table.
+        versions: The package versions of the run that created the table.
+        format: The format of the state file.
     """
 
     fingerprint: str
@@ -35,15 +35,20 @@ class Manifest:
     versions: Mapping[str, str]
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, TypeError or KeyError where an inner value cannot be used."""
+        _columns(self.schema)
+        if not isinstance(self.parts.get("recipe"), Mapping):
+            raise ValueError("its parts have no recipe")
+
 
 def read_manifest(storage: Storage) -> Manifest | None:
     """Returns the manifest of a table; None if it has none.
 
     Raises:
-        ConflictError: If a later release of e5spark wrote it.
+        ConflictError: If it is damaged, or a later release of e5spark wrote it.
     """
-    document = read_document(storage, MANIFEST)
-    return None if document is None else Manifest(**document)
+    return read_document(storage, MANIFEST, Manifest)
 
 
 def check_same(stored: Manifest, wanted: Manifest) -> None:
@@ -54,13 +59,14 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
     """
     if stored.fingerprint != wanted.fingerprint:
         raise ConflictError(
-            "The output holds other vectors, which must not be mixed with these: "
-            f"{'; '.join(_differences(stored.parts, wanted.parts))}. Run with what it was made "
-            "with; or migrate: give a new output, and go over to it when it is complete."
+            "The output has other vectors, which must not be mixed with these: "
+            f"{'; '.join(_differences(stored.parts, wanted.parts))}. Run with the output's model "
+            "and options; or migrate: give a new output, and switch to it when it is complete."
         )
     if stored.table != wanted.table:
         raise ConflictError(
-            f"The output is a {stored.table} table and not {wanted.table}; give output.format."
+            f"The output is a {stored.table} table and not {wanted.table}; set output.format to "
+            "match it, or give a new output."
         )
     if stored.id != wanted.id:
         raise ConflictError(
@@ -69,13 +75,13 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
         )
     before, after = _columns(stored.schema), _columns(wanted.schema)
     if before != after:
-        gone = [f"{name} {kind}" for name, kind in before.items() if after.get(name) != kind]
-        more = [f"{name} {kind}" for name, kind in after.items() if before.get(name) != kind]
+        missing = [f"{name} {kind}" for name, kind in before.items() if after.get(name) != kind]
+        added = [f"{name} {kind}" for name, kind in after.items() if before.get(name) != kind]
         raise ConflictError(
             "The output has other columns than this run would write: it has "
-            f"{', '.join(gone) or 'no others'}; this run has {', '.join(more) or 'no others'}"
-            f"{'' if gone or more else ', in another order'}. Choose columns with input.columns, "
-            "or give a new output."
+            f"{', '.join(missing) or 'no others'}; this run has {', '.join(added) or 'no others'}"
+            f"{'' if missing or added else ', in another order'}. Choose columns with "
+            "input.columns, or give a new output."
         )
 
 
@@ -95,8 +101,8 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
     recipe = parts.get("recipe", {})
-    rest = {key: value for key, value in parts.items() if key != "recipe"}
-    return {**rest, **{f"recipe.{key}": value for key, value in recipe.items()}}
+    others = {key: value for key, value in parts.items() if key != "recipe"}
+    return {**others, **{f"recipe.{key}": value for key, value in recipe.items()}}
 
 
 def _short(value: object) -> str:
@@ -106,12 +112,12 @@ def _short(value: object) -> str:
 
 
 def _columns(schema: Mapping[str, Any]) -> dict[str, str]:
-    return {each["name"]: json.dumps(_nullable(each["type"])) for each in schema["fields"]}
+    return {field["name"]: json.dumps(_bare_type(field["type"])) for field in schema["fields"]}
 
 
-def _nullable(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
-    """A type without what files do not keep: whether something may be null."""
+def _bare_type(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
+    """A type without nullability and metadata, which files do not keep."""
     if isinstance(kind, dict):
         dropped = {"nullable", "containsNull", "valueContainsNull", "metadata"}
-        return {key: _nullable(each) for key, each in kind.items() if key not in dropped}
-    return [_nullable(each) for each in kind] if isinstance(kind, list) else kind
+        return {key: _bare_type(part) for key, part in kind.items() if key not in dropped}
+    return [_bare_type(part) for part in kind] if isinstance(kind, list) else kind

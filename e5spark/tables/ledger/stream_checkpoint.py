@@ -1,38 +1,56 @@
-"""A stream's checkpoint and the one table that it is read into."""
+"""Which stream checkpoint is read into which table."""
 
+from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 from e5spark.errors import ConflictError
-from e5spark.tables.ledger.layout import FORMAT, HOME, dumped, read_document
-from e5spark.tables.storage.open import Storage
+from e5spark.names import redacted
+from e5spark.tables.ledger.documents import FORMAT, dumped, read_document
+from e5spark.tables.ledger.layout import STREAMS
+from e5spark.tables.storage.protocol import Storage
 
 _NAME = "e5spark.json"
 
 
-def claim(checkpoint: Storage, output: Storage) -> None:
-    """Ties a checkpoint to an output, whose lock is held.
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """The state file that a checkpoint and its output share."""
 
-    What a checkpoint has passed never comes again: read on into another table, or into one that
-    was made anew, it would leave rows out without a word.
+    token: str
+    format: int = FORMAT
+
+
+def claim(checkpoint: Storage, output: Storage) -> None:
+    """Ties a stream checkpoint to an output whose lock is held.
+
+    A stream never repeats what its checkpoint has passed: read into another table, or into one
+    that was created anew, it would silently leave rows out.
 
     Raises:
-        ConflictError: If the checkpoint was read from into another table, or by a later release.
+        ConflictError: If the checkpoint belongs to another table or a later release, or is
+            damaged.
     """
-    known = read_document(checkpoint, _NAME)
-    token = None if known is None else known["token"]
-    if token is not None and output.read(_mark(token)) is not None:
+    stored = read_document(
+        checkpoint,
+        _NAME,
+        _Claim,
+        remedy="Put it back from a copy, or give a new input.checkpoint_location: rows that the "
+        "output has already are recognized by their ids.",
+    )
+    if stored is not None and output.read(_mark(stored.token)) is not None:
         return
     if checkpoint.list("offsets"):
         raise ConflictError(
-            f"What the checkpoint {checkpoint.root} has passed went into another output than "
-            f"{output.root}, or into one that is gone, and would not come again. Give a new "
-            "input.checkpoint_location: rows that the output has already are known by their ids."
+            f"What the checkpoint {redacted(checkpoint.root)} has passed went into another output "
+            f"than {redacted(output.root)}, or into one that was removed, and will not come again. "
+            "Give a new input.checkpoint_location: rows that the output has already are recognized "
+            "by their ids."
         )
-    token = token or uuid4().hex
-    document = dumped({"format": FORMAT, "token": token})
-    output.put(_mark(token), document)
+    claimed = stored or _Claim(token=uuid4().hex)
+    document = dumped(asdict(claimed))
+    output.put(_mark(claimed.token), document)
     checkpoint.put(_NAME, document)
 
 
 def _mark(token: str) -> str:
-    return f"{HOME}/streams/{token}.json"
+    return f"{STREAMS}/{token}.json"

@@ -1,12 +1,11 @@
-"""Tables that are known by name: where they are, and which of them e5spark created."""
+"""Catalog tables: where they are, and which of them e5spark created."""
 
 from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-from e5spark.tables.sinks.files import EXISTS, as_ours
-from e5spark.tables.sources.batch import condition
+from e5spark.tables.spark_errors import EXISTS, condition, spark_errors
 
 OURS = "e5spark.fingerprint"
 
@@ -42,7 +41,7 @@ def create(
     writer = spark.createDataFrame([], schema).limit(0).writeTo(name).using(provider)
     for key, value in provenance.items():
         writer = writer.tableProperty(key, value)
-    with as_ours(f"The output table {name}"):
+    with spark_errors(f"The output table {name} cannot be created"):
         try:
             writer.create()
         except Exception as error:  # py4j has errors that PySpark does not wrap

@@ -1,4 +1,4 @@
-"""A Delta table: rows come by appends that count once, and go by one MERGE, all of it in SQL."""
+"""A Delta table: rows are appended exactly once, and replaced by one MERGE, all in SQL."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,20 +16,21 @@ from pyspark.sql.types import (
 )
 
 from e5spark.errors import ConflictError
-from e5spark.names import quoted
+from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
-from e5spark.tables.ledger.layout import has_commits, is_begun
-from e5spark.tables.ledger.ledger import Ledger, Record
-from e5spark.tables.ledger.manifest import Manifest
+from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_commits, is_begun
+from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
+from e5spark.tables.sinks.conflicts import not_ours, other_vectors
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
-from e5spark.tables.sinks.files import check_path_free, exists, made_for_others
+from e5spark.tables.sinks.paths import check_path_free
 from e5spark.tables.sinks.staging import stage, staged
 from e5spark.tables.storage.open import open_storage
 
 _KEY, _NEW = "__e5spark_key", "__e5spark_new"
-# What any reader and writer of Delta knows, and no shuffle between the model and the files.
+# Features that every reader and writer of Delta has, and no shuffle between model and files.
 _PROPERTIES = {
     "delta.minReaderVersion": "1",
     "delta.minWriterVersion": "2",
@@ -44,24 +45,24 @@ class DeltaSink:
 
     Attributes:
         name: The path or the catalog table.
-        location: The directory; empty until there is a table, which Delta makes in none but a new
-            one.
+        location: The directory; empty until there is a table, which Delta creates in a new or
+            empty directory only.
     """
 
     kind = "delta"
-    holds = False
+    publishes_once = False
 
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
     ) -> None:
-        """Looks at what is there.
+        """Checks what exists there.
 
         Args:
             spark: The session.
             path: The directory, or
             table: the name in a catalog.
-            options: Writer options; those that begin with ``delta.`` become properties of a table
-                that is created.
+            options: Writer options; options that begin with ``delta.`` become properties of a
+                table that is created.
 
         Raises:
             ConflictError: If there is something that e5spark did not write.
@@ -79,17 +80,24 @@ class DeltaSink:
         self._look()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the table with its properties, unless it is there; see ``Sink.create``."""
+        """Creates the table with its properties, unless it exists; see ``Sink.create``."""
         detail = self._table.detail()
         if detail is None:
             properties = {**_PROPERTIES, **_stats(schema), **self._properties, **provenance}
             catalog.create(self._spark, self._table.name, schema, "delta", properties)
             self._look()
             detail = self._table.detail()
-        found = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
+        stored = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
         wanted = provenance[catalog.OURS]
-        if found != wanted and not self._has_commits():
-            raise made_for_others(f"The output {self.name}", found, wanted)
+        if stored != wanted and not self._has_commits():
+            raise other_vectors(f"The output {self.name}", stored, wanted)
+
+    def check_files(self, ledger: Ledger) -> None:
+        """Returns: readers see only files in Delta's log."""
+
+    def check_replaceable(self) -> None:
+        """Checks that the table is not append-only; see ``Sink``."""
+        self._table.check_replaceable()
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now."""
@@ -113,30 +121,31 @@ class DeltaSink:
         return replace(record, files=ids)
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
-        """Appends the rows, or replaces others by them in one MERGE: never a second time."""
+        """Appends the rows, or replaces others by them in one MERGE; never twice."""
         manifest = ledger.manifest
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         schema = StructType.fromJson(dict(manifest.schema))
-        rows = staged(self._spark, self.location, schema, included or [record])
+        rows = staged(self._spark, ledger, schema, included or [record])
         if record.kind == "append" or manifest.id is None:
             append(rows, self._table, commit, options=self.options)
         else:
             if not included:
                 rows = rows.limit(0)
-            self._replace(rows, record, commit, manifest)
+            self._replace(rows, ledger, record, commit)
         failpoint("publishing")
 
-    def _replace(self, rows: DataFrame, record: Record, commit: Commit, manifest: Manifest) -> None:
+    def _replace(self, rows: DataFrame, ledger: Ledger, record: Record, commit: Commit) -> None:
+        manifest = ledger.manifest
         id, columns = str(manifest.id), rows.columns
-        ids = staged(self._spark, self.location, StructType([rows.schema[id]]), [record])
+        ids = staged(self._spark, ledger, StructType([rows.schema[id]]), [record])
         if manifest.parts["recipe"]["long_text"] == "split":
-            # Several rows of an id: none of them matches, so all come new and the old ones go.
+            # Several rows of an id: none matches, so all are inserted and the old ones deleted.
             key = F.lit(None).cast(rows.schema[id].dataType)
         else:
             key = F.col(quoted(id))
             ids = ids.join(rows.select(F.col(quoted(id))), id, "left_anti")
         new = rows.select("*", key.alias(_KEY), F.lit(True).alias(_NEW))
-        gone = ids.select(F.col(quoted(id)).alias(_KEY), F.lit(False).alias(_NEW))
+        removed = ids.select(F.col(quoted(id)).alias(_KEY), F.lit(False).alias(_NEW))
         names = [quoted(name) for name in columns]
         clauses = [
             f"ON t.{quoted(id)} = s.{_KEY}",
@@ -146,24 +155,24 @@ class DeltaSink:
             f"WHEN NOT MATCHED AND s.{_NEW} THEN INSERT ({', '.join(names)}) VALUES "
             f"({', '.join(f's.{name}' for name in names)})",
         ]
-        source = new.unionByName(gone, allowMissingColumns=True)
+        source = new.unionByName(removed, allowMissingColumns=True)
         codec = self.options.get("compression", "zstd")
         merge(source, self._table, commit, clauses=" ".join(clauses), codec=codec)
 
     def _look(self) -> None:
-        """Takes the location of a table that is ours; raises if something else is there."""
+        """Takes the location of a table that e5spark created; raises if something else exists."""
         detail = self._table.detail()
         if detail is None:
             if self._path:
                 check_path_free(self._spark, self._path)
             return
         if detail.format != "delta" or catalog.OURS not in detail.properties:
-            raise exists(f"The output {self.name}")
+            raise not_ours(f"The output {self.name}")
         self.location = self._path or detail.location
         if not self._is_begun() and self._table.version() > 0:
             raise ConflictError(
-                f"The output {self.name} has lost its directory _e5spark, which says what its "
-                "rows are. Put it back, or give a new output."
+                f"The output {redacted(self.name)} has lost its directory {STATE_DIRECTORY}, which "
+                "says what its rows are. Put it back from a copy, or give a new output."
             )
 
     def _is_begun(self) -> bool:
@@ -174,7 +183,7 @@ class DeltaSink:
 
 
 def _stats(schema: StructType) -> dict[str, str]:
-    """The property that keeps statistics of what has an order, and of no vector."""
+    """The property that keeps statistics of columns that have an order, and of no vector."""
     names = [quoted(field.name) for field in schema if _has_stats(field.dataType)]
     if not names:
         return {"delta.dataSkippingNumIndexedCols": "0"}

@@ -1,4 +1,4 @@
-"""Columns of vectors in the Delta table that the texts are in: added, and brought up to date."""
+"""Columns of vectors in the Delta table of the texts: added, and kept up to date."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -8,10 +8,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError, InputError
-from e5spark.names import quoted
+from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_commits
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sinks.delta_commit import Commit, merge, retried
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
@@ -22,22 +23,22 @@ from e5spark.tables.storage.open import open_storage
 class DeltaColumns:
     """The columns that e5spark adds to a user's Delta table, by path or by name in a catalog.
 
-    No row comes or goes, no other column changes, and no property is set. All rows of a run become
-    visible by one MERGE, because each one writes the files that it touches anew.
+    No row is added or removed, no other column changes, and no property is set. One MERGE publishes
+    all rows of a run, because every MERGE rewrites the files that it touches.
 
     Attributes:
         name: The path or the catalog table.
         location: The directory.
-        version: The last commit when the run began: what it reads.
+        version: The last commit when the run began; the run reads this version.
     """
 
     kind = "columns of a delta"
-    holds = True
+    publishes_once = True
 
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", kept: Sequence[str]
     ) -> None:
-        """Looks at what is there.
+        """Checks the table.
 
         Args:
             spark: The session.
@@ -46,6 +47,7 @@ class DeltaColumns:
             kept: The id and all columns that decide what is embedded.
 
         Raises:
+            ConflictError: If the table is append-only.
             InputError: If it is no Delta table, or the session has no Delta.
         """
         self._spark = spark
@@ -56,9 +58,10 @@ class DeltaColumns:
         detail = self._table.detail()
         if detail is None or detail.format != "delta":
             raise InputError(
-                f'{self.name} is no Delta table, and output.write = "columns" needs one; give '
-                "another output."
+                f'{redacted(self.name)} is no Delta table, which output.write = "columns" needs; '
+                "give another output."
             )
+        self.check_replaceable()
         self.location = detail.location
         self.version = self._table.version()
 
@@ -69,27 +72,34 @@ class DeltaColumns:
             ConflictError: If the table has columns of these names that are not e5spark's.
         """
         comment = f"e5spark {provenance[catalog.OURS]}"
-        present = {each.name.lower(): each for each in self._table.rows().schema}
-        added = [each for each in schema if each.name.lower() not in self._kept]
+        present = {field.name.lower(): field for field in self._table.rows().schema}
+        added = [field for field in schema if field.name.lower() not in self._kept]
         if not has_commits(open_storage(self._spark, self.location)):
-            for each in added:
-                there = present.get(each.name.lower())
-                if there is not None and there.metadata.get("comment") != comment:
+            for field in added:
+                column = present.get(field.name.lower())
+                if column is not None and column.metadata.get("comment") != comment:
                     raise ConflictError(
-                        f"{self.name} has a column {there.name!r} already, which is not of this "
-                        "run's vectors. Drop or rename it, or give embed.column_prefix."
+                        f"{redacted(self.name)} has a column {column.name!r} already, which is not "
+                        "of this run's vectors. Drop or rename it, or give embed.column_prefix."
                     )
         missing = [
-            f"{quoted(each.name)} {each.dataType.simpleString()} COMMENT '{comment}'"
-            for each in added
-            if each.name.lower() not in present
+            f"{quoted(field.name)} {field.dataType.simpleString()} COMMENT '{comment}'"
+            for field in added
+            if field.name.lower() not in present
         ]
         if missing:
             sql = f"ALTER TABLE {self._table.name} ADD COLUMNS ({', '.join(missing)})"
             retried(lambda: bool(self._spark.sql(sql).collect()), f"The table {self.name}")
 
+    def check_files(self, ledger: Ledger) -> None:
+        """Returns: readers see only files in Delta's log."""
+
+    def check_replaceable(self) -> None:
+        """Checks that the table is not append-only; see ``Sink``."""
+        self._table.check_replaceable()
+
     def rows(self, schema: StructType) -> DataFrame:
-        """Returns the rows of the table now, those without a vector too."""
+        """Returns the rows of the table now, also rows without a vector."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
     def is_empty(self, schema: StructType) -> bool:
@@ -107,27 +117,27 @@ class DeltaColumns:
         id: str,
         stale: Callable[[], DataFrame],
     ) -> Record:
-        """Returns the record: there is nothing to remove."""
+        """Returns the record unchanged: no row is removed."""
         return record
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
-        """Writes the vectors of rows whose texts are still those that were embedded."""
+        """Writes the vectors of rows whose texts have not changed since they were embedded."""
         manifest = ledger.manifest
         schema = StructType.fromJson(dict(manifest.schema))
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         id = quoted(str(manifest.id))
-        texts = [quoted(each) for each in schema.names if each.lower() in self._kept]
+        texts = [quoted(name) for name in schema.names if name.lower() in self._kept]
         same = [f"{_bytes('t', name)} <=> {_bytes('s', name)}" for name in texts if name != id]
-        added = [quoted(each) for each in schema.names if each.lower() not in self._kept]
+        added = [quoted(name) for name in schema.names if name.lower() not in self._kept]
         clauses = (
             f"ON t.{id} = s.{id} WHEN MATCHED AND {' AND '.join(same) or 'true'} "
             f"THEN UPDATE SET {', '.join(f't.{name} = s.{name}' for name in added)}"
         )
-        rows = staged(self._spark, self.location, schema, included or [record])
+        rows = staged(self._spark, ledger, schema, included or [record])
         merge(rows, self._table, commit, clauses=clauses)
         failpoint("publishing")
 
 
 def _bytes(side: str, name: str) -> str:
-    """A column as bytes: a collation may take other texts for the same."""
+    """A column as bytes: a collation may treat different texts as equal."""
     return f"CAST(CAST({side}.{name} AS STRING) AS BINARY)"

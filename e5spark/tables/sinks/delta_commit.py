@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.errors import TransientError
-from e5spark.tables.ledger.ledger import Record
+from e5spark.names import redacted
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.delta_table import DeltaTable
-from e5spark.tables.sinks.files import as_ours
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.spark_errors import condition, reason, spark_errors
 
 log = logging.getLogger("e5spark")
 
@@ -24,11 +24,11 @@ _VERSION = "0"
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """One commit, as Delta's log shall remember it.
+    """One commit, as Delta's log names it.
 
     Attributes:
         record: The name of its record in the ledger.
-        app: What Delta knows it by; Delta skips, without a word, what it has of that name.
+        app: Its transaction id; Delta silently skips a transaction that its log has already.
         metadata: For the table's history.
     """
 
@@ -40,8 +40,8 @@ class Commit:
     def of(cls, record: Record, table: str, fingerprint: str) -> "Commit":
         """Returns the commit of a record.
 
-        Its name is made of the staged files, which Spark names at random: a record of a later
-        ledger, whose epochs begin again, is not taken for this one.
+        The transaction id is made of the names of the staged files, which Spark chooses at random:
+        a record of a later ledger, whose epochs start from 1, is not taken for this one.
         """
         identity = json.dumps([table, fingerprint, record.name, record.files, record.includes])
         epoch, _, number = record.name.partition("-")
@@ -62,7 +62,7 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
     """Appends rows by name, and returns whether that changed the table.
 
     Raises:
-        TransientError: If other writers were always first.
+        TransientError: If other writers won every attempt.
         InputError: If the table cannot take the rows.
     """
     own = {
@@ -84,10 +84,10 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
 def merge(
     df: DataFrame, table: DeltaTable, commit: Commit, *, clauses: str, codec: str = "zstd"
 ) -> bool:
-    """Merges rows, known as ``s``, into the table, ``t``; returns whether that changed it.
+    """Merges rows, ``s`` in the clauses, into the table, ``t``; returns whether it changed.
 
     Raises:
-        TransientError: If other writers were always first.
+        TransientError: If other writers won every attempt.
         InputError: If the table cannot take the rows.
     """
     spark = df.sparkSession
@@ -115,23 +115,23 @@ def merge(
 
 
 def retried(write: Callable[[], bool], what: str) -> bool:
-    """Returns what a write does; tries it again where another writer was first.
+    """Returns what a write returns; tries again where another writer was first.
 
     Raises:
-        TransientError: If another one always was.
+        TransientError: If another writer won every attempt.
         InputError: If the table refuses.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with as_ours(what):
+            with spark_errors(f"{what} cannot be written"):
                 return write()
         except Exception as error:  # py4j has errors that PySpark does not wrap
             if not condition(error).startswith(_CONFLICTS):
                 raise
             if attempt == _ATTEMPTS:
                 raise TransientError(
-                    f"{what} was changed by others {attempt} times while this run wrote to it: "
-                    f"{reason(error)} Start the same command again."
+                    f"{redacted(what)} was changed by others {attempt} times while this run wrote "
+                    f"to it: {reason(error)} Start the same command again."
                 ) from error
     raise AssertionError("unreachable")
 
@@ -140,10 +140,10 @@ def _committed(write: Callable[[], bool], table: DeltaTable, commit: Commit) -> 
     changed = retried(write, f"The output {table.name}")
     if not changed:
         log.warning(
-            "Delta skipped commit %s to %s: the table has it already, from a run that ended before "
-            "it could note so. No row came twice.",
+            "Delta skipped commit %s to %s: the table has it already, from a run that was killed "
+            "before it could note so. No row is there twice.",
             commit.record,
-            table.name,
+            redacted(table.name),
         )
     return changed
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from e5spark.errors import InputError
-from e5spark.names import quoted
-from e5spark.tables.sources.batch import condition, reason
-from e5spark.tables.storage.open import LocalStorage, open_storage
+from e5spark.errors import ConflictError, InputError
+from e5spark.names import quoted, redacted
+from e5spark.tables.spark_errors import condition, reason, spark_errors
+from e5spark.tables.storage.local import LocalStorage
+from e5spark.tables.storage.open import open_storage
 
 _ABSENT = {"DELTA_MISSING_DELTA_TABLE", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"}
 _NO_DELTA = {
@@ -23,9 +24,9 @@ class Detail:
     """What Delta says of a table.
 
     Attributes:
-        format: ``delta``, or that of another table of this name.
+        format: ``delta``, or the format of another table of this name.
         location: Its directory.
-        properties: Those that were set.
+        properties: The properties that were set.
     """
 
     format: str
@@ -37,7 +38,7 @@ class DeltaTable:
     """A Delta table through SQL alone, so that it works over Spark Connect.
 
     Attributes:
-        name: As SQL takes it.
+        name: The name in SQL.
     """
 
     def __init__(self, spark: SparkSession, name: str) -> None:
@@ -50,14 +51,15 @@ class DeltaTable:
         Raises:
             InputError: If the session has no Delta, or cannot look.
         """
-        try:
-            (row,) = self._spark.sql(f"DESCRIBE DETAIL {self.name}").collect()
-        except Exception as error:  # py4j has errors that PySpark does not wrap
-            if condition(error) in _ABSENT:
-                # What a session without Delta says, too.
+        with spark_errors(f"The table {self.name} cannot be read", otherwise=InputError):
+            try:
+                (row,) = self._spark.sql(f"DESCRIBE DETAIL {self.name}").collect()
+            except Exception as error:  # py4j has errors that PySpark does not wrap
+                if condition(error) not in _ABSENT:
+                    raise
+                # A session without Delta says the same.
                 _check_session(self._spark)
                 return None
-            raise InputError(f"The table {self.name} cannot be read: {reason(error)}") from error
         return Detail(format=row["format"], location=row["location"], properties=row["properties"])
 
     def rows(self) -> DataFrame:
@@ -69,6 +71,20 @@ class DeltaTable:
         (row,) = self._history(1)
         return int(row["version"])
 
+    def check_replaceable(self) -> None:
+        """Checks that rows can be changed and removed.
+
+        Raises:
+            ConflictError: If the table is append-only.
+        """
+        detail = self.detail()
+        if detail is not None and detail.properties.get("delta.appendOnly", "").lower() == "true":
+            raise ConflictError(
+                f"The table {redacted(self.name)} is append-only (delta.appendOnly = true), and "
+                "this run would change or remove rows. Nothing was embedded. Set the property to "
+                "false, or give a new output."
+            )
+
     def has_commit(self, metadata: str, *, after: int) -> bool:
         """Returns whether a commit later than a version has this user metadata."""
         newer = self.version() - after
@@ -79,20 +95,22 @@ class DeltaTable:
 
 
 def delta_name(path: str) -> str:
-    """Returns the name that SQL knows a directory by; it must be absolute."""
+    """Returns the name of a directory in SQL; the path must be absolute."""
     return f"delta.{quoted(path)}"
 
 
 def absolute(spark: SparkSession, path: str) -> str:
-    """Returns a path that does not depend on where the job was started.
+    """Returns a path that does not depend on the working directory.
 
     Raises:
-        InputError: If it is relative, and not on this machine.
+        InputError: If it is relative and not on this machine.
     """
     if ":" in path or path.startswith("/"):
         return path
     if not isinstance(open_storage(spark, path), LocalStorage):
-        raise InputError(f"The path {path} of a Delta table is relative; give an absolute one.")
+        raise InputError(
+            f"The path {redacted(path)} of a Delta table is relative; give an absolute one."
+        )
     return str(Path(path).absolute())
 
 

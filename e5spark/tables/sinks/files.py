@@ -1,76 +1,36 @@
-"""Where files are written to; nothing that exists and is not e5spark's is touched."""
+"""Files that Spark writes for e5spark: staged rows and work lists, and the options for them."""
 
-import posixpath
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
 
-from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
-from e5spark.errors import ConflictError, E5SparkError, InputError
-from e5spark.tables.sources.batch import condition, read_failure, reason
+from e5spark.errors import ConfigError
+from e5spark.tables.ledger.layout import table_of
+from e5spark.tables.spark_errors import spark_errors
 
-_WILDCARD = re.compile(r"[*?\[{]")
-EXISTS = {
-    "PATH_ALREADY_EXISTS",
-    "TABLE_OR_VIEW_ALREADY_EXISTS",
-    "DELTA_PATH_EXISTS",
-    "DELTA_TABLE_ALREADY_EXISTS",
-}
-
-
-def check_path_free(spark: SparkSession, path: str) -> None:
-    """Raises unless nothing lies at the path.
-
-    Raises:
-        ConflictError: If something does.
-        InputError: If Spark cannot look.
-    """
-    try:
-        # Analysis alone: it lists the path and starts no job. Spark Connect has no file system.
-        # Twice, because Spark logs a trace of 80 lines for a single path that does not exist.
-        spark.read.format("binaryFile").load([path, path]).schema  # noqa: B018
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        if condition(error) == "PATH_NOT_FOUND":
-            return
-        raise InputError(f"The output {path} cannot be checked: {reason(error)}") from error
-    raise exists(f"The output {path}")
-
-
-def check_apart(source: str, output: str) -> None:
-    """Raises if one of two paths is, or lies inside, the other.
-
-    Raises:
-        InputError: If so: a run would read its own output.
-    """
-    if overlap(source, output):
-        raise InputError(
-            f"The output {output} and the input {source} are the same directory, or one lies "
-            "inside the other; write somewhere else."
-        )
-
-
-def overlap(path: str, other: str) -> bool:
-    """Returns whether one of two paths is, or lies inside, the other."""
-    one, two = _parts(path), _parts(other)
-    shorter = min(len(one), len(two))
-    return one[:shorter] == two[:shorter]
+_CODECS = ("zstd", "snappy", "gzip", "lz4", "lz4_raw", "lzo", "brotli", "uncompressed", "none")
+# Spark reads them as numbers only in the first task that writes.
+_NUMBERS = (
+    "maxrecordsperfile",
+    "parquet.block.size",
+    "parquet.dictionary.page.size",
+    "parquet.page.size",
+)
 
 
 def write_path(
     df: DataFrame, path: str, *, format: str, options: Mapping[str, str], partition: str = ""
 ) -> None:
-    """Writes a new table of files, with a directory for each value of a column, if one is named.
+    """Writes files to a new directory, with a subdirectory for each value of a partition column.
 
     Raises:
-        ConflictError: If something appeared at the path meanwhile.
-        InputError: If the input turns out unreadable, the format cannot hold this table, or the
-            session does not have the format.
+        ConflictError: If the path exists, or a file of the output is damaged.
+        InputError: If the input turns out to be unreadable, the format cannot store this table, or
+            the session does not have the format.
+        TransientError: If the disk is full.
     """
-    with as_ours(f"The output {path}"):
+    table = table_of(path)
+    with spark_errors(f"The output {table} cannot be written", output=table):
         writer = df.write.format(format).mode("error").options(**options)
         (writer.partitionBy(partition) if partition else writer).save(path)
 
@@ -85,45 +45,16 @@ def parquet_options(vectors: Sequence[str]) -> dict[str, str]:
     return {"compression": "zstd", **plain}
 
 
-def exists(what: str) -> ConflictError:
-    """Returns what to raise where something exists that e5spark did not write."""
-    return ConflictError(
-        f"{what} exists already and is not e5spark's, which never overwrites. Give a new output, "
-        "or remove this one first if it may go."
-    )
+def check_options(options: Mapping[str, str]) -> None:
+    """Checks writer options that Spark itself checks only after the rows are embedded.
 
-
-def made_for_others(what: str, found: str, wanted: str) -> ConflictError:
-    """Returns what to raise where a table without a commit names another fingerprint."""
-    return ConflictError(
-        f"{what} was made for other vectors (fingerprint {found[:12]}, this run's is "
-        f"{wanted[:12]}), and no commit to it is known. Run with what it was made with; or, if it "
-        "has no rows, remove it and run again; or give a new output."
-    )
-
-
-@contextmanager
-def as_ours(what: str) -> Iterator[None]:
-    """Raises an error that is the table's or the session's as one of ours, any other as it is."""
-    try:
-        yield
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        failure: E5SparkError | None = read_failure(error)
-        if condition(error) in EXISTS:
-            failure = exists(what)
-        elif isinstance(error, AnalysisException) or condition(error) == "DATA_SOURCE_NOT_FOUND":
-            failure = InputError(f"{what} cannot be written: {reason(error)}")
-        if failure is None:
-            raise
-        raise failure from error
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    url = urlsplit(path)
-    # /data, file:/data and file:///data are one place to Spark on a machine of its own.
-    scheme = {"file": "", "s3a": "s3", "s3n": "s3"}.get(url.scheme, url.scheme)
-    folder = _WILDCARD.split(url.path, maxsplit=1)[0]
-    if folder != url.path:
-        folder = posixpath.dirname(folder)
-    folder = posixpath.normpath(folder) if scheme else posixpath.abspath(folder)
-    return (scheme, url.netloc, *PurePosixPath(folder).parts)
+    Raises:
+        ConfigError: If the codec is unknown, or a size is no whole number.
+    """
+    for name, value in options.items():
+        if name.lower() == "compression" and value.lower() not in _CODECS:
+            raise ConfigError(
+                f"output.options.{name} is {value!r}; it must be one of {', '.join(_CODECS)}."
+            )
+        if name.lower() in _NUMBERS and not value.isdecimal():
+            raise ConfigError(f"output.options.{name} is {value!r}; it must be a whole number.")

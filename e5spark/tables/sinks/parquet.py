@@ -1,5 +1,6 @@
-"""A directory of Parquet files as a table: rows come by renamed files and go by rewritten ones."""
+"""A directory of Parquet files as a table: files are renamed in, and rewritten to remove rows."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,22 +10,27 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from e5spark.errors import E5SparkError, InputError
-from e5spark.names import quoted
+from e5spark.errors import ConflictError, E5SparkError, InputError, OptionError
+from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_commits, is_begun
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks.files import check_path_free, exists, made_for_others
+from e5spark.tables.sinks.conflicts import not_ours, other_vectors
+from e5spark.tables.sinks.paths import check_path_free
 from e5spark.tables.sinks.staging import stage
+from e5spark.tables.spark_errors import spark_errors
 from e5spark.tables.storage.open import open_storage
 
 _FILE = "__e5spark_file"
-_AT_ONCE = 16  # requests to the store
+_COUNT = "__e5spark_count"
+_PUBLISHED = re.compile(r"part-(\d+-\d+)-\d+\.parquet")
+_REQUESTS = 16  # concurrent requests to the store
 
 
 class ParquetSink:
-    """The plain files of a directory; those whose names begin with an underscore are no rows.
+    """The files of a directory; readers skip names that begin with an underscore.
 
     Attributes:
         name: The path or the catalog table.
@@ -32,12 +38,12 @@ class ParquetSink:
     """
 
     kind = "parquet"
-    holds = False
+    publishes_once = False
 
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
     ) -> None:
-        """Looks at what is there.
+        """Checks what exists there.
 
         Raises:
             ConflictError: If there is something that e5spark did not write.
@@ -48,12 +54,12 @@ class ParquetSink:
         self.name = table or path
         self.location = path or catalog.location(spark, table)
         if table and self.location and not catalog.is_ours(spark, table):
-            raise exists(f"The output table {table}")
+            raise not_ours(f"The output table {table}")
         if path and not _is_begun(spark, path):
             check_path_free(spark, path)
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the catalog table; a path needs nothing. See ``Sink.create``."""
+        """Creates the catalog table; a path needs no such step. See ``Sink.create``."""
         if self._table and not self.location:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
@@ -62,7 +68,26 @@ class ParquetSink:
             (row,) = self._spark.sql(shown).collect()
             if row["value"] != provenance[catalog.OURS]:
                 what, wanted = f"The output table {self._table}", provenance[catalog.OURS]
-                raise made_for_others(what, row["value"], wanted)
+                raise other_vectors(what, row["value"], wanted)
+
+    def check_files(self, ledger: Ledger) -> None:
+        """Checks the names of all files against the ledger: readers see each file; see ``Sink``.
+
+        A file whose record is older than the records that the ledger keeps passes.
+        """
+        files = _visible_files(ledger.storage.list(""))
+        records = {name: match[1] for name in files if (match := _PUBLISHED.fullmatch(name))}
+        foreign = ledger.foreign(records.values())
+        stray = [name for name in files if name not in records or records[name] in foreign]
+        if stray:
+            raise ConflictError(
+                f"The output {redacted(self.name)} has files that no commit has put there: "
+                f"{', '.join(stray[:3])}{', ...' if len(stray) > 3 else ''}. Readers of the table "
+                "would see their rows. Nothing was changed. Move them out of the directory."
+            )
+
+    def check_replaceable(self) -> None:
+        """Returns: files can always be rewritten."""
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
@@ -81,30 +106,31 @@ class ParquetSink:
         id: str,
         stale: Callable[[], DataFrame],
     ) -> Record:
-        """Stages the files that hold stale rows, without these; see ``Sink``."""
+        """Stages the files that have stale rows, without these rows; see ``Sink``."""
         ids = stale()
-        found = (
-            self.rows(schema)
-            .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
-            .join(ids, id, "left_semi")
-            .groupBy(_FILE)
-            .count()
-            .collect()
-        )
-        files = sorted(row[_FILE] for row in found)
+        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
+            counts = (
+                self.rows(schema)
+                .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
+                .join(ids, id, "left_semi")
+                .groupBy(_FILE)
+                .agg(F.count("*").alias(_COUNT))
+                .collect()
+            )
+        files = sorted(row[_FILE] for row in counts)
         if not files:
             return record
         touched = self._read(schema, [f"{self.location}/{file}" for file in files])
         kept = touched.join(ids, id, "left_anti")
-        expected = touched.count() - sum(row["count"] for row in found)
+        expected = touched.count() - sum(row[_COUNT] for row in counts)
         return self._rewritten(ledger, record, kept, files, expected)
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
-        """Moves staged files into the directory, then removes those that they replace."""
+        """Moves staged files into the directory, then removes the files that they replace."""
         moves = [
-            (file, f"part-{each.name}-{number:05d}.parquet")
-            for each in (*included, record)
-            for number, file in enumerate(each.files)
+            (file, f"part-{published.name}-{number:05d}.parquet")
+            for published in (*included, record)
+            for number, file in enumerate(published.files)
         ]
 
         def move(names: tuple[str, str]) -> None:
@@ -115,8 +141,8 @@ class ParquetSink:
             failpoint("removing")
             ledger.storage.delete(file)
 
-        # Each is some round trips to the store; nothing goes before all have come.
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="e5spark-publish") as pool:
+        # Each takes some round trips to the store. No file is removed before all are moved in.
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="e5spark-publish") as pool:
             list(pool.map(move, moves))
             list(pool.map(remove, record.removes))
         if self._table:
@@ -125,7 +151,7 @@ class ParquetSink:
     def stage_compaction(
         self, ledger: Ledger, record: Record, *, schema: StructType, target_bytes: int
     ) -> Record:
-        """Stages the rows of the small files in files of about a size; nothing is visible yet.
+        """Stages the rows of small files in files of about one size; nothing is visible yet.
 
         Args:
             ledger: For the directory of staged files.
@@ -134,10 +160,16 @@ class ParquetSink:
             target_bytes: Files below three quarters of it are small.
 
         Returns:
-            The record; as it was if fewer than two files are small.
+            The record; unchanged if the small files cannot become fewer.
+
+        Raises:
+            OptionError: If the size is not positive.
         """
-        meta = [F.col(f"_metadata.file_{name}").alias(name) for name in ("name", "size")]
-        files = self.rows(schema).select(*meta).groupBy("name", "size").count().collect()
+        if target_bytes < 1:
+            raise OptionError(f"The size of a file is {target_bytes} bytes; it must be at least 1.")
+        name, size = (F.col(f"_metadata.file_{field}").alias(field) for field in ("name", "size"))
+        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
+            files = self.rows(schema).select(name, size).groupBy("name", "size").count().collect()
         small = [row for row in files if row["size"] < 0.75 * target_bytes]
         parts = ceil(sum(row["size"] for row in small) / target_bytes)
         if parts >= len(small):
@@ -147,24 +179,32 @@ class ParquetSink:
         removes = sorted(row["name"] for row in small)
         return self._rewritten(ledger, record, df, removes, sum(row["count"] for row in small))
 
+    def count_files(self) -> int:
+        """Returns how many files readers of the table see now."""
+        return len(_visible_files(open_storage(self._spark, self.location).list("")))
+
     def _rewritten(
         self, ledger: Ledger, record: Record, df: DataFrame, removes: list[str], expected: int
     ) -> Record:
         files, rows = stage(df, self, ledger, record.name)
         if rows != expected:
             raise E5SparkError(
-                f"{rows} rows of {len(removes)} files of {self.name} were written anew where "
-                f"{expected} should be; nothing was changed. This is a bug in e5spark."
+                f"{rows} rows were rewritten from {len(removes)} files of {redacted(self.name)}, "
+                f"and not {expected}; nothing was changed. This is a bug in e5spark."
             )
         return replace(record, files=files, rows=rows, removes=tuple(removes))
 
     def _read(self, schema: StructType, paths: list[str]) -> DataFrame:
-        # With a schema, because files that are rewritten must keep the metadata of the columns.
+        # With a schema, because rewritten files must keep the metadata of the columns.
         return self._spark.read.schema(schema).parquet(*paths)
 
 
 def _is_begun(spark: SparkSession, path: str) -> bool:
     try:
         return is_begun(open_storage(spark, path))
-    except InputError:  # a file, or no place at all
+    except InputError:  # a file, or a path that no file system knows
         return False
+
+
+def _visible_files(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]

@@ -1,4 +1,4 @@
-"""The seam between a run and the kind of table it writes: Parquet, Delta, what comes next."""
+"""What a run needs of the table that it writes: Parquet, Delta, whatever comes next."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -6,39 +6,53 @@ from typing import Protocol
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
-from e5spark.tables.ledger.ledger import Ledger, Record
+from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.records import Record
 
 
 class Sink(Protocol):
     """A table of vectors.
 
-    A run embeds into staged Parquet files and records them in the ledger, whatever the table is.
-    What a target does on top is to make recorded rows visible, in a way that can be repeated: a
-    record may have been made visible, in whole or in part, by a run that was killed before it
-    could say so.
+    For every kind of table a run embeds into staged Parquet files and records them in the ledger.
+    A sink adds how recorded rows become visible, in a way that can be repeated: a run that was
+    killed may have published a record, in whole or in part, before it could note so.
     """
 
     name: str
     """What the user calls it: a path or a catalog table."""
     location: str
-    """Its directory, as Spark takes it; the ledger is in it. Empty where only ``create``
-    makes one."""
+    """Its directory, as Spark takes it, with the ledger in it. Empty where only ``create`` makes
+    it."""
     kind: str
-    """``parquet``, ``delta``, ...: what the manifest says that the table is."""
-    holds: bool
-    """Whether rows of new ids wait too, so that one commit makes all rows of a run visible."""
+    """The kind of table in the manifest: ``parquet``, ``delta``, ..."""
+    publishes_once: bool
+    """Whether rows of new ids are deferred too, so that one commit publishes all rows of a run."""
     options: Mapping[str, str]
     """Spark's writer options of staged files."""
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Creates the table, unless it is there; under the table's lock if it has a location.
+        """Creates the table, unless it exists; under the table's lock if it has a location.
 
         Args:
             schema: Its columns, with their metadata.
-            provenance: For its properties: the fingerprint and what it is made of.
+            provenance: For its properties: the fingerprint and its parts.
 
         Raises:
-            ConflictError: If something else is there.
+            ConflictError: If something else exists there.
+        """
+
+    def check_files(self, ledger: Ledger) -> None:
+        """Checks that readers of the table see no file that no commit has put there.
+
+        Raises:
+            ConflictError: If there is one; the message names it.
+        """
+
+    def check_replaceable(self) -> None:
+        """Checks that rows of the table can be changed and removed.
+
+        Raises:
+            ConflictError: If the table takes new rows alone.
         """
 
     def rows(self, schema: StructType) -> DataFrame:
@@ -56,25 +70,25 @@ class Sink(Protocol):
         id: str,
         stale: Callable[[], DataFrame],
     ) -> Record:
-        """Stages what ``publish`` needs so that the rows of some ids go; nothing is visible yet.
+        """Stages what ``publish`` needs to remove the rows of some ids; nothing is visible yet.
 
         Args:
             ledger: For the directory of staged files.
-            record: A ``replace`` that includes the rows that come in their place.
+            record: A ``replace`` that includes the rows that take their place.
             schema: The table's columns.
-            id: The column that names a row.
-            stale: Reads one column, ``id``: the ids, each once, whose rows go. Those of the
-                included records are among them.
+            id: The column that identifies a row.
+            stale: Reads one column, ``id``: the ids, without duplicates, whose rows are removed.
+                The ids of the included records are among them.
 
         Returns:
             The record with what was staged.
         """
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
-        """Makes a recorded commit visible; again and again, if it must be.
+        """Makes a recorded commit visible; a repetition changes nothing.
 
         Args:
             ledger: For the staged files.
             record: An ``append`` or a ``replace``.
-            included: The held records whose rows become visible with a ``replace``.
+            included: The deferred records whose rows become visible with a ``replace``.
         """

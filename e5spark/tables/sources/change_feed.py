@@ -1,4 +1,4 @@
-"""The change data feed of a Delta table: what became of each row since some commit."""
+"""The change data feed of a Delta table: inserted, updated and deleted rows since a commit."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,22 +6,22 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from e5spark.errors import InputError
-from e5spark.names import quoted
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.names import quoted, redacted
+from e5spark.tables.spark_errors import condition, spark_errors
 
 _TYPE, _VERSION = "_change_type", "_commit_version"
 COLUMNS = (_TYPE, _VERSION)
 OPTION = "readChangeFeed"
 _ALL = (*COLUMNS, "_commit_timestamp")
-_GONE, _RANK = "__e5spark_gone", "__e5spark_rank"
+_DELETED, _RANK = "__e5spark_deleted", "__e5spark_rank"
 _ABSENT = {"DELTA_MISSING_CHANGE_DATA", "DELTA_CHANGE_TABLE_FEED_DISABLED"}
 
 
 def read_path(spark: SparkSession, path: str, *, options: Mapping[str, str]) -> DataFrame:
-    """Returns the changes of a table in a directory, from a version or a timestamp on.
+    """Returns the changes of a table in a directory, starting at a version or a timestamp.
 
     Raises:
-        InputError: If it has none, or they cannot be read.
+        InputError: If the table has no change data feed, or Spark cannot read it.
     """
     reader = spark.read.format("delta").options(**{**options, OPTION: "true"})
     return _checked(lambda: reader.load(path), path)
@@ -34,58 +34,59 @@ def read_table(spark: SparkSession, name: str, *, options: Mapping[str, str]) ->
 
 
 def check(df: DataFrame, name: str) -> DataFrame:
-    """Returns a feed, if it is one.
+    """Returns a change data feed unchanged.
 
     Raises:
-        InputError: If not: readers of other tables pass over the option.
+        InputError: If it is none: readers of other tables ignore the option.
     """
     if not set(COLUMNS) <= set(df.columns):
         raise InputError(
-            f"{name} has no change data feed, which input.change_feed reads: it is no Delta table. "
-            "Leave input.change_feed out."
+            f"{redacted(name)} has no change data feed, which input.change_feed reads: it is no "
+            "Delta table. Leave input.change_feed out."
         )
     return df
 
 
 def last(df: DataFrame, id: str) -> DataFrame:
-    """Returns what a feed says last of each id: its row, or that it is gone.
+    """Returns the last change of each id: its row, or its deletion.
 
-    What a row was before an update counts as gone, unless the same commit has a row of that id:
-    so an update of the id itself leaves no row behind.
+    The row before an update counts as deleted unless the same commit has another row of its id: so
+    an update of the id itself leaves no old row behind.
     """
-    gone = F.col(_TYPE).isin("delete", "update_preimage")
-    order = Window.partitionBy(F.col(quoted(id))).orderBy(F.col(_VERSION).desc(), gone)
-    # All of the same rank: two rows of one id in one commit are for others to refuse.
-    ranked = df.withColumns({_GONE: gone, _RANK: F.rank().over(order)})
+    deleted = F.col(_TYPE).isin("delete", "update_preimage")
+    order = Window.partitionBy(F.col(quoted(id))).orderBy(F.col(_VERSION).desc(), deleted)
+    # All rows of rank 1: the check of ids refuses two rows of one id in one commit.
+    ranked = df.withColumns({_DELETED: deleted, _RANK: F.rank().over(order)})
     return ranked.filter(F.col(_RANK) == 1).drop(_RANK, *_ALL)
 
 
 def split(df: DataFrame, id: str) -> tuple[DataFrame, DataFrame]:
-    """Returns the rows that ``last`` found, and the ids that are gone, each once."""
-    ids = df.filter(F.col(_GONE)).select(F.col(quoted(id))).distinct()
-    return df.filter(~F.col(_GONE)).drop(_GONE), ids.filter(F.col(quoted(id)).isNotNull())
+    """Returns the rows that ``last`` leaves, and the deleted ids without duplicates."""
+    ids = df.filter(F.col(_DELETED)).select(F.col(quoted(id))).distinct()
+    return df.filter(~F.col(_DELETED)).drop(_DELETED), ids.filter(F.col(quoted(id)).isNotNull())
 
 
 def advice(name: str) -> str:
-    """Returns what to do where an error of this name says that changes were not recorded."""
+    """Returns what to do about an error of this name if it says that no changes are recorded."""
     if name not in _ABSENT:
         return ""
     return (
         "Set the table's property delta.enableChangeDataFeed = true: changes are recorded from "
-        "then on. Bring the output up to the table by a batch run (input.change_feed = false), and "
-        "read the changes since, with a new input.checkpoint_location or a later startingVersion."
+        "then on. Bring the output up to date by a batch run (input.change_feed = false), and read "
+        "later changes with a new input.checkpoint_location or a later startingVersion."
     )
 
 
 def _checked(load: Callable[[], DataFrame], name: str) -> DataFrame:
+    failure = f"The changes of {redacted(name)} cannot be read"
     try:
-        df = load()
-        # Whether the changes were recorded is looked at only by a job.
-        check(df, name).select(_VERSION).head(1)
-    except InputError:
+        with spark_errors(failure, otherwise=InputError):
+            df = load()
+            # Only a job shows whether the changes were recorded.
+            check(df, name).select(_VERSION).head(1)
+    except InputError as error:
+        missing = advice(condition(error.__cause__)) if error.__cause__ else ""
+        if missing:
+            raise InputError(f"{error} {missing}") from error.__cause__
         raise
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        raise InputError(
-            f"The changes of {name} cannot be read: {reason(error)} {advice(condition(error))}"
-        ) from error
     return df

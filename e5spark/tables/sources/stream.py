@@ -1,4 +1,4 @@
-"""What has come to a table since it was last looked at: a stream that ends when all is read."""
+"""Incremental input: a stream of what is new in a table, which ends when all of it is read."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,18 +9,20 @@ from pyspark.errors import PySparkAttributeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamReader
 
-from e5spark.errors import InputError
+from e5spark.errors import E5SparkError, InputError
+from e5spark.names import redacted
 from e5spark.tables.sources import batch as source
 from e5spark.tables.sources import change_feed as feed
-from e5spark.tables.sources.batch import condition, reason
+from e5spark.tables.sources import malformed
+from e5spark.tables.spark_errors import condition, reason, spark_errors, translated
 
-# Spark's defaults lose rows or do work twice. Files that are older than those of a week before the
-# newest are passed over without a word. And a commit may be cut in two: of an overwritten Delta
-# table with a change data feed, the new rows come first and the deletions of the old ones then.
+# Spark's defaults lose rows or repeat work. They silently skip files more than a week older than
+# the newest. And they may cut a commit in two: for an overwritten Delta table with a change data
+# feed, the new rows come first and the deletions of the old rows in a later part.
 _FILES = {"maxFileAge": "36500d"}
 _DELTA = {"maxFilesPerTrigger": str((1 << 31) - 1)}
 _POLL = 0.1  # seconds
-_CAUSE = re.compile(r"terminated with exception: (?P<cause>.+?)(?: SQLSTATE:|\n|$)")
+_CAUSE = re.compile(r"terminated with exception: (?P<cause>.)")
 _CHANGED = {
     "DELTA_SOURCE_IGNORE_DELETE",
     "DELTA_SOURCE_TABLE_IGNORE_CHANGES",
@@ -29,7 +31,7 @@ _CHANGED = {
 
 
 def check_session(spark: SparkSession) -> None:
-    """Raises unless the session can run this process's code on each part of a stream.
+    """Checks that the session can run this process's code on each part of a stream.
 
     Raises:
         InputError: If it is a Spark Connect session.
@@ -56,15 +58,20 @@ def open_path(
         changes: Whether a Delta table's change data feed is read.
 
     Raises:
-        InputError: If it is not there, or Spark cannot read it.
+        InputError: If it does not exist, or Spark cannot read it.
     """
     if format == "delta":
         reader = _reader(spark, {**_DELTA, **options}, changes).format("delta")
         return _opened(lambda: reader.load(path), path)
-    # The columns are those that a batch run would find.
+    # The columns are the same as in a batch run.
     schema = source.read_path(spark, path, format=format, options=options).schema
     name, defaults = source.READERS[format]
-    reader = _reader(spark, {**_FILES, **defaults, **options}, changes).format(name)
+    settings = {**_FILES, **defaults, **options}
+    if malformed.is_fatal(settings):
+        reader = _reader(spark, malformed.recording(settings), changes).format(name)
+        recorded = malformed.recording_schema(schema, path)
+        return _opened(lambda: malformed.refused(reader.schema(recorded).load(path)), path)
+    reader = _reader(spark, settings, changes).format(name)
     return _opened(lambda: reader.schema(schema).load(path), path)
 
 
@@ -74,7 +81,7 @@ def open_table(
     """Returns a stream of a catalog table's rows or changes.
 
     Raises:
-        InputError: If the catalog has none of this name, or Spark cannot read it.
+        InputError: If the catalog has no table of this name, or Spark cannot read it.
     """
     reader = _reader(spark, {**_FILES, **_DELTA, **options}, changes)
     df = _opened(lambda: reader.table(name), name)
@@ -84,25 +91,25 @@ def open_table(
 def drain(
     stream: DataFrame, *, name: str, checkpoint: str, take: Callable[[DataFrame], None]
 ) -> None:
-    """Reads what is there, in one part or several; the next call reads on from there.
+    """Reads all that is new, in one part or several; the next call continues from there.
 
     Args:
-        stream: What is read.
+        stream: The stream.
         name: What the user calls it.
-        checkpoint: The directory in which Spark notes which parts were taken.
-        take: Does something with a part. A part that it raises for is read again by the next call.
+        checkpoint: The directory in which Spark notes which parts were processed.
+        take: Processes a part. If it raises, the next call reads the part again.
 
     Raises:
         InputError: If the stream cannot be read.
     """
-    handed: Queue[DataFrame] = Queue()
-    taken: Queue[bool] = Queue()
+    parts: Queue[DataFrame] = Queue()
+    outcomes: Queue[bool] = Queue()
 
-    # Only handed over there: in this thread an error stays what it is, and Ctrl-C is heard.
+    # Spark's thread only hands a part over: in this one errors keep their class and Ctrl-C works.
     def hand_over(part: DataFrame, number: int) -> None:
-        handed.put(part)
-        if not taken.get():
-            raise RuntimeError("This part was not taken; the run says why.")
+        parts.put(part)
+        if not outcomes.get():
+            raise RuntimeError("This part was not processed; the run says why.")
 
     try:
         writer = stream.writeStream.foreachBatch(hand_over).trigger(availableNow=True)
@@ -110,12 +117,12 @@ def drain(
     except Exception as error:  # py4j has errors that PySpark does not wrap
         raise _failure(name, error) from error
     try:
-        while query.isActive or not handed.empty():
+        while query.isActive or not parts.empty():
             with suppress(Empty):
-                take(handed.get(timeout=_POLL))
-                taken.put(True)
+                take(parts.get(timeout=_POLL))
+                outcomes.put(True)
     finally:
-        taken.put(False)
+        outcomes.put(False)
         query.stop()
     failure = query.exception()
     if failure is not None:
@@ -127,23 +134,24 @@ def _reader(spark: SparkSession, options: Mapping[str, str], changes: bool) -> D
 
 
 def _opened(load: Callable[[], DataFrame], name: str) -> DataFrame:
-    try:
+    with spark_errors(f"{name} cannot be read as a stream", otherwise=InputError):
         df = load()
         _ = df.schema
-    except Exception as error:  # py4j has errors that PySpark does not wrap
-        raise InputError(f"{name} cannot be read as a stream: {reason(error)}") from error
     return df
 
 
-def _failure(name: str, error: Exception) -> InputError:
-    found = _CAUSE.search(str(error))
-    cause = found["cause"].rstrip(".") + "." if found else reason(error)
-    what = condition(Exception(cause))
-    if what in _CHANGED:
+def _failure(name: str, error: Exception) -> E5SparkError:
+    failure = f"{redacted(name)} cannot be read as a stream"
+    match = _CAUSE.search(str(error))
+    # From the cause on: the error itself says only that the stream failed.
+    cause = Exception(str(error)[match.start("cause") :]) if match else error
+    changed = condition(cause)
+    if changed in _CHANGED:
         return InputError(
-            f"Rows of {name} were updated or deleted, which a stream of its rows does not show: "
-            f"{cause} Set input.change_feed = true, if the table's change data feed was on by "
-            "then; or bring the output up to the table by a batch run, and give a new "
+            f"Rows of {redacted(name)} were updated or deleted, which a stream of rows does not "
+            f"show: {reason(cause)} Set input.change_feed = true if the table's change data feed "
+            "was on by then; or bring the output up to date by a batch run and give a new "
             "input.checkpoint_location."
         )
-    return InputError(f"{name} cannot be read as a stream: {cause} {feed.advice(what)}")
+    known = translated(cause, failure) or translated(error, failure)
+    return known or InputError(f"{failure}: {reason(cause)} {feed.advice(changed)}")

@@ -1,31 +1,22 @@
-"""Small files on any file system that the session's Hadoop knows; see ``tables.storage``."""
+"""Small files on any file system that the session's Hadoop knows."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from py4j.protocol import Py4JJavaError, Py4JNetworkError
+from py4j.protocol import Py4JJavaError
 
-from e5spark.errors import E5SparkError, InputError, TransientError
-from e5spark.tables.sources.batch import reason
+from e5spark.errors import TransientError
+from e5spark.tables.spark_errors import FILE_EXISTS, java_class, spark_errors
 from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
 
 # A file appears at the end of its write, whole. A rename would copy, and leave a gap.
 _OBJECT_STORES = {"s3", "s3a", "gs"}
 _CONDITIONAL = "fs.option.create.conditional.overwrite"
 _MISSING = "java.io.FileNotFoundException"
-_EXISTS = "org.apache.hadoop.fs.FileAlreadyExistsException"
 _TAKEN = {
-    _EXISTS,
+    FILE_EXISTS,
     "org.apache.hadoop.fs.s3a.RemoteFileChangedException",  # If-None-Match did not hold
-}
-_DENIED = {
-    _EXISTS,
-    "org.apache.hadoop.security.AccessControlException",
-    "org.apache.hadoop.fs.ParentNotDirectoryException",
-    "org.apache.hadoop.fs.s3a.UnknownStoreException",
-    "java.nio.file.AccessDeniedException",
 }
 
 
@@ -41,16 +32,16 @@ class HadoopStorage:
         uri = self._files.makeQualified(path).toUri()
         self.scheme = str(uri.getScheme())
         self.directory = Path(uri.getPath())
-        # FileSystem's own rename does not replace, and does not say why it did nothing.
+        # FileSystem's own rename does not replace, and does not say why it does nothing.
         renames = self.scheme not in _OBJECT_STORES
         self._context: Any = self._hadoop.FileContext.getFileContext(uri, conf) if renames else None
 
     def read(self, name: str) -> bytes | None:
-        with hadoop_errors(self.root):
+        with self._errors():
             try:
                 stream = self._files.open(self._path(name))
             except Py4JJavaError as error:
-                if _java_class(error) == _MISSING:
+                if java_class(error) == _MISSING:
                     return None
                 raise
             try:
@@ -59,46 +50,46 @@ class HadoopStorage:
                 stream.close()
 
     def put(self, name: str, data: bytes) -> None:
-        with hadoop_errors(self.root):
+        with self._errors():
             if self._context is None:
                 _write(self._files.create(self._path(name), True), data)
             else:
                 self._write_and_rename(name, data, "OVERWRITE")
 
     def create(self, name: str, data: bytes) -> bool:
-        with hadoop_errors(self.root):
+        with self._errors():
             try:
                 if self._context is None:
                     _write(self._exclusive(self._path(name)), data)
                 else:
                     self._write_and_rename(name, data, "NONE")
             except Py4JJavaError as error:
-                if _java_class(error) in _TAKEN:
+                if java_class(error) in _TAKEN:
                     return False
                 raise
             return True
 
     def list(self, directory: str) -> list[str]:
-        with hadoop_errors(self.root):
+        with self._errors():
             try:
-                place = self._path(directory) if directory else self._hadoop.Path(self.root)
-                # With a filter the array is of FileStatus, not of the file system's own kind of it.
-                found = self._files.listStatus(place, self._hadoop.GlobFilter("*"))
+                path = self._path(directory) if directory else self._hadoop.Path(self.root)
+                # With a filter the elements are FileStatus, not the file system's own subclass.
+                statuses = self._files.listStatus(path, self._hadoop.GlobFilter("*"))
             except Py4JJavaError as error:
-                if _java_class(error) == _MISSING:
+                if java_class(error) == _MISSING:
                     return []
                 raise
-            # All of them in one answer: each call costs a round trip to the JVM.
-            paths = self._hadoop.FileUtil.stat2Paths(found)
+            # All names in one answer: each call costs a round trip to the JVM.
+            paths = self._hadoop.FileUtil.stat2Paths(statuses)
             lines = self._gateway.jvm.scala.runtime.ScalaRunTime.genericWrapArray(paths)
             return visible(line.rpartition("/")[2] for line in lines.mkString("\n").splitlines())
 
     def rename(self, source: str, target: str) -> None:
         before, after = self._path(source), self._path(target)
-        with hadoop_errors(self.root):
+        with self._errors():
             self._files.mkdirs(after.getParent())
-            # What has its name appeared whole, and may be all there is: another run can move the
-            # source away between any two of these lines, so that nothing is ever replaced.
+            # A file under the final name is whole and may be the only copy: another run can move
+            # the source away between any two of these lines. So nothing is ever replaced.
             if self._files.exists(after):
                 self._files.delete(before, False)
             elif self._files.exists(before):
@@ -110,15 +101,18 @@ class HadoopStorage:
                 raise vanished(self.root, source, target)
 
     def delete(self, name: str) -> None:
-        with hadoop_errors(self.root):
+        with self._errors():
             self._files.delete(self._path(name), True)
 
+    def _errors(self) -> AbstractContextManager[None]:
+        return spark_errors(f"{self.root} cannot be used", otherwise=TransientError)
+
     def _path(self, name: str) -> Any:  # noqa: ANN401
-        # From one string: as a name of its own, one with a colon would be taken for a URI.
+        # One string: Hadoop takes a name with a colon, passed by itself, for a URI.
         return self._hadoop.Path(f"{self.root}/{relative(name)}")
 
     def _exclusive(self, path: Any) -> Any:  # noqa: ANN401
-        """A stream that cannot be opened, or fails when it is closed, if the file exists."""
+        """Returns a stream that fails, when opened or when closed, if the file exists."""
         if self._files.hasPathCapability(path, _CONDITIONAL):
             return self._files.createFile(path).recursive().must(_CONDITIONAL, True).build()
         return self._files.create(path, False)
@@ -140,30 +134,6 @@ class HadoopStorage:
 
 
 def _write(stream: Any, data: bytes) -> None:  # noqa: ANN401
-    # Never closed after a failed write: an object store would publish the part that it has.
+    # Not closed after a failed write: an object store would then publish a part.
     stream.write(data)
     stream.close()
-
-
-def _java_class(error: Py4JJavaError) -> str:
-    return str(error.java_exception.getClass().getName())
-
-
-@contextmanager
-def hadoop_errors(root: str, *, always: type[E5SparkError] | None = None) -> Iterator[None]:
-    """Raises what Hadoop raises as ours: where it denies InputError, else TransientError.
-
-    Args:
-        root: What the user calls the place.
-        always: Raised in every case.
-    """
-    try:
-        yield
-    except Py4JJavaError as error:
-        if always or _java_class(error) in _DENIED:
-            raise (always or InputError)(f"{root} cannot be used: {reason(error)}") from error
-        raise TransientError(
-            f"{root} failed: {reason(error)} Start the same command again."
-        ) from error
-    except Py4JNetworkError as error:
-        raise TransientError(f"{root} failed: the session's JVM does not answer.") from error

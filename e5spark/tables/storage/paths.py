@@ -1,9 +1,10 @@
-"""The names of small files in a storage, and how they are told from temporary ones."""
+"""Names of files in a storage, and which of them are temporary."""
 
 from collections.abc import Iterable
 from uuid import uuid4
 
 from e5spark.errors import OptionError, TransientError
+from e5spark.names import redacted
 
 
 def bare(root: str) -> str:
@@ -12,18 +13,20 @@ def bare(root: str) -> str:
 
 
 def relative(name: str) -> str:
-    """Returns a name.
+    """Returns a name unchanged.
 
     Raises:
-        OptionError: If it could lead out of the root.
+        OptionError: If the name could lead out of the root.
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise OptionError(f"A name in a storage is relative, without . and ..; found {name!r}.")
+        raise OptionError(
+            f"The name {name!r} must be relative, without empty parts, . and ..; give another."
+        )
     return name
 
 
 def hidden(name: str) -> str:
-    """Returns a hidden name beside another one, which nobody else uses."""
+    """Returns a hidden name for a temporary file beside a file of this name; no two are equal."""
     return f".{name}.{uuid4().hex}.tmp"
 
 
@@ -36,8 +39,8 @@ def visible(names: Iterable[str]) -> list[str]:
 
 
 def vanished(root: str, source: str, target: str) -> TransientError:
-    """Returns what to raise where a file that shall be moved is nowhere."""
+    """Returns the error for a move whose source and target are both missing."""
     return TransientError(
-        f"In {root}, {source} cannot be moved to {target}: neither is there. Another run may have "
-        "removed it."
+        f"In {redacted(root)}, {source} cannot be moved to {target}: neither is there. Another run "
+        "may have removed it. Start the same command again."
     )

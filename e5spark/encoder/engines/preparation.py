@@ -1,0 +1,62 @@
+"""Preparation on demand: a checkpoint's prepared model in this machine's cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from e5spark.encoder.packages import require
+from e5spark.errors import ModelError, from_text
+from e5spark.model import prepared
+from e5spark.model.checkpoint import Files, hash_files
+from e5spark.model.digest import cache_directory
+
+
+def prepared_directory(files: Files) -> Path:
+    """Returns the directory of a checkpoint's prepared model on this machine.
+
+    The first process that needs it makes it while the others wait. It is kept under the hash of
+    the checkpoint's files for every later process.
+
+    Raises:
+        ModelError: If it cannot be made.
+        OptionError: If torch or transformers, which make it, are not installed.
+    """
+    weights = hash_files(files)
+    name = f"{weights.weights[:20]}-{weights.tokenizer[:12]}-{prepared.FORMAT}"
+    directory = cache_directory() / "prepared" / name
+    if prepared.read(directory) is None:
+        with prepared.locked(directory.with_suffix(".lock")):
+            if prepared.read(directory) is None:
+                _export(files, directory)
+    return directory
+
+
+def _export(files: Files, to: Path) -> None:
+    require(
+        ("torch", "transformers"),
+        extra="torch",
+        purpose=f"Preparing {files.model} for the openvino engine (e5spark prepare does so once "
+        "for every machine)",
+    )
+    if "torch" in sys.modules:  # this process has paid for it already
+        from e5spark.encoder.engines.export import export
+
+        export(files, to)
+        return
+    # In a process of its own: a worker does not keep torch, transformers and a second copy of the
+    # weights in its memory (350 MB and more) for the rest of its life.
+    command = [sys.executable, "-m", "e5spark.encoder.engines.export"]
+    process = subprocess.run(
+        [*command, str(files.model), str(files.tokenizer), str(to)],
+        # Only this process has the files of --py-files on its path.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise from_text(process.stderr) or ModelError(
+            f"{files.model} could not be prepared for the openvino engine: {lines[-1]}. Executors "
+            "without torch and transformers need a model that e5spark prepare made."
+        )

@@ -1,0 +1,42 @@
+"""Records: one for each commit to a table."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from e5spark.tables.ledger.documents import FORMAT
+
+Kind = Literal["append", "deferred", "replace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One commit.
+
+    Attributes:
+        name: The epoch of its run and a number within the run; names sort by age.
+        kind: ``append``: rows of new ids, visible at once. ``deferred``: rows that wait for the
+            ``replace`` that includes them. ``replace``: makes those visible and removes other
+            rows, as one step.
+        files: Its staged Parquet files, relative to the table's directory.
+        rows: How many rows the files have.
+        counts: How many of its texts have each status.
+        removes: Files of the table that are removed; Parquet only.
+        includes: The names of the deferred records that become visible with it.
+        format: The format of the state file.
+    """
+
+    name: str
+    kind: Kind
+    files: tuple[str, ...] = ()
+    rows: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    removes: tuple[str, ...] = ()
+    includes: tuple[str, ...] = ()
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless the name is one."""
+        if not re.fullmatch(r"\d+-\d+", self.name):
+            raise ValueError(f"{self.name!r} is no name of a record")

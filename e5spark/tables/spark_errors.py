@@ -1,0 +1,199 @@
+"""Errors of Spark, its JVM and Hadoop as e5spark's: one sentence instead of a stack trace.
+
+=======================================================  =========================================
+cause                                                    raised
+=======================================================  =========================================
+an e5spark error in the text of a worker's traceback     that error
+a full disk                                              TransientError
+a file that cannot be read, a malformed record           InputError; ConflictError in the output
+a path or a table that exists already                    ConflictError
+a refusal: no rights, a read-only place, an unknown      InputError
+codec, format, column or option
+a JVM that does not answer                               TransientError
+anything else                                            what ``spark_errors`` was told, or itself
+=======================================================  =========================================
+
+Neither a record's content nor a credential is in any of these sentences.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from posixpath import normpath
+from typing import Any
+from urllib.parse import unquote
+
+from py4j.protocol import Py4JJavaError, Py4JNetworkError
+from pyspark.errors import AnalysisException, IllegalArgumentException, PySparkException
+
+from e5spark.errors import ConflictError, E5SparkError, InputError, TransientError, from_text
+from e5spark.names import redacted
+from e5spark.tables import delta_session as delta
+
+EXISTS = frozenset(
+    {
+        "PATH_ALREADY_EXISTS",
+        "TABLE_OR_VIEW_ALREADY_EXISTS",
+        "DELTA_PATH_EXISTS",
+        "DELTA_TABLE_ALREADY_EXISTS",
+    }
+)
+FILE_EXISTS = "org.apache.hadoop.fs.FileAlreadyExistsException"
+_REFUSALS = frozenset(
+    {
+        FILE_EXISTS,
+        "java.nio.file.AccessDeniedException",
+        "org.apache.hadoop.fs.ParentNotDirectoryException",
+        "org.apache.hadoop.fs.s3a.UnknownStoreException",
+        "org.apache.hadoop.security.AccessControlException",
+    }
+)
+# Spark's name of what went wrong, and its sentence, as they are in the text of any error.
+_CONDITION = re.compile(r"\[([A-Z][A-Z_]*(?:\.[A-Z_]+)*)\] .+")
+_UNREADABLE_FILE = re.compile(r"\[FAILED_READ_FILE[A-Z_.]*\] .*?\bfile (\S+?)\.?(?:\s|$)")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
+_FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded|DSQuotaExceeded")
+_READ_ONLY = re.compile(r"Read-only file system|Permission denied|AccessDenied|Access Denied")
+_AGAIN = "Start the same command again."
+
+
+@contextmanager
+def spark_errors(
+    failure: str, *, otherwise: type[E5SparkError] | None = None, output: str = ""
+) -> Iterator[None]:
+    """Raises what Spark, its JVM or Hadoop raise as e5spark's errors; e5spark's own pass.
+
+    Args:
+        failure: How the message begins, such as ``The input x cannot be read``.
+        otherwise: The class for errors that the table above does not name; they pass without one.
+        output: The directory of the output, to tell its files from those of the input.
+    """
+    try:
+        yield
+    except E5SparkError:
+        raise
+    except Exception as error:  # py4j has errors that PySpark does not wrap
+        translation = translated(error, failure, output=output)
+        if translation is None and otherwise is not None:
+            translation = _with_reason(otherwise, failure, error)
+        if translation is None:
+            raise
+        raise translation from error
+
+
+def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkError | None:
+    """Returns the e5spark error that an error of Spark means; None where none is known.
+
+    Args:
+        error: The error.
+        failure: How the message begins; see ``spark_errors``.
+        output: The directory of the output.
+    """
+    known = from_text(str(error))
+    if known is not None:
+        return known
+    name = condition(error)
+    if _FULL.search(str(error)):
+        return disk_full(failure)
+    if name.startswith(("FAILED_READ_FILE", "MALFORMED_")):
+        return _unreadable(error, failure, output)
+    if name in EXISTS:
+        return _with_reason(ConflictError, failure, error)
+    if isinstance(error, Py4JNetworkError | ConnectionError):
+        return TransientError(f"{redacted(failure)}: Spark's JVM does not answer. {_AGAIN}")
+    if _is_refusal(error, name):
+        return _with_reason(InputError, failure, error)
+    return None
+
+
+def disk_full(failure: str) -> TransientError:
+    """Returns the error for a disk, or a quota, that has no space left."""
+    return TransientError(
+        f"{redacted(failure)}: no space is left on the device. Free some space, or raise the "
+        "quota, and start the same command again: it goes on where this run ended."
+    )
+
+
+def reason(error: Exception) -> str:
+    """Returns one sentence of what Spark said, without its stack trace and without a record."""
+    if condition(error) == "DATA_SOURCE_NOT_FOUND" and "delta" in str(error):
+        return f"this session has no Delta. Add to spark-submit: {delta.submit_flags()}"
+    java: Any = getattr(error, "java_exception", None)
+    text = str(java.getMessage() if java is not None else error).strip() or type(error).__name__
+    # An error that stops a task is wrapped into others, which say only that a task was stopped.
+    named = _CONDITION.search(text) or _CONDITION.search(str(error))
+    sentence = (named[0] if named else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
+    if named and named[1].startswith("MALFORMED_"):
+        # What follows is the record itself, and texts are not logged.
+        sentence = sentence.partition(":")[0]
+    return redacted(sentence if sentence.endswith(".") else f"{sentence}.")
+
+
+def condition(error: BaseException) -> str:
+    """Returns Spark's name of an error, such as ``PATH_NOT_FOUND``; empty if it has none."""
+    if isinstance(error, PySparkException):
+        # Spark 3.5 knows it as the error class.
+        name = getattr(error, "getCondition", error.getErrorClass)()
+        if name:
+            return str(name)
+    named = _CONDITION.search(str(error))
+    return named[1] if named else ""
+
+
+def java_class(error: Exception) -> str:
+    """Returns the class of the Java exception behind an error; empty if there is none."""
+    if not isinstance(error, Py4JJavaError):
+        return ""
+    return str(error.java_exception.getClass().getName())
+
+
+def _is_refusal(error: Exception, name: str) -> bool:
+    return (
+        isinstance(error, AnalysisException | IllegalArgumentException)
+        or name == "DATA_SOURCE_NOT_FOUND"
+        or java_class(error) in _REFUSALS
+        or _READ_ONLY.search(str(error)) is not None
+    )
+
+
+def _unreadable(error: Exception, failure: str, output: str) -> E5SparkError:
+    text = str(error)
+    file = match[1] if (match := _UNREADABLE_FILE.search(text)) else ""
+    is_record = "[MALFORMED_" in text
+    if file and output and _is_inside(file, output):
+        return ConflictError(
+            f"The output cannot be read: its file {redacted(file)} is damaged: {reason(error)} Put "
+            "the file back from a copy, or give a new output."
+        )
+    if file and is_record:
+        return InputError(
+            f"The input cannot be read: {redacted(file)} has a malformed record. Mend it, or "
+            "set input.options.mode = 'DROPMALFORMED' to leave such records out."
+        )
+    if is_record:
+        return InputError(
+            f"{redacted(failure)}: a record is malformed. Mend it, or set input.options.mode = "
+            "'DROPMALFORMED' to leave such records out."
+        )
+    if "FILE_NOT_EXIST" in condition(error):
+        return InputError(f"The input cannot be read: {reason(error)} Start the job again.")
+    return InputError(
+        f"The input cannot be read: {reason(error)} The file is damaged or of another format: put "
+        "it back, or take it out of the input."
+    )
+
+
+def _is_inside(file: str, directory: str) -> bool:
+    """Whether the URI of a file is inside a path: file:/x, file:///x and /x are the same."""
+    path, parent = (_SCHEME.sub("", uri) for uri in (unquote(file), directory))
+    parent = f"{normpath(parent)}/"
+    return path.startswith(parent) or (not parent.startswith("/") and f"/{parent}" in path)
+
+
+def _with_reason(kind: type[E5SparkError], failure: str, error: Exception) -> E5SparkError:
+    if isinstance(error, Py4JNetworkError):
+        sentence = "Spark's JVM does not answer."
+    else:
+        sentence = reason(error)
+    again = f" {_AGAIN}" if kind is TransientError else ""
+    return kind(f"{redacted(failure)}: {sentence}{again}")
