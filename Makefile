@@ -7,6 +7,8 @@ BIN := .venv/bin
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 MODEL ?=
+# Processes of the Spark tier. Each has a session of its own and at times one with Delta: 5 GB.
+SPARK_WORKERS ?= 2
 
 # Spark's workers run the interpreter that this names, not the driver's.
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
@@ -18,7 +20,8 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test chaos chaos-sample check large s3 versions lowest clean java python
+.PHONY: demo test unit spark chaos chaos-sample check coverage large large-sample s3 versions lowest
+.PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
@@ -26,21 +29,48 @@ demo: .venv/installed java
 	@$(BIN)/spark-submit --properties-file conf/spark-local.conf --master 'local[$(CORES)]' \
 		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
 
-test: .venv/installed java
-	$(BIN)/python -m pytest -m 'not large and not s3 and not chaos and not chaos_sample'
+# Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds the two
+# samples; make chaos, large, versions and s3 run every night.
+NIGHTLY := large or s3 or chaos or chaos_sample
+PYTEST := $(BIN)/python -m pytest
+# A worker of pytest-xdist takes whole files, because a file shares its models and tables.
+PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
+
+test: unit spark
+
+# Two thirds of the cases. None starts a JVM: a test that tries fails.
+unit: .venv/installed
+	$(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(NIGHTLY))'
+
+spark: .venv/jars java
+	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
 
 # 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about an
-# hour on two cores. The sample has nine of them, and kills at each instant of a commit.
+# hour on two cores. The sample has some of them, for each kind of table and each process that can
+# die; the crash at every single operation of a commit is simulated in make unit.
 chaos: .venv/installed java
-	$(BIN)/python -m pytest -m 'chaos or chaos_sample'
+	$(PYTEST) -m 'chaos or chaos_sample'
 
 chaos-sample: .venv/installed java
-	$(BIN)/python -m pytest -m chaos_sample
+	$(PYTEST) -m chaos_sample
 
-# The checkpoints at their true size, texts of 200 MB, and a search over SciFact where
-# E5SPARK_TEST_DATA has it: minutes, and 10 GB of disk and memory.
+# The checkpoints at their true size, texts of 200 MB, STSb in four languages, and a search over
+# SciFact where E5SPARK_TEST_DATA has it: minutes, and 10 GB of disk and memory. The sample is one
+# checkpoint and one text.
 large: .venv/installed java
-	$(BIN)/python -m pytest -m large
+	$(PYTEST) -m large
+
+large-sample: .venv/installed java
+	$(PYTEST) -m large_sample
+
+# Lines and branches that make test runs, also those in other processes and in Spark's workers.
+coverage: .venv/jars java
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
+		-m 'not spark and not ($(NIGHTLY))'
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --skip-empty
 
 # Storage and the lock on an S3-like store: 18 MB of jars, a few minutes. The store has an environment
 # of its own, because botocore wants a dateutil below 3.
@@ -82,6 +112,11 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
 		--editable '.[torch,connect,demo,dev]'
+	@touch $@
+
+# Delta's jars: two processes that fetch them into one empty cache would disturb each other.
+.venv/jars: .venv/installed e5spark/tables/delta_session.py | java
+	$(BIN)/python -m tests.delta_driver
 	@touch $@
 
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed

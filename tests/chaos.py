@@ -117,18 +117,15 @@ def scenarios() -> list[Scenario]:
 
 
 def sample(all_scenarios: list[Scenario]) -> list[Scenario]:
-    """Six on Parquet and three on Delta: every kind of process, and what no other test does.
+    """Three on Parquet and two on Delta: each process that can die, and a MERGE for each kind.
 
-    ``test_crash_points`` ends a run at every operation of its storage, in memory.
+    ``test_crash_points`` ends a run at every operation of its storage, in memory, and one test for
+    each kind of table kills a real one.
     """
     wanted = [
-        lambda s, k: s.table == "parquet" and k.what == "driver" and not k.at and not s.update,
-        lambda s, k: s.table == "parquet" and len(s.kills) > 1 and s.update,
         lambda s, k: s.table == "parquet" and k.what == "jvm",
         lambda s, k: s.table == "parquet" and k.what == "worker" and not k.cluster,
-        lambda s, k: s.table == "parquet" and k.what == "worker" and k.cluster,
         lambda s, k: s.table == "parquet" and k.what == "executor",
-        lambda s, k: s.table == "delta" and k.at == "rewritten",
         lambda s, k: s.table == "columns" and k.at == "merging" and s.update,
         lambda s, k: s.table == "delta" and k.what == "executor",
     ]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyspark
 import pytest
+import torch
 import transformers
 from pyspark.sql import DataFrame, SparkSession
 
@@ -24,12 +26,17 @@ from e5spark.model.checkpoint import locate
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import udf
-from tests import chaos, checkpoints, tables
+from tests import chaos, checkpoints, tables, tiers
 from tests.delta_driver import Driver, start_classic
 from tests.frames import from_arrow
 from tests.tables import Job
 from tests.texts import mixed_texts
 from tests.trace import Trace
+
+# Two processes with two threads each would spin on two cores: test_encoder took 36 s of CPU time
+# with two threads, and takes 6 with one. The variable is for the processes that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 
@@ -47,6 +54,24 @@ class Outcome:
     def document(self) -> dict[str, Any]:
         """The JSON document in the last line of stdout."""
         return json.loads(self.stdout.splitlines()[-1])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Assigns each test to its tier, before pytest selects tests by their marks."""
+    tiers.assign(items)
+
+
+@pytest.fixture(autouse=True)
+def no_jvm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fails a test outside the Spark tier that starts a JVM."""
+    if request.node.get_closest_marker("spark"):
+        yield
+    else:
+        with tiers.without_java(tmp_path_factory.getbasetemp() / "no_jvm"):
+            yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -81,8 +106,13 @@ def trace(trace_directory: Path) -> Trace:
 
 
 @pytest.fixture(scope="session")
+def jvm() -> None:
+    """Says that a test starts a JVM: every fixture that starts one requests this."""
+
+
+@pytest.fixture(scope="session")
 def spark(
-    trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
+    jvm: None, trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SparkSession]:
     """The session of the run: two task slots, small Arrow batches, a warehouse of its own."""
     settings = {
@@ -110,7 +140,9 @@ def spark(
 
 
 @pytest.fixture(scope="session")
-def driver(trace_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+def driver(
+    jvm: None, trace_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
     """A process that has Delta; it starts with its first call."""
     driver = Driver(start_classic, str(tmp_path_factory.mktemp("warehouse")))
     yield driver
@@ -154,7 +186,7 @@ def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
         files = locate(spec)
         if (shape, engine) not in loaded:
             loaded[shape, engine] = load(
-                files, engine=engine, precision="fp32", device="cpu", threads=2
+                files, engine=engine, precision="fp32", device="cpu", threads=1
             )
         return Encoder(loaded[shape, engine], resolve_recipe(spec, files.model), spec)
 

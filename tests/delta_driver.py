@@ -27,12 +27,16 @@ from tests.frames import to_arrow
 
 # A JVM that lives for a few small jobs gains nothing from the compiler that optimizes.
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# By default, each transaction has 50 partitions for the table's log and 200 for a join.
+SMALL_TABLES = {
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.driver.extraJavaOptions": SHORT_LIVED,
+}
 SETTINGS = {
     **delta.session_settings(),
-    "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.driver.extraJavaOptions": SHORT_LIVED,
+    **SMALL_TABLES,
     "spark.log.level": "ERROR",
-    "spark.sql.shuffle.partitions": "2",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -171,3 +175,8 @@ def _die() -> None:
 
 def _stop() -> None:
     session().stop()
+
+
+if __name__ == "__main__":  # fetches the jars
+    start_classic("build/warehouse")
+    _stop()

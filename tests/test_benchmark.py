@@ -63,7 +63,7 @@ def chart(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def outcome(
-    directory: Path, chart: Path, tokenizers: Callable[[str], Path]
+    jvm: None, directory: Path, chart: Path, tokenizers: Callable[[str], Path]
 ) -> "subprocess.CompletedProcess[str]":
     """A whole run as people start it, with a model that is there already."""
     tokenizers("tiny")

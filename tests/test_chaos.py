@@ -136,14 +136,16 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
 def test_the_scenarios_are_those_that_were_promised() -> None:
     assert [each.table == "parquet" for each in SCENARIOS] == [True] * 50 + [False] * 25
     assert len(set(SCENARIOS)) == 75
-    assert [each.table == "parquet" for each in SAMPLE] == [True] * 6 + [False] * 3
+    assert [each.table == "parquet" for each in SAMPLE] == [True] * 3 + [False] * 2
     assert {kill.what for each in SAMPLE for kill in each.kills} == {
         *("driver", "jvm", "worker", "executor")
     }
 
 
-@pytest.mark.chaos_sample
-@pytest.mark.parametrize("table", ["parquet", "delta"])
+# test_ledger has two runs on Parquet that meet.
+@pytest.mark.parametrize(
+    "table", ["parquet", pytest.param("delta", marks=pytest.mark.chaos_sample)]
+)
 def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
     table: Table,
     driver: Driver,

@@ -41,7 +41,10 @@ def data() -> Path:
     return Path(directory)
 
 
-@pytest.mark.parametrize("language", PUBLISHED)
+@pytest.mark.parametrize(
+    "language",
+    ["en", *(pytest.param(name, marks=pytest.mark.large) for name in ("de", "ru", "zh"))],
+)
 def test_minilm_has_the_published_spearman_on_stsb(
     spark: SparkSession, data: Path, minilm: str, language: str
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from e5spark.tables import delta_session as delta
 from tests.cluster import REPOSITORY, spark_submit
+from tests.delta_driver import SMALL_TABLES
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.trace import Trace
 
@@ -41,7 +42,7 @@ def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
         "embed": {"text": "body", "role": "passage"},
         "model": {"name": model},
         "output": {"path": str(tmp_path / "delta"), "format": "delta"},
-        "spark": {"spark.master": "local[2]", "spark.ui.enabled": "false"},
+        "spark": {"spark.master": "local[2]", "spark.ui.enabled": "false", **SMALL_TABLES},
     }
 
 
@@ -122,7 +123,8 @@ def e5spark_embed(file: str) -> subprocess.CompletedProcess[str]:
 def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
     *flags, file = arguments
     script = str(REPOSITORY / "jobs" / "embed.py")
-    return spark_submit([*flags, "--master", "local[2]", script, file], timeout=FIRST_FETCH)
+    confs = [part for key, value in SMALL_TABLES.items() for part in ("--conf", f"{key}={value}")]
+    return spark_submit([*flags, *confs, "--master", "local[2]", script, file], timeout=FIRST_FETCH)
 
 
 def oracle_rows(path: str, tmp_path: Path) -> list[Mapping[str, Any]]:

@@ -154,6 +154,7 @@ def test_sentence_transformers_layout_without_normalisation(multilingual: Path) 
 
 
 @pytest.mark.large
+@pytest.mark.large_sample
 def test_true_size_has_the_published_shape(tmp_path: Path) -> None:
     directory = true_size(tmp_path, "intfloat/multilingual-e5-small")
     model = AutoModel.from_pretrained(directory)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 
-pytestmark = pytest.mark.large
+pytestmark = [pytest.mark.large, pytest.mark.spark]
 
 MEGABYTES = 200
 EMPTY = 100_000
@@ -66,7 +66,9 @@ def ancestors(pid: int, parents: dict[int, int]) -> set[int]:
     return pids
 
 
-@pytest.mark.parametrize("content", BOUND_GB)
+@pytest.mark.parametrize(
+    "content", ["ascii", pytest.param("emoji", marks=pytest.mark.large_sample)]
+)
 def test_a_huge_row_and_many_empty_ones(tmp_path: Path, model: str, content: str) -> None:
     beginning = EMOJI if content == "emoji" else ""
     huge = beginning + SENTENCE * (MEGABYTES * 1_000_000 // len(SENTENCE))
