@@ -18,7 +18,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test chaos chaos-sample check large s3 versions clean java python
+.PHONY: demo test chaos chaos-sample check docs large s3 versions clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
@@ -66,6 +66,12 @@ check: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/typos
 
+# The site, in build/docs: a warning or a broken link is an error. Sphinx has an environment of its
+# own, without torch and PySpark: the API reference is read from the source text.
+docs: .venv/docs/installed
+	.venv/docs/bin/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --quiet \
+		docs build/docs
+
 clean:
 	rm -rf .venv build dist
 
@@ -78,6 +84,11 @@ clean:
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed
 	$(PYTHON) -m venv .venv/moto
 	.venv/moto/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv/docs/installed: conf/constraints-docs.txt | python
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
