@@ -124,11 +124,17 @@ class Checkpoints(_Markdown):
             "| checkpoint | architecture | layers | dim | max tokens | pooling | languages |",
             "|---|---|---|---|---|---|---|",
         ]
-        rows += [
-            f"| {each.name} | {each.architecture} | {each.shape.layers} | {each.recipe.dim} "
-            f"| {each.recipe.max_tokens} | {each.recipe.pooling} | {each.languages} |"
-            for each in CHECKPOINTS.values()
-        ]
+        for each in CHECKPOINTS.values():
+            cells = (
+                each.name,
+                each.architecture,
+                each.shape.layers,
+                each.recipe.dim,
+                each.recipe.max_tokens,
+                each.recipe.pooling,
+                each.languages.removesuffix(" languages"),
+            )
+            rows.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(rows)
 
 
