@@ -18,7 +18,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test chaos chaos-sample check docs large s3 versions clean java python
+.PHONY: demo test chaos chaos-sample check large s3 versions clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
 demo: .venv/installed java
@@ -68,6 +68,7 @@ check: .venv/installed
 
 # The site, in build/docs: a warning or a broken link is an error. Sphinx has an environment of its
 # own, without torch and PySpark: the API reference is read from the source text.
+.PHONY: docs
 docs: .venv/docs/installed
 	.venv/docs/bin/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --quiet \
 		docs build/docs
