@@ -105,6 +105,13 @@ check: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/typos
 
+# The site, in build/docs: a warning or a broken link is an error. Sphinx has an environment of its
+# own, without torch and PySpark: the API reference is read from the source text.
+.PHONY: docs
+docs: .venv/docs/installed
+	.venv/docs/bin/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --quiet \
+		docs build/docs
+
 clean:
 	rm -rf .venv build dist
 
@@ -122,6 +129,11 @@ clean:
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed
 	$(PYTHON) -m venv .venv/moto
 	.venv/moto/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv/docs/installed: conf/constraints-docs.txt | python
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
