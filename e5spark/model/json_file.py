@@ -12,7 +12,8 @@ def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatev
 
     Args:
         path: The file.
-        default: Of the type that the file must hold; an object (a dict) if there is no default.
+        default: The value for a missing file, of the type that the file must hold. Without one the
+            file must hold an object (a dict).
 
     Raises:
         ModelError: If the file is not JSON of that type, or is missing and has no default.

@@ -19,14 +19,14 @@ _REMEDY = "Fetch the tokenizer of this checkpoint again, or name its directory w
 
 
 def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint | None) -> None:
-    """Raises unless tokenizer.json is a tokenizer of this model, as far as the files can tell.
+    """Raises unless tokenizer.json belongs to this model, as far as the files can tell.
 
     A directory without tokenizer.json, but with another vocabulary, is left to transformers.
 
     Args:
         directory: The directory of the tokenizer's files.
         config: The model's config.json.
-        published: The published checkpoint that the model is; None for one of the user's own.
+        published: The model's entry in the registry; None for the user's own checkpoint.
 
     Raises:
         ModelError: If the file is damaged, or belongs to another model.
@@ -58,7 +58,7 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
         )
 
 
-def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
+def check_prompts_fit(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     """Raises if ``max_tokens`` is too small for the prompts: no text would have a vector.
 
     Args:
@@ -72,8 +72,8 @@ def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     path = directory / "tokenizer.json"
     room = recipe.max_tokens - 2 * recipe.overlap
     prompts = {role: text.replace("{task}", "") for role, text in recipe.prompts.items()}
-    # A prompt has no more tokens than bytes, so that a usual limit needs no tokenizer: a
-    # multilingual one takes 400 MB of memory.
+    # A prompt has no more tokens than bytes, so a usual limit needs no tokenizer; a multilingual
+    # one takes 400 MB of memory.
     if not path.is_file() or room > max(len(text.encode()) for text in prompts.values()) + 16:
         return
     import tokenizers
@@ -93,7 +93,7 @@ def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Vocabulary:
-    """The facts of a tokenizer.json that are checked.
+    """The parts of a tokenizer.json that are checked.
 
     Attributes:
         kind: The model in it, such as ``WordPiece``.
@@ -108,7 +108,7 @@ class _Vocabulary:
     missing: tuple[str, ...]
 
 
-# A multilingual tokenizer.json has 17 MB, and a driver may call embed for each batch of a stream.
+# A multilingual tokenizer.json takes 17 MB, and a driver may call embed for each batch of a stream.
 @functools.lru_cache(maxsize=16)
 def _vocabulary(identity: Identity) -> _Vocabulary:
     path = Path(identity[0])
@@ -127,7 +127,7 @@ def _vocabulary(identity: Identity) -> _Vocabulary:
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"{path} is no tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
+            f"{path} is not a tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
         ) from error
 
 
