@@ -354,10 +354,10 @@ class Prefetching:
     def __init__(self) -> None:
         self.fetched = 0
 
-    def up(self, arrays: Any) -> list[torch.Tensor]:
+    def to_device(self, arrays: Any) -> list[torch.Tensor]:
         return [torch.from_numpy(array) for array in arrays]
 
-    def down(self, vectors: torch.Tensor) -> Callable[[], np.ndarray]:
+    def to_host(self, vectors: torch.Tensor) -> Callable[[], np.ndarray]:
         def fetch() -> np.ndarray:
             self.fetched += 1
             return vectors.numpy()
@@ -422,7 +422,7 @@ def test_a_device_that_fails_blames_no_text(
     if when == "start":
         monkeypatch.setattr(prefetching, "_forward", fail)
     else:
-        monkeypatch.setattr(prefetching._transfer, "down", lambda _: fail)
+        monkeypatch.setattr(prefetching._transfer, "to_host", lambda _: fail)
     with pytest.raises(TransientError, match="The device failed: CUDA error"):
         list(prefetching.run([batch_of([3])] * 3, "mean"))
 

@@ -1,4 +1,4 @@
-"""The encoder API: texts in, unit vectors out, in order. Nothing in this package knows Spark."""
+"""The encoder API: texts in, unit vectors out, in order. Nothing here depends on Spark."""
 
 from e5spark.encoder.encoder import Encoder, Encoding
 from e5spark.encoder.engine import Loaded

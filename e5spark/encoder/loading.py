@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and engine: what is expensive, loaded once."""
+"""A checkpoint's tokenizer and engine, loaded."""
 
 import sys
 from importlib import import_module
@@ -10,7 +10,7 @@ from e5spark.model import prepared
 from e5spark.model.checkpoint import Files
 from e5spark.model.engines import ENGINES
 
-# OpenVINO reports its use to its makers if it can import this package; no executor calls home.
+# OpenVINO reports its use to its makers if it can import this package; executors must not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
 
 
@@ -20,7 +20,7 @@ def load(files: Files, *, engine: str, precision: str, device: str, threads: int
     Args:
         files: A checkpoint, or a prepared model.
         engine: A name in ``ENGINES``, or ``auto``.
-        precision: Resolved already: never ``auto``.
+        precision: A resolved precision, never ``auto``.
         device: ``auto``, or a torch device.
         threads: CPU threads of the forward passes; None leaves the engine's own choice.
 
@@ -72,7 +72,7 @@ def decide_engine(files: Files, *, engine: str, device: str) -> str:
 
 
 def _preferred(files: Files, device: str) -> str:
-    """The first engine that can run a checkpoint; the last one if there is none."""
+    """The first engine that can run a checkpoint; the last one if none can."""
     device_type = _device_type(device)
     runnable = (
         name
