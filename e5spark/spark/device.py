@@ -6,7 +6,7 @@ from pyspark import TaskContext
 
 
 def decide_device(device: str) -> str:
-    """Returns the device that ``auto`` means: the task's GPU, else the process's, else ``cpu``.
+    """Returns the device for ``auto``: the task's GPU, else the process's, else ``cpu``.
 
     A GPU that neither Spark nor ``CUDA_VISIBLE_DEVICES`` assigns may belong to another process and
     is not used. Any other ``device`` is returned as it is.
