@@ -188,7 +188,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _benchmark(options: argparse.Namespace) -> dict[str, Any]:
-    settings = benchmark.settings_of(options)
+    settings = benchmark.parse_settings(options)
     if options.plot is not None:
         benchmark.check_plot(options.plot)
     document = benchmark.run(settings)

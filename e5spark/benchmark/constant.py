@@ -56,9 +56,9 @@ def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  
     """Returns a checkpoint without a model.
 
     Args:
-        files: The checkpoint's.
-        tokenizer: Whether its own tokenizer runs; otherwise a constant one.
-        **options: The other options of ``e5spark.encoder.load``, which have no meaning here.
+        files: The checkpoint's files.
+        tokenizer: Whether the checkpoint's tokenizer runs; otherwise a constant one does.
+        **options: The other options of ``e5spark.encoder.load``, which are ignored.
     """
     del options
     hidden = int(read_json(files.model / "config.json")["hidden_size"])
@@ -69,5 +69,5 @@ def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  
 def run_constant(
     request: Request, batches: Iterable[tuple[pa.Array, ...]], *, tokenizer: bool
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, with constant vectors."""
+    """Yields the results of ``e5spark.spark.worker.run``, with constant vectors."""
     return run_with(partial(load_constant, tokenizer=tokenizer), request, batches)

@@ -21,7 +21,7 @@ from e5spark.spark import udf, worker
 from e5spark.spark.worker import Request
 
 Load = Callable[..., Loaded]
-_load = encoder.load  # e5spark's own, whatever replaces it later
+_load = encoder.load  # the original, because run_with replaces it
 
 
 class CountedEngine:
@@ -35,15 +35,15 @@ class CountedEngine:
         return getattr(self._engine, name)
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields what the engine yields."""
+        """Yields the engine's vectors, and records the tokens of each pass."""
         pending: deque[Batch] = deque()  # an engine may take batches before it yields vectors
 
-        def watched() -> Iterator[Batch]:
+        def recorded() -> Iterator[Batch]:
             for batch in batches:
                 pending.append(batch)
                 yield batch
 
-        for vectors in self._engine.run(watched(), pooling):
+        for vectors in self._engine.run(recorded(), pooling):
             lengths = pending.popleft().lengths
             tokens = int(lengths.sum())
             width = padded_width(int(lengths.max(initial=0)), self._engine.multiple)
@@ -63,21 +63,21 @@ def counted_encoder(encoder: Encoder) -> Encoder:
 
 
 def load_counted(*args: Any, **options: Any) -> Loaded:  # noqa: ANN401  # encoder.load's
-    """Returns what ``e5spark.encoder.load`` returns, with a counter."""
+    """Returns a checkpoint that ``e5spark.encoder.load`` loaded, with a counter."""
     return counted(_load(*args, **options))
 
 
 def run_counted(
     request: Request, batches: Iterable[tuple[pa.Array, ...]]
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, and counts the tokens of every pass."""
+    """Yields the results of ``e5spark.spark.worker.run``, and counts the tokens of every pass."""
     return run_with(load_counted, request, batches)
 
 
 def run_with(
     load: Load, request: Request, batches: Iterable[tuple[pa.Array, ...]]
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, with another way to load a checkpoint.
+    """Yields the results of ``e5spark.spark.worker.run``, with another loader of checkpoints.
 
     The worker process belongs to one contender, so that replacing the function affects no other.
     """

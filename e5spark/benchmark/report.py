@@ -40,7 +40,7 @@ def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
 
 
 def table(document: dict[str, Any]) -> str:
-    """Returns the contenders as a table, and the reasons why others were left out."""
+    """Returns the contenders as a table, with the reasons why others were left out."""
     texts = document["texts"]
     rows = [_HEADER, *map(_row, document["contenders"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -103,7 +103,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raises unless a chart can be written to a file; the rounds take long, so check before them.
+    """Raises unless a chart can be written to a file; call it first, because the rounds take long.
 
     Raises:
         OptionError: If matplotlib is not installed, or cannot write such a file.
@@ -114,10 +114,10 @@ def check_plot(path: Path) -> None:
         raise OptionError(
             "--plot needs matplotlib: pip install 'e5spark[bench]', or leave --plot out."
         ) from error
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.lstrip(".") not in kinds:
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".") not in formats:
         raise OptionError(
-            f"--plot is {str(path)!r}; its name must end in one of {', '.join(kinds)}."
+            f"--plot is {str(path)!r}; its name must end in one of {', '.join(formats)}."
         )
 
 

@@ -29,7 +29,7 @@ from e5spark.model.spec import model_spec
 log = logging.getLogger("e5spark")
 
 FORMAT = 1  # of the document
-_ARCHITECTURES = ("bert", "xlm-roberta")  # whose operations ``flops`` can count
+_COUNTED = ("bert", "xlm-roberta")  # architectures whose operations ``flops`` can count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Workload:
     @property
     def flops(self) -> float | None:
         """Returns the operations that all texts need; None for an uncounted architecture."""
-        if self.config.get("model_type") not in _ARCHITECTURES:
+        if self.config.get("model_type") not in _COUNTED:
             return None
         return flops(
             self.lengths,
