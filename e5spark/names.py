@@ -1,9 +1,9 @@
-"""Names of columns and places: as SQL takes them, and as messages may show them."""
+"""Column names and paths: quoted for SQL, and made safe to show in messages."""
 
 import re
 from collections.abc import Sequence
 
-# No column of the user's may begin with it, in any case: e5spark adds columns of such names.
+# No column of the user may begin with this, in any case: e5spark's own added columns do.
 RESERVED = "__e5spark"
 _MOST_NAMES, _LONGEST_NAME = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
@@ -19,7 +19,8 @@ def quoted(name: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """Returns column names for a message: at most 10, quoted, at most 40 characters each.
 
-    A CSV file without a header makes names of its first row, and texts are never logged.
+    Spark turns the first row of a CSV file without a header into column names, and texts are never
+    logged.
     """
     shown = [
         repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
