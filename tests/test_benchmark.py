@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoTokenizer
 from e5spark.benchmark import corpus, machine, synthetic
 from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
-from e5spark.benchmark.rounds import Failure, run_rounds
+from e5spark.benchmark.rounds import Child, Failure, run_rounds
 from e5spark.benchmark.shapes import SHAPES, flops
+from e5spark.benchmark.task import Task
 from e5spark.cli import main
 from tests.cluster import REPOSITORY
 
@@ -250,6 +251,32 @@ def test_each_round_begins_with_another_contender_and_goes_on_without_a_broken_o
     assert children.ran == ["a", "b", "c", "c", "a", "c", "a"]
     assert {name: len(runs) for name, runs in figures.items()} == {"a": 3, "b": 0, "c": 3}
     assert failed == {"b": "no such thing"}
+
+
+def test_a_process_that_dies_between_rounds_is_a_failure_of_its_contender(tmp_path: Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\nread task\necho '{}'\nexit 9\n")
+    interpreter.chmod(0o755)
+    task = Task(
+        name="a",
+        kind="encoder",
+        python=str(interpreter),
+        model="",
+        checkpoint=None,
+        options={},
+        texts="",
+        role="passage",
+        prefix="",
+        threads=1,
+        workers=0,
+        partitions=1,
+        copies=1,
+        work=str(tmp_path),
+    )
+    child = Child(task, open(tmp_path / "a.log", "w", encoding="utf-8"))  # noqa: SIM115
+    child._process.wait()
+    with pytest.raises(Failure, match="its process ended with exit code 9"):
+        child.run()
 
 
 def run_of(seconds: float, **others: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The rounds: contenders run in turn, each in a process of its own."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -53,7 +54,8 @@ class Child:
     def close(self) -> None:
         """Ends the process and its children."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has died, with a line still to read
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
