@@ -14,8 +14,8 @@
 Each class takes one message: extra constructor arguments would not survive pickling between a
 worker and the driver. Executor errors reach the driver as text only, inside PySpark's
 ``PythonException``; ``from_text`` turns that text into e5spark's error again. A traceback does not
-mark the end of a message, so a message is one line: line breaks, such as those of a quoted error,
-become spaces.
+mark the end of a message, so a message is one line: line breaks, as in a quoted error, become
+spaces.
 """
 
 import re
@@ -42,7 +42,7 @@ class ConfigError(OptionError):
 
 
 class ModelError(E5SparkError, ValueError):
-    """A checkpoint is unknown, absent, damaged, or not the one that the run was planned with."""
+    """A checkpoint is unknown, absent, damaged, or not what the run was planned with."""
 
     exit_code = 2
 

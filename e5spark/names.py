@@ -22,12 +22,12 @@ def listed(names: Sequence[str]) -> str:
     Spark turns the first row of a CSV file without a header into column names, and texts are never
     logged.
     """
-    shown = [
+    parts = [
         repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
         for name in names[:_MOST_NAMES]
     ]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    more = len(names) - len(parts)
+    return ", ".join(parts) + (f" and {more} more" if more else "")
 
 
 def has_credentials(path: str) -> bool:

@@ -21,7 +21,7 @@ import transformers
 from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.cli import main
-from e5spark.encoder import Encoder, Loaded, load
+from e5spark.encoder import Encoder, LoadedModel, load
 from e5spark.model.checkpoint import locate
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
@@ -179,7 +179,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
     """Makes encoders that share a loaded checkpoint and differ in how it is run."""
-    loaded: dict[tuple[str, str], Loaded] = {}
+    loaded: dict[tuple[str, str], LoadedModel] = {}
 
     def make(shape: str = "bert_wordpiece", *, engine: str = "torch", **options: Any) -> Encoder:
         spec = model_spec(models[shape], options)

@@ -18,7 +18,7 @@ from transformers import AutoModel, MistralConfig, MistralModel
 
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.encoder import Encoder
-from e5spark.encoder.engine import Loaded
+from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.engines import torch as torch_engine
 from e5spark.encoder.engines.packed import Kernel, Rows, by_length, kernel_for
 from e5spark.encoder.engines.torch import TorchEngine
@@ -318,7 +318,7 @@ def test_a_row_that_does_not_fit_is_an_error_row(
     encoder = Encoder.load(models["bert_wordpiece"])
     short = scarce(100)
     starved = Encoder(
-        Loaded(tokenizer=encoder._loaded.tokenizer, engine=short.engine),
+        LoadedModel(tokenizer=encoder._loaded.tokenizer, engine=short.engine),
         encoder.recipe,
         replace(encoder._spec, token_budget=1 << 20),
     )

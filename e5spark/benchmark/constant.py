@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from e5spark.benchmark.counter import run_with
-from e5spark.encoder import Loaded
+from e5spark.encoder import LoadedModel
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import Vectors
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
@@ -52,7 +52,7 @@ class ConstantTokenizer(Tokenizer):
         )
 
 
-def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  # noqa: ANN401
+def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> LoadedModel:  # noqa: ANN401
     """Returns a checkpoint without a model.
 
     Args:
@@ -63,7 +63,9 @@ def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  
     del options
     hidden = int(read_json(files.model / "config.json")["hidden_size"])
     tokenizer_class = Tokenizer if tokenizer else ConstantTokenizer
-    return Loaded(tokenizer=tokenizer_class.load(files.tokenizer), engine=ConstantEngine(hidden))
+    return LoadedModel(
+        tokenizer=tokenizer_class.load(files.tokenizer), engine=ConstantEngine(hidden)
+    )
 
 
 def run_constant(

@@ -64,12 +64,15 @@ def contenders(
         *_sentence_transformers(native, device),
     ]
     engines = list(_engines(native, device, prepared))
-    result += [_e5spark(engine, "e5spark", kind="encoder", workers=0) for engine in engines]
+    result += [
+        _e5spark_contender(engine, "e5spark", kind="encoder", workers=0) for engine in engines
+    ]
     splits = [1] if device != "cpu" else sorted({1, threads})
     for workers in splits:
         group = f"{workers}x{threads // workers}"
         result += [
-            _e5spark(engine, f"spark-{group}", kind="embed", workers=workers) for engine in engines
+            _e5spark_contender(engine, f"spark-{group}", kind="embed", workers=workers)
+            for engine in engines
         ]
     result += [
         Contender(name="transport-bare", kind="bare", workers=threads),
@@ -151,7 +154,7 @@ def _st_torch(precision: str, dtype: str, device: str) -> Contender:
 
 
 def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator[Contender]:
-    """A contender per engine and precision, named after both; ``_e5spark`` fills in the rest."""
+    """An incomplete contender per engine and precision; ``_e5spark_contender`` completes it."""
     device_type = device.partition(":")[0]
     engines = [name for name in reversed(ENGINES) if device_type in ENGINES[name].devices]
     precisions: list[str] = [precision for precision in PRECISIONS if precision != "auto"]
@@ -174,7 +177,7 @@ def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator
             )
 
 
-def _e5spark(engine: Contender, group: str, *, kind: Kind, workers: int) -> Contender:
+def _e5spark_contender(engine: Contender, group: str, *, kind: Kind, workers: int) -> Contender:
     return Contender(
         name=f"{group}-{engine.name}",
         kind=kind,

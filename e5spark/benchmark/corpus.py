@@ -115,8 +115,8 @@ def _texts(
 def _zipf(random: np.random.Generator, words: int, count: int) -> Ints:
     """Ranks of words as in a language: the n-th word is about n times rarer than the first."""
     ranks = np.exp(random.random(count) * np.log(words)).astype(np.int64)
-    limited: Ints = np.minimum(ranks, words - 1)
-    return limited
+    result: Ints = np.minimum(ranks, words - 1)
+    return result
 
 
 def _whole_words(tokenizer: tokenizers.Tokenizer) -> list[str]:

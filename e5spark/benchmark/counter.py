@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from e5spark import encoder
 from e5spark.benchmark import passes
-from e5spark.encoder import Encoder, Loaded
+from e5spark.encoder import Encoder, LoadedModel
 from e5spark.encoder.batching import Batch, padded_width
 from e5spark.encoder.engine import Engine, Vectors
 from e5spark.model.registry import Pooling
 from e5spark.spark import udf, worker
 from e5spark.spark.worker import Request
 
-Load = Callable[..., Loaded]
+Load = Callable[..., LoadedModel]
 _load = encoder.load  # the original, because run_with replaces it
 
 
@@ -51,7 +51,7 @@ class CountedEngine:
             yield vectors
 
 
-def counted(loaded: Loaded) -> Loaded:
+def counted(loaded: LoadedModel) -> LoadedModel:
     """Returns a loaded checkpoint whose engine counts."""
     engine: Any = CountedEngine(loaded.engine)  # an Engine, by delegation
     return replace(loaded, engine=engine)
@@ -62,7 +62,7 @@ def counted_encoder(encoder: Encoder) -> Encoder:
     return Encoder(counted(encoder._loaded), encoder.recipe, encoder._spec)
 
 
-def load_counted(*args: Any, **options: Any) -> Loaded:  # noqa: ANN401  # encoder.load's
+def load_counted(*args: Any, **options: Any) -> LoadedModel:  # noqa: ANN401  # encoder.load's
     """Returns a checkpoint that ``e5spark.encoder.load`` loaded, with a counter."""
     return counted(_load(*args, **options))
 

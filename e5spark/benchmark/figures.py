@@ -101,8 +101,8 @@ def agreement(summaries: list[dict[str, Any]], vectors: dict[str, Any]) -> str |
     for summary in summaries:
         summary["worst_cosine"] = None
         if summary["name"] in names:
-            reference, own = (_unit(vectors[name]) for name in (names[0], summary["name"]))
-            summary["worst_cosine"] = round(float((reference * own).sum(axis=1).min()), 6)
+            reference, actual = (_unit(vectors[name]) for name in (names[0], summary["name"]))
+            summary["worst_cosine"] = round(float((reference * actual).sum(axis=1).min()), 6)
     return names[0] if names else None
 
 

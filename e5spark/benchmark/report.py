@@ -1,4 +1,4 @@
-"""The report for people: a table and a chart."""
+"""The human-readable report: a table and a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,25 +70,25 @@ def plot(document: dict[str, Any], path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    shown = [summary for summary in document["contenders"] if summary["precision"] is not None]
-    shown.sort(key=lambda summary: summary["texts_per_second"]["median"])
-    speeds = [summary["texts_per_second"] for summary in shown]
+    summaries = [summary for summary in document["contenders"] if summary["precision"] is not None]
+    summaries.sort(key=lambda summary: summary["texts_per_second"]["median"])
+    speeds = [summary["texts_per_second"] for summary in summaries]
     medians = [speed["median"] for speed in speeds]
     spreads = [
         [speed["median"] - speed["min"] for speed in speeds],
         [speed["max"] - speed["median"] for speed in speeds],
     ]
-    figure = Figure(figsize=(9, 1.5 + 0.35 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(9, 1.5 + 0.35 * len(summaries)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(
-        [summary["name"] for summary in shown],
+        [summary["name"] for summary in summaries],
         medians,
         xerr=spreads,
-        color=[_color(summary["name"]) for summary in shown],
+        color=[_color(summary["name"]) for summary in summaries],
         ecolor="black",
         capsize=3,
     )
-    axes.bar_label(bars, labels=[_label(summary) for summary in shown], padding=6)
+    axes.bar_label(bars, labels=[_label(summary) for summary in summaries], padding=6)
     axes.set_xlim(0, 1.25 * max((speed["max"] for speed in speeds), default=1))
     axes.set_xlabel("texts per second: median, minimum and maximum of the rounds")
     texts, machine = document["texts"], document["machine"]

@@ -77,12 +77,14 @@ def run(settings: Settings) -> dict[str, Any]:
     candidates = contenders(
         host, threads=settings.threads, device=settings.device, prepared=settings.prepared
     )
-    chosen = selected(
+    selection = selected(
         with_pythons(candidates, settings.pythons), only=settings.only, skip=settings.skip
     )
-    runnable = {contender.name: contender for contender in chosen if contender.missing is None}
+    runnable = {contender.name: contender for contender in selection if contender.missing is None}
     left_out = {
-        contender.name: contender.missing for contender in chosen if contender.missing is not None
+        contender.name: contender.missing
+        for contender in selection
+        if contender.missing is not None
     }
     if not runnable:
         raise OptionError(_no_contender(left_out))

@@ -130,9 +130,9 @@ def _unigrams(count: int) -> list[tuple[str, float]]:
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = ["▁", *_LETTERS]
     remaining = count - len(special) - len(letters) - 3  # the two roles, and <mask> at the end
-    inside = words(remaining // 4)
-    starts = [f"▁{word}" for word in words(remaining - len(inside))]
-    pieces = ["▁query", "▁passage", *starts, *inside]
+    continuations = words(remaining // 4)
+    starts = [f"▁{word}" for word in words(remaining - len(continuations))]
+    pieces = ["▁query", "▁passage", *starts, *continuations]
     scored = [(piece, -math.log(rank + 10)) for rank, piece in enumerate(pieces)]
     return [
         *((piece, 0.0) for piece in special),

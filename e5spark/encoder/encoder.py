@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e5spark.encoder.batching import Indices, Ints, micro_batches
-from e5spark.encoder.engine import Engine, Loaded, Vectors
+from e5spark.encoder.engine import Engine, LoadedModel, Vectors
 from e5spark.encoder.loading import load
 from e5spark.encoder.long_text import Window
 from e5spark.encoder.sort_window import SortWindow, tokenize
@@ -79,7 +79,7 @@ class Encoder:
     the input.
     """
 
-    def __init__(self, loaded: Loaded, recipe: Recipe, spec: ModelSpec) -> None:
+    def __init__(self, loaded: LoadedModel, recipe: Recipe, spec: ModelSpec) -> None:
         """Wraps a loaded checkpoint; ``load`` loads one first.
 
         Args:

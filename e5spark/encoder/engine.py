@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """The tokenizer and the engine of one checkpoint: costly to load, shared by all roles."""
 
     tokenizer: Tokenizer

@@ -20,7 +20,7 @@ from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
 from e5spark.encoder.batching import micro_batches
 from e5spark.encoder.encoder import Encoder, normalized
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines.openvino import OpenVINOEngine
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import GateError, ModelError
@@ -148,7 +148,7 @@ def _encoder(directory: Path, recipe: Recipe, spec: ModelSpec) -> Encoder:
     precision = "int8" if manifest.kind == "int8" else "fp32"
     engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=None)
     tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
-    return Encoder(Loaded(tokenizer=tokenizer, engine=engine), recipe, spec)
+    return Encoder(LoadedModel(tokenizer=tokenizer, engine=engine), recipe, spec)
 
 
 def _inputs(encoder: Encoder, sample: Sample) -> list[dict[str, Any]]:

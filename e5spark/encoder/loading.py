@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from e5spark.encoder.engine import Loaded
+from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.packages import missing, require
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
@@ -14,7 +14,9 @@ from e5spark.model.engines import ENGINES
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
 
 
-def load(files: Files, *, engine: str, precision: str, device: str, threads: int | None) -> Loaded:
+def load(
+    files: Files, *, engine: str, precision: str, device: str, threads: int | None
+) -> LoadedModel:
     """Returns the loaded checkpoint.
 
     Args:
@@ -37,7 +39,7 @@ def load(files: Files, *, engine: str, precision: str, device: str, threads: int
             f"The {name} engine cannot be imported: {error}. Install its packages again: "
             f"pip install 'e5spark[{ENGINES[name].extra}]'."
         ) from error
-    loaded: Loaded = module.load(files, precision=precision, device=device, threads=threads)
+    loaded: LoadedModel = module.load(files, precision=precision, device=device, threads=threads)
     return loaded
 
 

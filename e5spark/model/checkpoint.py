@@ -173,10 +173,10 @@ def hash_files(files: Files) -> Weights:
     if manifest is not None:
         return manifest.weights
     names = ["config.json", *weight_files(files.model)]
-    present = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    tokenizer_files = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
     return Weights(
         weights=_digest(files.model / name for name in names),
-        tokenizer=_digest(files.tokenizer / name for name in present),
+        tokenizer=_digest(files.tokenizer / name for name in tokenizer_files),
     )
 
 

@@ -18,8 +18,8 @@ TokenizerModel = Literal["WordPiece", "Unigram", "BPE"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 LongText = Literal["truncate", "split", "mean"]
 LONG_TEXTS: tuple[LongText, ...] = get_args(LongText)
-Prompted = Literal["report", "refuse", "keep"]
-PROMPTED: tuple[Prompted, ...] = get_args(Prompted)
+AlreadyPrompted = Literal["report", "refuse", "keep"]
+ALREADY_PROMPTED: tuple[AlreadyPrompted, ...] = get_args(AlreadyPrompted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Recipe:
     normalize: bool = True
     long_text: LongText = "truncate"
     overlap: int = 0
-    already_prompted: Prompted = "report"
+    already_prompted: AlreadyPrompted = "report"
 
 
 @dataclass(frozen=True, kw_only=True)

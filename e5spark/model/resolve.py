@@ -104,8 +104,8 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
     recipe = resolve_recipe(spec, files.model)
     _check_content(spec, files)
     check_prompts_fit(files.tokenizer, read_config(files.model), recipe)
-    decided = replace(pin(spec, files), precision=decide_precision(spec, files))
-    return ResolvedModel(spec=decided, files=files, recipe=recipe)
+    spec = replace(pin(spec, files), precision=decide_precision(spec, files))
+    return ResolvedModel(spec=spec, files=files, recipe=recipe)
 
 
 def resolve_files(spec: ModelSpec) -> Files:
@@ -167,8 +167,8 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
         try:
             locate(local)
         except ModelError:
-            decided = replace(spec, precision=decide_precision(spec))
-            return Plan(spec=decided, recipe=resolve_recipe(spec), weights=None)
+            spec = replace(spec, precision=decide_precision(spec))
+            return Plan(spec=spec, recipe=resolve_recipe(spec), weights=None)
     model = resolve(local)
     plan = Plan(
         spec=replace(spec, revision=model.spec.revision, precision=model.spec.precision),
@@ -194,11 +194,11 @@ def _check_content(spec: ModelSpec, files: Files) -> None:
 
 def _calibrated(plan: Plan, path: str) -> Plan:
     calibration = load_calibration(path)
-    needed = as_float32(plan).fingerprint.digest
-    if calibration.fingerprint != needed:
+    expected = as_float32(plan).fingerprint.digest
+    if calibration.fingerprint != expected:
         raise ConflictError(
             f"The calibration {path} was made from other vectors (fingerprint "
-            f"{calibration.fingerprint[:12]}, this run's is {needed[:12]}): model, prompts, "
+            f"{calibration.fingerprint[:12]}, this run's is {expected[:12]}): model, prompts, "
             "pooling, dim, limits and precision must be the same. Make it again with e5spark "
             "calibrate."
         )

@@ -9,7 +9,14 @@ from typing import Literal, TypedDict, get_args
 from e5spark.errors import OptionError
 from e5spark.model.engines import ENGINES
 from e5spark.model.prompts import ROLES
-from e5spark.model.registry import LONG_TEXTS, POOLINGS, PROMPTED, LongText, Pooling, Prompted
+from e5spark.model.registry import (
+    ALREADY_PROMPTED,
+    LONG_TEXTS,
+    POOLINGS,
+    AlreadyPrompted,
+    LongText,
+    Pooling,
+)
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -32,7 +39,7 @@ class ModelOptions(TypedDict, total=False):
     force_dim: bool
     long_text: LongText
     overlap: int
-    already_prompted: Prompted
+    already_prompted: AlreadyPrompted
     output_type: OutputType
     calibration: str | None
     engine: str
@@ -54,7 +61,7 @@ class ModelSpec:
         model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) or
             ``archive:name``, a directory that Spark unpacked from ``--archives``.
         checkpoint: The known checkpoint that a directory holds: its prompts, pooling and limits
-            are then those of the registry, whatever the directory's own files say.
+            then come from the registry, whatever the directory's own files say.
         tokenizer: A directory or hub name that holds the tokenizer, if the model's does not.
         revision: The commit on the hub, 40 hex digits; by default the one that e5spark pins.
         download: Whether to fetch missing files from the hub; otherwise only local files are used.
@@ -105,7 +112,7 @@ class ModelSpec:
     force_dim: bool = False
     long_text: LongText = "truncate"
     overlap: int = 64
-    already_prompted: Prompted = "report"
+    already_prompted: AlreadyPrompted = "report"
     output_type: OutputType = "float32"
     calibration: str | None = None
     engine: str = "auto"
@@ -146,7 +153,7 @@ class ModelSpec:
                 f"{self.engine!r}. Leave engine out."
             )
         _one_of("long_text", self.long_text, LONG_TEXTS)
-        _one_of("already_prompted", self.already_prompted, PROMPTED)
+        _one_of("already_prompted", self.already_prompted, ALREADY_PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
         for name in ("max_tokens", "dim", "token_budget"):
             if getattr(self, name) is not None:

@@ -42,13 +42,13 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
             f"{rows} tokens: it belongs to another model. {_REMEDY}"
         )
     if published is not None:
-        name, needed = published.name, str(published.tokenizer_model)
+        name, expected = published.name, str(published.tokenizer_model)
     else:
         name = _class(directory) or ""
-        needed = _MODELS.get(name, vocabulary.kind)
-    if vocabulary.kind != needed:
+        expected = _MODELS.get(name, vocabulary.kind)
+    if vocabulary.kind != expected:
         raise ModelError(
-            f"{path} holds a {vocabulary.kind} vocabulary, but {name} needs {needed}: it "
+            f"{path} holds a {vocabulary.kind} vocabulary, but {name} needs {expected}: it "
             f"belongs to another model. {_REMEDY}"
         )
     if vocabulary.missing:
@@ -81,12 +81,12 @@ def check_prompts_fit(directory: Path, config: ModelConfig, recipe: Recipe) -> N
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     special = tokenizer.num_special_tokens_to_add(is_pair=False) + config.architecture.appends_eos
     for role, text in prompts.items():
-        taken = special + len(tokenizer.encode(text, add_special_tokens=False).ids)
-        if taken >= room:
+        tokens = special + len(tokenizer.encode(text, add_special_tokens=False).ids)
+        if tokens >= room:
             overlap = f" and twice the overlap {2 * recipe.overlap}" if recipe.overlap else ""
             raise OptionError(
                 f"max_tokens is {recipe.max_tokens}, but the prompt of role {role!r} and the "
-                f"special tokens take {taken}{overlap}; no room is left for a text. Raise "
+                f"special tokens take {tokens}{overlap}; no room is left for a text. Raise "
                 "max_tokens."
             )
 

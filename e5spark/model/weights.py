@@ -32,15 +32,15 @@ def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) ->
         for tensor, shape in read_shapes(directory / name).items():
             shapes[_renamed(tensor, config.architecture.prefix)] = shape
             origins[_renamed(tensor, config.architecture.prefix)] = name
-    needed = dict(config.tensors())
-    missing = [tensor for tensor in needed if tensor not in shapes]
+    expected = dict(config.tensors())
+    missing = [tensor for tensor in expected if tensor not in shapes]
     if missing:
         raise ModelError(
             f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} among "
-            f"them; config.json needs {len(needed)}. transformers would fill them with random "
+            f"them; config.json needs {len(expected)}. transformers would fill them with random "
             "numbers. Fetch the checkpoint again."
         )
-    for tensor, shape in needed.items():
+    for tensor, shape in expected.items():
         if shapes[tensor] != shape:
             raise ModelError(
                 f"{directory / origins[tensor]} has {tensor} of shape {shapes[tensor]}, but "

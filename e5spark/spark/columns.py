@@ -156,14 +156,14 @@ def check_free(df: DataFrame, names: Sequence[str], *, remedy: str = RENAME) -> 
     Raises:
         ColumnError: If a name is taken, or would be added twice.
     """
-    taken = {column.lower(): column for column in df.columns}
+    existing = {column.lower(): column for column in df.columns}
     lowered = [name.lower() for name in names]
     for name in names:
         if lowered.count(name.lower()) > 1:
             raise ColumnError(f"Column {name!r} would be added twice; name each text column once.")
-        if name.lower() in taken:
+        if name.lower() in existing:
             raise ColumnError(
-                f"The table already has a column {taken[name.lower()]!r}, and e5spark adds "
+                f"The table already has a column {existing[name.lower()]!r}, and e5spark adds "
                 f"{name!r}; {remedy}."
             )
 
@@ -182,9 +182,9 @@ def _check_names(text: object) -> None:
             raise OptionError(f"text names the column {name!r}; pass each name as a string.")
 
 
-def _check_string(option: str, value: object, needed: str, *, optional: bool = False) -> None:
+def _check_string(option: str, value: object, requirement: str, *, optional: bool = False) -> None:
     if not isinstance(value, str) and not (optional and value is None):
-        raise OptionError(f"{option} is {value!r}; it must be {needed}.")
+        raise OptionError(f"{option} is {value!r}; it must be {requirement}.")
 
 
 def _is_same(df: DataFrame, name: str, other: str) -> bool:

@@ -17,7 +17,7 @@ def decide_device(device: str) -> str:
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
     if gpu is not None and (len(visible) > 1 or visible == [""]):
-        # torch numbers the GPUs that the process sees, Spark those of the machine.
+        # torch numbers the GPUs that the process sees, Spark all GPUs of the machine.
         address = gpu.addresses[0]
         return f"cuda:{visible.index(address) if address in visible else address}"
     # Cluster managers set -1 or NoDevFiles where there is no GPU.

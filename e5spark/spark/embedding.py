@@ -192,7 +192,9 @@ def _request(
     fixed_instruction = instruction if isinstance(instruction, str) else None
     by_row = [value for value in (role, instruction) if isinstance(value, Column)]
     if fixed_role is not None and not by_row:
-        prompts.prefix(plan.recipe.prompts, fixed_role, fixed_instruction)  # wrong ones fail here
+        prompts.prefix(
+            plan.recipe.prompts, fixed_role, fixed_instruction
+        )  # a wrong role fails here
     elif fixed_role is not None:
         prompts.check_role(fixed_role)
     request = Request(

@@ -27,13 +27,13 @@ from e5spark.spark.device import decide_device
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
-    from e5spark.encoder import Encoder, Loaded
+    from e5spark.encoder import Encoder, LoadedModel
 
 # Two, so that a job that alternates between two checkpoints loads each of them once. The large
 # shape takes 2.2 GB.
 _MAX_LOADED = 2
 
-_loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
+_loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -44,7 +44,7 @@ def encoder_for(plan: Plan) -> "Encoder":
     (``spark.python.worker.reuse``) and starts new ones when the session's environment changes.
 
     Raises:
-        ModelError: If the checkpoint is absent, incomplete or not the driver's.
+        ModelError: If the checkpoint is absent, incomplete, or differs from the driver's.
         ConflictError: If the engine computes in another precision than the run's on this machine.
         OptionError: If this worker lacks a Python package.
     """
@@ -101,7 +101,7 @@ def _evict_oldest() -> None:
     gc.collect()
 
 
-def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "Loaded":
+def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "LoadedModel":
     from e5spark.encoder import load
 
     # Before the tokenizer starts its threads: as many as the task has cpus.

@@ -130,15 +130,15 @@ def _one_error_per_text(encoding: "Encoding") -> "Encoding":
     for row in sorted(encoding.errors):
         messages.setdefault(int(encoding.owner[row]), encoding.errors[row])
     first = np.append(True, encoding.owner[1:] != encoding.owner[:-1])
-    kept = np.flatnonzero(first | ~np.isin(encoding.owner, list(messages)))
-    rows = np.searchsorted(encoding.owner[kept], list(messages))
+    kept_rows = np.flatnonzero(first | ~np.isin(encoding.owner, list(messages)))
+    rows = np.searchsorted(encoding.owner[kept_rows], list(messages))
     return replace(
         encoding,
-        vectors=encoding.vectors[kept],
-        n_tokens=encoding.n_tokens[kept],
-        truncated=encoding.truncated[kept],
-        owner=encoding.owner[kept],
-        windows=[encoding.windows[row] for row in kept],
+        vectors=encoding.vectors[kept_rows],
+        n_tokens=encoding.n_tokens[kept_rows],
+        truncated=encoding.truncated[kept_rows],
+        owner=encoding.owner[kept_rows],
+        windows=[encoding.windows[row] for row in kept_rows],
         errors=dict(zip(rows.tolist(), messages.values(), strict=True)),
     )
 

@@ -30,8 +30,8 @@ def sample_texts(
     if total > rows:
         # Half as many more: Spark's sample has about, not exactly, the requested fraction.
         df = df.sample(fraction=min(1.0, 1.5 * rows / total), seed=0).limit(rows)
-    named = [column.alias(str(number)) for number, column in enumerate(arguments)]
-    sample = df.select(*named).collect()
+    aliases = [column.alias(str(number)) for number, column in enumerate(arguments)]
+    sample = df.select(*aliases).collect()
     columns = [
         pa.array([_bytes(row[number]) for row in sample], pa.binary())
         for number in range(len(arguments))

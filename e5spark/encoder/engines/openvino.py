@@ -14,7 +14,7 @@ import openvino
 
 from e5spark.cpus import available_cpus
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines.preparation import prepared_directory
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import ModelError
@@ -39,7 +39,7 @@ _Floats = npt.NDArray[np.float32]
 _Pass = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
 
 
-def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> LoadedModel:
     """Returns the tokenizer and the engine of a prepared model; prepares a checkpoint first.
 
     Args:
@@ -60,7 +60,7 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
         raise ModelError(f"{directory} is not a prepared model; delete it and start again.")
     tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
     engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=threads)
-    return Loaded(tokenizer=tokenizer, engine=engine)
+    return LoadedModel(tokenizer=tokenizer, engine=engine)
 
 
 class OpenVINOEngine:
@@ -270,8 +270,8 @@ def _pool(hidden: _Floats, batch: Batch, pooling: Pooling) -> Vectors:
     if pooling == "last":
         last: Vectors = hidden[np.arange(len(hidden)), batch.lengths - 1]
         return last
-    inside = np.arange(hidden.shape[1]) < batch.lengths[:, None]
-    weights = (inside / batch.lengths[:, None]).astype(np.float32)
+    is_token = np.arange(hidden.shape[1]) < batch.lengths[:, None]
+    weights = (is_token / batch.lengths[:, None]).astype(np.float32)
     means: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0]
     return means
 

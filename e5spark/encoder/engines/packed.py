@@ -259,7 +259,7 @@ def _attend(  # noqa: PLR0913  # transformers decides
 
 
 def _fuse(model: torch.nn.Module) -> None:
-    """Joins the query, key and value layers of a BERT or XLM-R: one wide product in place of three.
+    """Joins the query, key and value layers of a BERT or XLM-R: one wide product instead of three.
 
     The joint layer replaces the query layer, and ``_attend`` splits its output. A decoder rotates
     its queries and keys before ``_attend``, so it keeps its three layers.

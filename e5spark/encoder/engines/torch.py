@@ -13,10 +13,15 @@ from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines import packed
 from e5spark.encoder.engines.packed import Kernel, PackedModel, Rows, kernel_for
-from e5spark.encoder.engines.transfer import Blocking, Overlapped, Pending, Transfer
+from e5spark.encoder.engines.transfer import (
+    BlockingTransfer,
+    OverlappedTransfer,
+    PendingVectors,
+    Transfer,
+)
 from e5spark.encoder.memory import MemoryLimit
 from e5spark.encoder.tokenizer import Tokenizer, appends_eos
 from e5spark.errors import ModelError, OptionError, TransientError
@@ -36,13 +41,13 @@ _TOKEN_BUDGETS = {"cuda": ((768, 65_536), (math.inf, 32_768))}
 _DEFAULT_BUDGETS = ((math.inf, 2048),)
 
 
-def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> LoadedModel:
     """Returns the tokenizer and the engine of a checkpoint; see ``TorchEngine.load``."""
     tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
     engine = TorchEngine.load(
         files.model, precision=precision, device=device, threads=threads, pad_id=tokenizer.pad_id
     )
-    return Loaded(tokenizer=tokenizer, engine=engine)
+    return LoadedModel(tokenizer=tokenizer, engine=engine)
 
 
 class TorchEngine:
@@ -82,7 +87,9 @@ class TorchEngine:
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._packed_model = None if kernel is None else PackedModel(model, kernel)
         self.packed = kernel is not None
-        self._transfer: Transfer = Overlapped(device) if device.type == "cuda" else Blocking(device)
+        self._transfer: Transfer = (
+            OverlappedTransfer(device) if device.type == "cuda" else BlockingTransfer(device)
+        )
         self._memory = MemoryLimit()
         self._best_budget = _token_budget(device.type, model.config.hidden_size)
         self.token_budget = self._best_budget
@@ -128,7 +135,7 @@ class TorchEngine:
         Raises:
             TransientError: If the device failed.
         """
-        started: deque[list[Pending] | Exception] = deque()
+        started: deque[list[PendingVectors] | Exception] = deque()
         for batch in batches:
             started.append(self._start(batch, pooling))
             if len(started) > self._transfer.prefetch:
@@ -136,7 +143,7 @@ class TorchEngine:
         while started:
             yield self._finish(started.popleft())
 
-    def _start(self, batch: Batch, pooling: Pooling) -> list[Pending] | Exception:
+    def _start(self, batch: Batch, pooling: Pooling) -> list[PendingVectors] | Exception:
         """Starts a batch; returns its parts in order, or the exception that its content caused."""
         try:
             return self._parts(batch, pooling)
@@ -147,7 +154,7 @@ class TorchEngine:
             # The traceback's frames hold the tensors of the failed pass.
             return error.with_traceback(None)
 
-    def _finish(self, parts: list[Pending] | Exception) -> Vectors | Exception:
+    def _finish(self, parts: list[PendingVectors] | Exception) -> Vectors | Exception:
         if isinstance(parts, Exception):
             return parts
         try:
@@ -156,7 +163,7 @@ class TorchEngine:
             raise _device_failure(error) from error
         return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
-    def _parts(self, batch: Batch, pooling: Pooling) -> list[Pending]:
+    def _parts(self, batch: Batch, pooling: Pooling) -> list[PendingVectors]:
         rows = len(batch.lengths)
         if rows == 1 or self._memory.allows(self._tokens(batch)):
             try:

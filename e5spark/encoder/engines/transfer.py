@@ -8,7 +8,7 @@ import torch
 
 from e5spark.encoder.engine import Vectors
 
-Pending = Callable[[], Vectors]
+PendingVectors = Callable[[], Vectors]
 """Vectors on their way to the host: a call waits for them and returns them.  # (rows, hidden)"""
 
 
@@ -25,12 +25,12 @@ class Transfer(Protocol):
         """Returns the arrays as tensors on the device, in order, for the work queued next."""
         ...
 
-    def to_host(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that waits for the vectors and returns them on the host, float32."""
         ...
 
 
-class Blocking:
+class BlockingTransfer:
     """Copies on any device: the host waits for each one. On the CPU nothing is copied."""
 
     prefetch = 0
@@ -47,12 +47,12 @@ class Blocking:
         """Returns the arrays as tensors on the device; see ``Transfer``."""
         return [torch.from_numpy(array).to(self._device) for array in arrays]
 
-    def to_host(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that brings the vectors to the host; see ``Transfer``."""
         return lambda: vectors.cpu().numpy()
 
 
-class Overlapped:
+class OverlappedTransfer:
     """Copies on a CUDA device: they overlap with forward passes, and the host prefetches.
 
     Each direction has its own stream, ordered by events, and nothing waits for the whole device.
@@ -85,7 +85,7 @@ class Overlapped:
             tensor.record_stream(compute)
         return tensors
 
-    def to_host(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that waits for the vectors; see ``Transfer``."""
         host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         self._download.wait_stream(torch.cuda.current_stream(self._device))
