@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-# No column of the user may begin with this, in any case: e5spark's own added columns do.
+# The user's column names must not begin with this, in any case: e5spark adds columns that do.
 RESERVED = "__e5spark"
 _MOST_NAMES, _LONGEST_NAME = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.

@@ -54,7 +54,7 @@ class Child:
     def close(self) -> None:
         """Ends the process and its children."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died, with a line still to read
+        with contextlib.suppress(BrokenPipeError):  # it died before it read a line
             self._process.stdin.close()
         try:
             self._process.wait(timeout=60)

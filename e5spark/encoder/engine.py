@@ -19,8 +19,9 @@ class Engine(Protocol):
 
     Attributes:
         name: Its name in ``e5spark.model.engines``.
-        precision: The precision that it really computes in: ``fp32``, ``bf16`` or ``int8``.
-        token_budget: The tokens per forward pass, padding included, at which it is fastest.
+        precision: The precision that it computes in, read back from the loaded model: ``fp32``,
+            ``bf16`` or ``int8``.
+        token_budget: The number of tokens per forward pass, padding included, that suits it best.
         packed: Whether rows of different lengths need no padding.
         multiple: The widths of padded batches are multiples of this; see ``padded_width``.
     """

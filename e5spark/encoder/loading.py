@@ -10,7 +10,7 @@ from e5spark.model import prepared
 from e5spark.model.checkpoint import Files
 from e5spark.model.engines import ENGINES
 
-# OpenVINO reports its use to its makers if it can import this package; executors must not.
+# OpenVINO reports its use to its makers if it can import this package; this blocks the import.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
 
 

@@ -91,7 +91,7 @@ class ModelSpec:
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
         token_budget: Most tokens in one forward pass, padding included; by default the engine's
-            best budget.
+            own budget.
         sort_window: Rows that are tokenised and sorted by length together.
 
     Raises:

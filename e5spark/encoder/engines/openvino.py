@@ -131,8 +131,9 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": str(streams),
             # Two workers on a machine would pin themselves to the same cores.
             "ENABLE_CPU_PINNING": "NO",
-            # Shapes whose kernels are cached. The default of 5,000 grows to
-            # 0.5 GB in int8 (4,000 texts: 1,082 MB; with 512 entries 759 MB, and 4 % slower).
+            # The number of shapes whose kernels are cached. With the default, 5,000, the cache
+            # grows to 0.5 GB in int8 (4,000 texts: 1,082 MB; with 512 entries 759 MB, and 4 %
+            # slower).
             "CPU_RUNTIME_CACHE_CAPACITY": "512",
             **manifest.settings,
         }
@@ -250,8 +251,8 @@ def _compile(directory: Path, settings: dict[str, str]) -> tuple[openvino.Compil
 def _release_pages(mapped: object) -> None:
     """Drops a mapped file's pages from this process; the next access finds them in the page cache.
 
-    Resident pages count against the limits of containers. If they are dropped after
-    each sort window, 390 instead of 440 MB stay resident (small).
+    Resident pages count against the limits of containers. If they are dropped after each sort
+    window, 390 instead of 440 MB stay resident (small).
     """
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
