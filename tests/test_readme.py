@@ -38,11 +38,6 @@ NOT_RUN = {
 }
 
 
-@pytest.fixture(scope="session")
-def jvm() -> None:
-    """Says that a test starts a JVM."""
-
-
 @pytest.fixture(scope="module")
 def environment(jvm, tmp_path_factory) -> dict[str, str]:
     """A shell as the pages assume it, whose hub cache has a small random checkpoint of their model.
