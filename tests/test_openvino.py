@@ -171,7 +171,7 @@ def test_a_prepared_model_of_another_format_is_refused(prepared_model, tmp_path)
     directory = Path(shutil.copytree(prepared_model, tmp_path / "prepared"))
     manifest = json.loads((directory / prepared.MANIFEST).read_text())
     (directory / prepared.MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ModelError, match="format 99; this e5spark reads 2"):
+    with pytest.raises(ModelError, match="format 99; this e5spark reads formats up to 2"):
         Encoder.load(str(directory))
 
 
