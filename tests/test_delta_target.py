@@ -323,9 +323,8 @@ def test_a_table_that_is_not_ours_is_refused_and_left_alone(
     write_docs(tmp_path, {1: "One text."})
     driver.sql(f"CREATE TABLE {delta_name(str(tmp_path / 'out'))} (id BIGINT) USING delta")
     driver.sql("CREATE TABLE theirs (id BIGINT) USING parquet")
-    pq.write_table(pa.table({"id": [1]}), tmp_path / "plain" / "a.parquet") if (
-        tmp_path / "plain"
-    ).mkdir() else None
+    (tmp_path / "plain").mkdir()
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "plain" / "a.parquet")
     before = sorted(tmp_path.rglob("*"))
     for output in (
         {"path": str(tmp_path / "out")},

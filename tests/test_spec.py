@@ -24,7 +24,7 @@ WRONG = [
     ("prompts", {"query": "q", "passage": None}, "prompts has None for 'passage'"),
     ("pooling", 3, "pooling is 3; it must be one of mean, cls, last."),
     ("pooling", ["mean"], "it must be one of mean, cls, last."),
-    ("engine", 1, "it must be one of auto, torch, openvino."),
+    ("engine", 1, "it must be one of auto, openvino, torch."),
     ("precision", None, "precision is None; it must be one of auto, fp32, bf16, int8."),
     ("long_text", None, "it must be one of"),
     ("already_prompted", None, "it must be one of"),
