@@ -391,7 +391,7 @@ def test_the_chart_is_a_picture(chart: Path) -> None:
         (["--gemm-seconds", "0"], "--gemm-seconds is 0.0; it must be a positive number"),
         (["--threads", "100000"], "may use"),
         (["--only", "nobody"], "No contender is left"),
-        (["--python", "st-onnx=/no/such/python"], "an interpreter that exists"),
+        (["--python", "st-onnx=/no/such/python"], "an existing interpreter"),
         (["--prepared", "int8"], "such as openvino-int8=DIR"),
         (["--plot", "chart.txt"], "must end in one of"),
     ],
