@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 # The user's column names must not begin with this, in any case: e5spark adds columns that do.
 RESERVED = "__e5spark"
-_MOST_NAMES, _LONGEST_NAME = 10, 40
+_MAX_NAMES, _MAX_LENGTH = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:(?!\d{1,5}/)[^@\s]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[\w-]+=[^\s'\",;)]*")
@@ -23,8 +23,8 @@ def listed(names: Sequence[str]) -> str:
     logged.
     """
     parts = [
-        repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
-        for name in names[:_MOST_NAMES]
+        repr(name if len(name) <= _MAX_LENGTH else f"{name[: _MAX_LENGTH - 1]}…")
+        for name in names[:_MAX_NAMES]
     ]
     more = len(names) - len(parts)
     return ", ".join(parts) + (f" and {more} more" if more else "")

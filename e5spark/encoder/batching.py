@@ -68,7 +68,7 @@ def micro_batches(
 
     Args:
         lengths: Tokens per row, special tokens and prompt included; at least 1 each.
-        token_budget: Most tokens in one forward pass, padding included.
+        token_budget: Maximum number of tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
         multiple: See ``padded_width``. All full batches of one width have the same number of rows,
             so that there are fewer shapes than lengths.

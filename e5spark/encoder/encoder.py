@@ -84,7 +84,7 @@ class Encoder:
 
         Args:
             loaded: The tokenizer and the engine.
-            recipe: How vectors are made: prompts, pooling, limits.
+            recipe: How vectors are computed: prompts, pooling, limits.
             spec: The options; only the token budget and the sort window are read.
         """
         self.recipe = recipe

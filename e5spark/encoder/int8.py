@@ -99,7 +99,7 @@ def quantize(
         source: The directory of the prepared model of kind ``float``.
         to: A new directory.
         sample: Texts; one half is for calibration, the other for evaluation.
-        recipe: How vectors are made.
+        recipe: How vectors are computed.
         spec: The options that texts are encoded with: sort window and token budget.
         overflow_safe: Whether weights use only half their range, so that sums do not overflow on
             CPUs without VNNI; this costs some accuracy.

@@ -36,8 +36,8 @@ def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Win
     Args:
         text: The text without its prompt.
         spans: The spans of the text's tokens.
-        capacity: Most tokens of the text in one window.
-        overlap: Most tokens that a window repeats from the window before it.
+        capacity: Maximum number of tokens of the text in one window.
+        overlap: Maximum number of tokens that a window repeats from the window before it.
     """
     if len(spans.starts) <= capacity:
         return [Window(start=0, end=len(text))]

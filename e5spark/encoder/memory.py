@@ -9,7 +9,7 @@ class MemoryLimit:
     """A token limit that falls when a forward pass does not fit, and slowly grows back.
 
     Attributes:
-        limit: Most tokens of a pass; None as long as every pass has fitted.
+        limit: Maximum number of tokens of a pass; None as long as every pass has fitted.
     """
 
     limit: int | None = None

@@ -154,7 +154,7 @@ class Tokenizer:
 
         Args:
             texts: Texts with their prompts.
-            max_tokens: Most tokens of one text, special tokens included.
+            max_tokens: Maximum number of tokens of one text, special tokens included.
         """
         beginnings = [_beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
         encoded = self._backend.encode_batch_fast(beginnings, add_special_tokens=True)

@@ -1,4 +1,4 @@
-"""How vectors are made: by the user's options, the registry, or the checkpoint's own files."""
+"""How vectors are computed, from the user's options, the registry or the checkpoint's files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ def resolve_recipe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
 
     Raises:
         ModelError: If the files are not the published checkpoint's, or neither they nor the user
-            say how vectors are made.
+            say how vectors are computed.
         OptionError: If an option contradicts the checkpoint.
     """
     published = known_checkpoint(spec)
@@ -117,8 +117,8 @@ def _recipe(spec: ModelSpec, declared: DeclaredRecipe, limit: int | None) -> Rec
         )
         missing = ", ".join(choice for choice, value in choices if value is None)
         raise ModelError(
-            f"The files of {spec.model} do not say how its vectors are made, and e5spark does not "
-            f"guess. Set what is missing (for instance {missing}), or name the published "
+            f"The files of {spec.model} do not say how its vectors are computed, and e5spark does "
+            f"not guess. Set what is missing (for instance {missing}), or name the published "
             "checkpoint that it holds, for instance checkpoint='intfloat/multilingual-e5-small'."
         )
     if spec.max_tokens is not None and spec.max_tokens > max_tokens:

@@ -1,4 +1,4 @@
-"""The E5 checkpoints as data: what their authors published, and how their vectors are made.
+"""The E5 checkpoints as data: what their authors published, and how their vectors are computed.
 
 Sources: the model cards, https://arxiv.org/abs/2212.03533 (E5), https://arxiv.org/abs/2402.05672
 (multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral). The revisions are the ones
@@ -30,7 +30,8 @@ class Recipe:
         dim: Number of components; a vector is the first ``dim`` components of the checkpoint's.
         pooling: How the token vectors become one vector: their mean, the first or the last.
         prompts: Role to prefix; ``{task}`` in a prefix is replaced by the instruction.
-        max_tokens: Most tokens of a text, prompt and special tokens included; the rest is cut.
+        max_tokens: Maximum number of tokens of a text, prompt and special tokens included; the
+            rest is handled as ``long_text`` says.
         normalize: Whether vectors have unit L2 norm.
         long_text: How to handle a longer text: cut it, split it, or take the mean of its windows.
         overlap: Tokens that neighbouring windows share; 0 where texts are cut.
@@ -68,7 +69,7 @@ class Checkpoint:
         vocab: Rows of the token embedding.
         details: Further values of its config.json that decide a vector.
         tokenizer_model: The model in its tokenizer.json.
-        recipe: How its vectors are made.
+        recipe: How its vectors are computed.
         revision: The commit it is pinned to; None if e5spark knows none and the caller pins one.
         languages: The languages that its authors trained it for.
         tokenizer: The checkpoint whose tokenizer it uses, if it has none of its own.

@@ -34,7 +34,7 @@ class ResolvedModel:
         spec: The model as the user described it, with the commit that a hub name resolved to
             and the precision chosen for ``auto``.
         files: Where its files are.
-        recipe: How its vectors are made.
+        recipe: How its vectors are computed.
     """
 
     spec: ModelSpec
@@ -54,7 +54,7 @@ class Plan:
     Attributes:
         spec: The model as the user described it, with the commit that a hub name resolved to
             and the precision chosen for ``auto``.
-        recipe: How its vectors are made.
+        recipe: How its vectors are computed.
         weights: The content of the driver's copy, which the worker's must equal; None if the
             driver has no copy.
         calibration: The ranges of int8 and uint8 vectors.
@@ -89,7 +89,7 @@ class Plan:
 
 
 def resolve(spec: ModelSpec) -> ResolvedModel:
-    """Returns the model's files on this machine, how its vectors are made, and its precision.
+    """Returns the model's files on this machine, how its vectors are computed, and its precision.
 
     This is the only way from a spec to a model. Headers, shapes and vocabulary are checked here, so
     that a broken checkpoint is refused before any task runs; no engine is loaded.

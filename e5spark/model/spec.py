@@ -90,8 +90,8 @@ class ModelSpec:
             which every CPU supports.
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
-        token_budget: Most tokens in one forward pass, padding included; by default the engine's
-            own budget.
+        token_budget: Maximum number of tokens in one forward pass, padding included; by default the
+            engine's own budget.
         sort_window: Rows that are tokenised and sorted by length together.
 
     Raises:

@@ -69,7 +69,7 @@ def result_array(
 ) -> pa.Array:
     """Returns one struct for each text, or a list of them, in order.
 
-    No Python object is made per vector.
+    No Python object is created per vector.
 
     Args:
         encoding: The result of the texts that were encoded.

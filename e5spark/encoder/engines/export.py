@@ -22,7 +22,7 @@ from e5spark.model import prepared
 from e5spark.model.checkpoint import Files, hash_files
 from e5spark.model.prepared import Manifest
 
-# The files of a checkpoint that define how its vectors are made.
+# The files of a checkpoint that define how its vectors are computed.
 _SMALL_FILES = (
     "config.json",
     "modules.json",

@@ -54,7 +54,8 @@ class Kernel(Protocol):
             value: Like the key.
             rows: The rows of the sequence.
             scale: Factor of the scores.
-            window_size: Most tokens to the left and right that a token attends to; -1 is all.
+            window_size: Maximum number of tokens that a token attends to on its left and right; -1
+                means all.
         """
         ...
 
