@@ -20,6 +20,7 @@ from e5spark.benchmark import corpus, machine, synthetic
 from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
 from e5spark.benchmark.rounds import Child, Failure, run_rounds
+from e5spark.benchmark.run import _best as best
 from e5spark.benchmark.shapes import SHAPES, flops
 from e5spark.benchmark.task import Task
 from e5spark.cli import main
@@ -277,6 +278,24 @@ def test_a_process_that_dies_between_rounds_is_a_failure_of_its_contender(tmp_pa
     child._process.wait()
     with pytest.raises(Failure, match="its process ended with exit code 9"):
         child.run()
+
+
+def test_a_measurement_of_peaks_that_is_killed_is_reported_by_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = subprocess.CompletedProcess([], returncode=-9, stdout="", stderr="")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: killed)
+    peaks = machine.peaks(threads=1, hidden=32, ffn=64, seconds=0.1)
+    assert peaks == {"gflops": {}, "not_measured": {"all": "exit code -9"}}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_second_measurement_that_fails_leaves_the_first_as_the_limit(device: str) -> None:
+    peaks = [
+        {"gflops": {"fp32": 100.0}, "gpu": {"gflops": {"fp32": 100.0}}},
+        {"gflops": {}, "not_measured": {"all": "exit code -9"}},
+    ]
+    assert best(peaks, device) == {"fp32": 100.0}
 
 
 def run_of(seconds: float, **others: Any) -> dict[str, Any]:

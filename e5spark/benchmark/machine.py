@@ -70,7 +70,8 @@ def peaks(*, threads: int, hidden: int, ffn: int, seconds: float) -> dict[str, A
         check=False,
     )
     if process.returncode:
-        return {"gflops": {}, "not_measured": {"all": process.stderr.strip().splitlines()[-1]}}
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        return {"gflops": {}, "not_measured": {"all": lines[-1]}}
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 

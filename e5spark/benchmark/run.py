@@ -175,7 +175,11 @@ def _peaks(settings: Settings, workload: Workload) -> dict[str, Any]:
 
 def _best(peaks: list[dict[str, Any]], device: str) -> dict[str, float]:
     """Precision to the best measurement, which is the machine's limit."""
-    measured = [peak["gflops"] if device == "cpu" else peak["gpu"]["gflops"] for peak in peaks]
+    # The second measurement may have failed, for lack of memory after the rounds.
+    measured = [
+        peak["gflops"] if device == "cpu" else peak.get("gpu", {"gflops": {}})["gflops"]
+        for peak in peaks
+    ]
     return {name: max(gflops.get(name, 0.0) for gflops in measured) for name in measured[0]}
 
 
