@@ -15,12 +15,16 @@ from e5spark.job import job_file
 from e5spark.job.config import (
     EmbedConfig,
     InputConfig,
+    InputFormat,
     JobConfig,
     ModelConfig,
     OutputConfig,
     RunConfig,
 )
+from e5spark.model.engines import ENGINES
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
+from e5spark.tables.sinks.registry import SINKS
+from e5spark.tables.sources.batch import READERS
 from tests import minimal_job
 from tests.minimal_job import MINIMAL, refusal
 
@@ -85,6 +89,48 @@ def test_the_example_is_a_valid_job():
 def test_the_example_documents_every_key_and_no_other():
     documented = {key for key in example() if "." in key and key.split(".")[0] != "spark"}
     assert documented - {"model.prompts.query", "model.prompts.passage"} == set(defaults())
+
+
+def comments() -> dict[str, str]:
+    """Each key of the example, as section.key, and its whole comment."""
+    texts: dict[str, str] = {}
+    name = ""
+    for line in EXAMPLE.read_text("utf-8").splitlines():
+        setting = re.match(r"(?:# )?(?:\[(?P<section>[\w.]+)\]|(?P<key>\w+) = )", line)
+        if setting and setting["section"]:
+            name = section = setting["section"]
+        elif setting:
+            name = f"{section}.{setting['key']}"
+        texts[name] = f"{texts.get(name, '')} {line.rpartition('# ')[2]}"
+    return texts
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Each key whose values are names from a list, and the list."""
+    found = {"output.format": tuple(SINKS), "model.engine": ("auto", *ENGINES)}
+    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, ModelSpec):
+        section = kind.__name__.removesuffix("Config").removesuffix("Spec").lower()
+        for key, hint in get_type_hints(kind).items():
+            values = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+            if values:
+                found[f"{section}.{key}"] = get_args(values[0])
+    return found
+
+
+def test_the_example_names_every_choice_of_a_key():
+    assert {"input.format", "model.pooling", "model.output_type", "output.write"} <= set(choices())
+    texts = comments()
+    missing = {
+        (key, value)
+        for key, values in choices().items()
+        for value in values
+        if not re.search(rf"\b{value}\b", texts[key])
+    }
+    assert not missing
+
+
+def test_an_input_format_is_one_that_can_be_read():
+    assert get_args(InputFormat) == tuple(READERS)
 
 
 def test_what_the_example_comments_out_is_the_default(toml_file):
@@ -183,7 +229,7 @@ def test_a_value_in_place_of_a_section_is_refused(toml_file):
         ("input.columns=[1]", "input.columns is 1; it must be a string."),
         ("input.options=header", "input.options is 'header'; it must be a table"),
         ("input.format=avro", "must be one of parquet, delta, csv, jsonl, text."),
-        ("output.format=csv", "must be one of parquet, delta."),
+        ("output.format=csv", "output.format is 'csv'; it must be one of parquet, delta"),
         ("model.precision=fp8", "must be one of auto, fp32, bf16"),
     ],
 )

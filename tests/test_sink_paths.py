@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from e5spark.errors import ConfigError, ConflictError, InputError
 from e5spark.tables.sinks.files import check_options
 from e5spark.tables.sinks.paths import check_apart, check_path, check_path_free
-from e5spark.tables.sinks.registry import open_sink
+from e5spark.tables.sinks.registry import SINKS
 
 
 @pytest.mark.parametrize("path", ["/out/a[b", "a*b", "a?b", "{a", "a}", "a]", "a\\b"])
@@ -43,9 +43,9 @@ def test_other_writer_options_are_spark_s() -> None:
     check_options({"compression": "GZIP", "maxRecordsPerFile": "10", "anything": "zzz"})
 
 
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match="format 'orc' is unknown; use one of parquet, delta"):
-        open_sink(None, "orc", path="x", options={}, vectors=[])
+@pytest.mark.parametrize("format", SINKS)
+def test_a_sink_is_registered_under_its_kind(format: str) -> None:
+    assert SINKS[format]().kind == format  # type: ignore[attr-defined]
 
 
 def test_no_credential_is_in_the_message_of_a_path() -> None:

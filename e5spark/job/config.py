@@ -7,9 +7,9 @@ from typing import Literal
 from e5spark.errors import ConfigError
 from e5spark.model.spec import ModelOptions
 from e5spark.names import has_credentials, redacted
+from e5spark.tables.sinks.registry import SINKS
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
-OutputFormat = Literal["parquet", "delta"]
 Write = Literal["rows", "columns"]
 OnDuplicate = Literal["refuse", "first"]
 Trigger = Literal["batch", "available_now"]
@@ -64,7 +64,7 @@ class OutputConfig:
 
     path: str = ""
     table: str = ""
-    format: OutputFormat = "parquet"
+    format: str = "parquet"
     write: Write = "rows"
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +104,10 @@ def check(job: JobConfig) -> None:
     _check_credentials("input.path", job.input.path)
     _check_credentials("input.checkpoint_location", job.input.checkpoint_location)
     _check_credentials("output.path", job.output.path)
+    if job.output.format not in SINKS:
+        raise ConfigError(
+            f"output.format is {job.output.format!r}; it must be one of {', '.join(SINKS)}."
+        )
     _check_input(job.input)
     if bool(job.embed.role) == bool(job.embed.role_column):
         raise ConfigError(

@@ -29,10 +29,10 @@ from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.delta_columns import DeltaColumns
 from e5spark.tables.sinks.files import check_options, parquet_options
+from e5spark.tables.sinks.open import open_sink
 from e5spark.tables.sinks.parquet import ParquetSink
 from e5spark.tables.sinks.paths import check_apart, check_path, overlap
 from e5spark.tables.sinks.protocol import Sink
-from e5spark.tables.sinks.registry import open_sink
 from e5spark.tables.storage.open import open_storage
 
 

@@ -1,52 +1,27 @@
-"""The kinds of tables that vectors are written to: a new kind is a module and a line here."""
+"""The registry of sinks: the kinds of tables that vectors are written to, by ``output.format``.
 
-from collections.abc import Callable, Mapping, Sequence
+Importing it loads neither Spark nor a sink: whoever reads a job file needs the names alone. Columns
+in the input's own Delta table are not among them; see ``DeltaColumns``.
+"""
 
-from pyspark.sql import SparkSession
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from e5spark.errors import ConfigError
-from e5spark.tables.sinks.delta import DeltaSink
-from e5spark.tables.sinks.files import check_options, parquet_options
-from e5spark.tables.sinks.parquet import ParquetSink
-from e5spark.tables.sinks.paths import check_path
-from e5spark.tables.sinks.protocol import Sink
-
-# By output.format. Columns in the input's own Delta table are not among them: see DeltaColumns.
-SINKS: Mapping[str, Callable[..., Sink]] = {
-    "parquet": ParquetSink,
-    "delta": DeltaSink,
-}
+if TYPE_CHECKING:
+    from e5spark.tables.sinks.protocol import Sink
 
 
-def open_sink(
-    spark: SparkSession,
-    format: str,
-    *,
-    path: str = "",
-    table: str = "",
-    options: Mapping[str, str],
-    vectors: Sequence[str],
-) -> Sink:
-    """Returns the table that a run writes to, which need not exist yet.
+def _parquet() -> "Callable[..., Sink]":
+    from e5spark.tables.sinks.parquet import ParquetSink
 
-    Args:
-        spark: The session.
-        format: A key of ``SINKS``.
-        path: The directory, or
-        table: the name in a catalog.
-        options: Spark's writer options; they win over e5spark's.
-        vectors: The names of the columns of vectors.
+    return ParquetSink
 
-    Raises:
-        ConfigError: If the format, the path or an option cannot be used.
-        ConflictError: If something exists there that e5spark did not write.
-        InputError: If the session cannot reach it, or does not have the format.
-    """
-    if format not in SINKS:
-        raise ConfigError(
-            f"The output format {format!r} is unknown; use one of {', '.join(SINKS)}."
-        )
-    check_path(path)
-    check_options(options)
-    options = {**parquet_options(vectors), **options}
-    return SINKS[format](spark, path=path, table=table, options=options)
+
+def _delta() -> "Callable[..., Sink]":
+    from e5spark.tables.sinks.delta import DeltaSink
+
+    return DeltaSink
+
+
+# Each value imports a sink and returns its class.
+SINKS: "Mapping[str, Callable[[], Callable[..., Sink]]]" = {"parquet": _parquet, "delta": _delta}
