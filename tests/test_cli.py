@@ -136,7 +136,7 @@ def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
     outcome = run_job(**base)
     assert outcome.code == 3
     assert outcome.document["error"] == "InputError"
-    assert re.search(r"docs\.csv has a malformed record\. Mend it", outcome.document["message"])
+    assert re.search(r"docs\.csv has a malformed record\. Correct it", outcome.document["message"])
 
 
 def test_overrides_win_over_the_file(

@@ -116,7 +116,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
     with acquire(files) as held:
         ledger = Ledger(files, held)
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
-        commits.check_known()
+        commits.check_all_recorded()
         commits.recover(spark)
         files_before = target.count_files()
         record = target.stage_compaction(
@@ -193,14 +193,14 @@ def _target(spark: SparkSession, config: JobConfig) -> Sink:
 def _columns(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
     """The input table as the sink, and the job that reads the version of the run's beginning."""
     table = config.input
-    kept = (table.id, *sources.input_columns(config.embed))
-    target = DeltaColumns(spark, path=table.path, table=table.table, kept=kept)
+    inputs = (table.id, *sources.input_columns(config.embed))
+    target = DeltaColumns(spark, path=table.path, table=table.table, inputs=inputs)
     pinned = replace(
         table,
         path=target.location,
         table="",
         format="delta",
-        columns=kept,
+        columns=inputs,
         options={"versionAsOf": str(target.version)},
     )
     return target, replace(config, input=pinned)

@@ -54,7 +54,7 @@ def run_stream(
     stream_checkpoint.claim(storage, context.commits.ledger.storage)
     batches: list[Counts] = []
 
-    def take(part: DataFrame) -> None:
+    def process(part: DataFrame) -> None:
         used = sum(counts.chunks + 1 for counts in batches)
         commits = _numbered_after(context.commits, used)
         # Written, because it is read twice; and read by a session whose settings are the user's,
@@ -70,7 +70,10 @@ def run_stream(
 
     recovered = context.commits.recover(spark)
     stream.drain(
-        rows, name=table.table or table.path, checkpoint=table.checkpoint_location, take=take
+        rows,
+        name=table.table or table.path,
+        checkpoint=table.checkpoint_location,
+        process=process,
     )
     if not batches:
         return replace(finish_empty(spark, context, recovered=recovered), micro_batches=0)

@@ -1,4 +1,4 @@
-"""The manifest: what the vectors of a table are, and how another run's differ."""
+"""The manifest: what the vectors of a table are, and how another run's vectors differ."""
 
 import json
 from collections.abc import Mapping
@@ -116,7 +116,7 @@ def _columns(schema: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _bare_type(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
-    """A type without nullability and metadata, which files do not keep."""
+    """Returns a type without nullability and metadata, which files do not keep."""
     if isinstance(kind, dict):
         dropped = {"nullable", "containsNull", "valueContainsNull", "metadata"}
         return {key: _bare_type(part) for key, part in kind.items() if key not in dropped}

@@ -36,7 +36,7 @@ def check_path_free(spark: SparkSession, path: str) -> None:
 
     Raises:
         ConflictError: If there is a file, or anything in the directory.
-        InputError: If Spark cannot look.
+        InputError: If Spark cannot list the path.
     """
     with spark_errors(f"The output {path} cannot be checked", otherwise=InputError):
         try:
@@ -66,7 +66,7 @@ def check_apart(source: str, output: str) -> None:
     if overlap(source, output):
         raise InputError(
             f"The output {redacted(output)} and the input {redacted(source)} are the same "
-            "directory, or one lies inside the other; write somewhere else."
+            "directory, or one lies inside the other; give another output."
         )
 
 
