@@ -1,4 +1,4 @@
-"""The progress of a run: a line in the log for each chunk, or a bar on a terminal."""
+"""Shows the progress of a run: a line in the log for each chunk, or a bar on a terminal."""
 
 import logging
 import sys
