@@ -1,4 +1,4 @@
-"""Directives that write parts of the reference from the code, so that the two cannot differ."""
+"""Directives that generate parts of the reference from the code, so that they always agree."""
 
 import json
 import re
@@ -45,8 +45,8 @@ def job_file_comments() -> dict[str, str]:
 
 def model_attributes() -> dict[str, str]:
     """Returns what the docstring of ``ModelSpec`` says about each of its attributes."""
-    found = _ATTRIBUTE.findall(ModelSpec.__doc__ or "")
-    return {name: " ".join(text.split()) for name, text in found}
+    attributes = _ATTRIBUTE.findall(ModelSpec.__doc__ or "")
+    return {name: " ".join(text.split()) for name, text in attributes}
 
 
 def described(hint: Any) -> str:  # noqa: ANN401  # any annotation
@@ -73,16 +73,16 @@ def _default(field: Field[Any]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text with a full stop, and with a capital unless its first word is a value."""
+    """Returns the text with a full stop, and capitalised unless its first word is a value."""
     text = text.replace("``", "`").rstrip(".") + "."
     return text if re.match(r"\w+:", text) else text[:1].upper() + text[1:]
 
 
 class _Markdown(SphinxDirective):
-    """A directive whose content is Markdown that it writes itself."""
+    """A directive that generates Markdown."""
 
     def markdown(self) -> str:
-        """Returns what is put into the page."""
+        """Returns the Markdown that replaces the directive."""
         raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
@@ -101,13 +101,13 @@ class Section(_Markdown):
         section = self.arguments[0]
         kind = ModelSpec if section == "model" else getattr(config, f"{section.title()}Config")
         hints = get_type_hints(kind)
-        said = model_attributes() if section == "model" else {}
+        attributes = model_attributes() if section == "model" else {}
         comments = job_file_comments()
         entries = []
         for field in fields(kind):
             key = "name" if (section, field.name) == ("model", "model") else field.name
             name = f"{section}.{key}"
-            text = said.get(field.name) or comments.get(name) or comments[f"{section}.{key}"]
+            text = attributes.get(field.name) or comments[name]
             entries.append(
                 f"`{name}`\n"
                 f": {described(hints[field.name])}, {_default(field)}. {_sentence(text)}\n"
@@ -124,15 +124,15 @@ class Checkpoints(_Markdown):
             "| checkpoint | architecture | layers | dim | max tokens | pooling | languages |",
             "|---|---|---|---|---|---|---|",
         ]
-        for each in CHECKPOINTS.values():
+        for checkpoint in CHECKPOINTS.values():
             cells = (
-                each.name,
-                each.architecture,
-                each.shape.layers,
-                each.recipe.dim,
-                each.recipe.max_tokens,
-                each.recipe.pooling,
-                each.languages.removesuffix(" languages"),
+                checkpoint.name,
+                checkpoint.architecture,
+                checkpoint.shape.layers,
+                checkpoint.recipe.dim,
+                checkpoint.recipe.max_tokens,
+                checkpoint.recipe.pooling,
+                checkpoint.languages.removesuffix(" languages"),
             )
             rows.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(rows)
