@@ -68,9 +68,9 @@ def show(
     scores = vectors @ corpus.T  # (queries, passages)
     order = np.argsort(-scores, axis=1, kind="stable")
 
-    shown = [query for lang in languages or SHOWN for query in SHOWN[lang]]
+    ids = [query for lang in languages or SHOWN for query in SHOWN[lang]]
     for number, row in enumerate(rows):
-        if row["id"] in shown:
+        if row["id"] in ids:
             print(f'"{row["text"]}"')
             for rank in order[number, :3]:
                 print(f"  {scores[number, rank]:.3f}  {clipped(documents[rank]['text'])}")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 JOB_FILE = ROOT / "conf" / "embed.toml"
 _HEADER = re.compile(r"(?:# )?\[([\w.]+)\]\s*(?:# (.*))?")
 _KEY = re.compile(r"(?:# )?(\w+) = .*?\s{2,}# (.*)")
-_MORE = re.compile(r"\s{8,}# (.*)")
+_CONTINUATION = re.compile(r"\s{8,}# (.*)")
 _ATTRIBUTE = re.compile(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
 _WORDS = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: ""}
 
@@ -38,8 +38,8 @@ def job_file_comments() -> dict[str, str]:
         elif key := _KEY.fullmatch(line):
             name = f"{section}.{key[1]}"
             comments[name] = key[2]
-        elif (more := _MORE.fullmatch(line)) and name in comments:
-            comments[name] += f" {more[1]}"
+        elif (continuation := _CONTINUATION.fullmatch(line)) and name in comments:
+            comments[name] += f" {continuation[1]}"
     return comments
 
 

@@ -206,8 +206,8 @@ def check_ids(
 def _examples(source: DataFrame, id: str, duplicates: int) -> str:
     groups = source.groupBy(F.col(quoted(id)).alias(_ID)).agg(F.count(F.lit(1)).alias(_ROWS))
     rows = groups.filter(F.col(_ROWS) > 1).orderBy(_ID).limit(_EXAMPLES).collect()
-    named = ", ".join(f"{_shortened(row[_ID])} ({row[_ROWS]} rows)" for row in rows)
-    return f"{named}, ..." if duplicates > _EXAMPLES else named
+    ids = ", ".join(f"{_shortened(row[_ID])} ({row[_ROWS]} rows)" for row in rows)
+    return f"{ids}, ..." if duplicates > _EXAMPLES else ids
 
 
 def _shortened(value: object) -> str:

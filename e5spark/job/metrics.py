@@ -19,7 +19,7 @@ _NO_LIMIT = 1 << 30
 def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
     """Returns the columns that count rows and texts while rows are written, in the same pass.
 
-    A text that is split is counted once, at its first window; its tokens are those of all windows.
+    A text that is split counts once, at its first window; its tokens are counted in all windows.
 
     Args:
         plan: For the way long texts are embedded.

@@ -116,11 +116,11 @@ def source_of(df: DataFrame, config: JobConfig) -> Source:
 
 
 def _check_hash_id(df: DataFrame) -> None:
-    taken = next((column for column in df.columns if column.lower() == HASH_ID), None)
-    if taken is not None:
+    column = next((name for name in df.columns if name.lower() == HASH_ID), None)
+    if column is not None:
         raise ColumnError(
-            f"The table has a column {taken!r}, and input.hash_id adds a column {HASH_ID!r}. If "
-            f"{taken!r} identifies the rows, set input.id = {taken!r} in place of input.hash_id; "
+            f"The table has a column {column!r}, and input.hash_id adds a column {HASH_ID!r}. If "
+            f"{column!r} identifies the rows, set input.id = {column!r} in place of input.hash_id; "
             "otherwise rename it, or list the columns to keep, without it, in input.columns."
         )
 
@@ -235,12 +235,14 @@ def input_columns(config: EmbedConfig) -> list[str]:
     return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
 
 
-def _select(df: DataFrame, config: JobConfig, *others: str) -> DataFrame:
+def _select(df: DataFrame, config: JobConfig, *feed_columns: str) -> DataFrame:
     names = [*config.input.columns, *filter(None, [config.input.id]), *input_columns(config.embed)]
     if config.input.format == "csv" and config.input.path:
         _check_header(df, names, config.input)
     if config.input.columns:
-        names = list(dict.fromkeys(resolve_column(df, name).name for name in (*names, *others)))
+        names = list(
+            dict.fromkeys(resolve_column(df, name).name for name in (*names, *feed_columns))
+        )
         df = df.select(*(F.col(quoted(name)) for name in names))
     _check_reserved(df)
     return df

@@ -68,7 +68,7 @@ def spark_errors(
         failure: How the message begins, such as ``The input x cannot be read``.
         otherwise: The class for errors that the table above does not name; without it they pass
             unchanged.
-        output: The directory of the output, to tell its files from those of the input.
+        output: The directory of the output, to tell its files from the input's.
     """
     try:
         yield
@@ -91,9 +91,9 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
         failure: How the message begins; see ``spark_errors``.
         output: The directory of the output.
     """
-    own = from_text(str(error))
-    if own is not None:
-        return own
+    worker_error = from_text(str(error))
+    if worker_error is not None:
+        return worker_error
     name = condition(error)
     if _FULL.search(str(error)):
         return disk_full(failure)
@@ -123,9 +123,9 @@ def reason(error: Exception) -> str:
     java: Any = getattr(error, "java_exception", None)
     text = str(java.getMessage() if java is not None else error).strip() or type(error).__name__
     # An error that stops a task is wrapped in others, which say only that a task was stopped.
-    named = _CONDITION.search(text) or _CONDITION.search(str(error))
-    sentence = (named[0] if named else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
-    if named and named[1].startswith("MALFORMED_"):
+    match = _CONDITION.search(text) or _CONDITION.search(str(error))
+    sentence = (match[0] if match else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
+    if match and match[1].startswith("MALFORMED_"):
         # What follows is the record itself, and texts are not logged.
         sentence = sentence.partition(":")[0]
     return redacted(sentence if sentence.endswith(".") else f"{sentence}.")
@@ -138,8 +138,8 @@ def condition(error: BaseException) -> str:
         name = getattr(error, "getCondition", error.getErrorClass)()
         if name:
             return str(name)
-    named = _CONDITION.search(str(error))
-    return named[1] if named else ""
+    match = _CONDITION.search(str(error))
+    return match[1] if match else ""
 
 
 def java_class(error: Exception) -> str:

@@ -35,7 +35,7 @@ class HeldLock(Protocol):
 
     @property
     def epoch(self) -> int:
-        """The number of this run, higher than that of any earlier run."""
+        """The number of this run; earlier runs have lower numbers."""
 
     def check(self) -> None:
         """Raises ``ConflictError`` once another run has taken the lock over."""
@@ -143,7 +143,7 @@ class Ledger:
         return bool(self.storage.list(DONE))
 
     def foreign(self, names: Iterable[str]) -> set[str]:
-        """Returns those of the names that belong to no record of this ledger.
+        """Returns the names, among these, that belong to no record of this ledger.
 
         A name that is older than every record in ``done`` may have belonged to one that was
         removed since, and is not returned.
@@ -165,7 +165,7 @@ class Ledger:
         failpoint(before)
         self._lock.check()
         self.storage.put(f"{COMMITS}/{record.name}.json", dumped(asdict(record)))
-        # A run that was overtaken since the first check must not go on to publish.
+        # A run that was overtaken since the first check must not publish.
         self._lock.check()
         failpoint(after)
 

@@ -12,10 +12,10 @@ def not_ours(what: str) -> ConflictError:
     )
 
 
-def other_vectors(what: str, stored: str, wanted: str) -> ConflictError:
+def other_vectors(what: str, stored: str, current: str) -> ConflictError:
     """Returns the error for a table with another fingerprint and without a commit."""
     return ConflictError(
         f"{redacted(what)} was created for other vectors (fingerprint {stored[:12]}, this run's is "
-        f"{wanted[:12]}), and has no record of a commit. Run with the output's model and options; "
+        f"{current[:12]}), and has no record of a commit. Run with the output's model and options; "
         "or, if it has no rows, remove it and run again; or give a new output."
     )

@@ -90,9 +90,9 @@ class DeltaSink:
         stored = (
             "unknown" if detail is None else detail.properties.get(catalog.FINGERPRINT, "unknown")
         )
-        wanted = provenance[catalog.FINGERPRINT]
-        if stored != wanted and not self._has_commits():
-            raise other_vectors(f"The output {self.name}", stored, wanted)
+        current = provenance[catalog.FINGERPRINT]
+        if stored != current and not self._has_commits():
+            raise other_vectors(f"The output {self.name}", stored, current)
 
     def check_files(self, ledger: Ledger) -> None:
         """Does nothing: readers see only files in Delta's log."""

@@ -65,7 +65,7 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
         TransientError: If other writers won every attempt.
         InputError: If the table cannot take the rows.
     """
-    own = {
+    commit_options = {
         "txnAppId": commit.app,
         "txnVersion": _VERSION,
         "userMetadata": commit.metadata,
@@ -75,7 +75,7 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
 
     def write() -> bool:
         before = table.version()
-        df.writeTo(table.name).options(**{**options, **own}).append()
+        df.writeTo(table.name).options(**{**options, **commit_options}).append()
         return table.has_commit(commit.metadata, after=before)
 
     return _committed(write, table, commit)

@@ -64,11 +64,11 @@ class ParquetSink:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
         if self._table and not has_commits(open_storage(self._spark, self.location)):
-            shown = f"SHOW TBLPROPERTIES {self._table} ('{catalog.FINGERPRINT}')"
-            (row,) = self._spark.sql(shown).collect()
-            if row["value"] != provenance[catalog.FINGERPRINT]:
-                what, wanted = f"The output table {self._table}", provenance[catalog.FINGERPRINT]
-                raise other_vectors(what, row["value"], wanted)
+            sql = f"SHOW TBLPROPERTIES {self._table} ('{catalog.FINGERPRINT}')"
+            (row,) = self._spark.sql(sql).collect()
+            current = provenance[catalog.FINGERPRINT]
+            if row["value"] != current:
+                raise other_vectors(f"The output table {self._table}", row["value"], current)
 
     def check_files(self, ledger: Ledger) -> None:
         """Checks the names of all files against the ledger: readers see every file; see ``Sink``.

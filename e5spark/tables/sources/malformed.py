@@ -25,8 +25,8 @@ def is_fatal(options: Mapping[str, str]) -> bool:
 
 def recording(options: Mapping[str, str]) -> dict[str, str]:
     """Returns the options with which a reader puts malformed records into a column."""
-    others = {key: value for key, value in options.items() if key.lower() != "mode"}
-    return {**others, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
+    without_mode = {key: value for key, value in options.items() if key.lower() != "mode"}
+    return {**without_mode, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
 
 
 def recording_schema(schema: StructType, path: str) -> StructType:

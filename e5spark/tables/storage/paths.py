@@ -33,7 +33,7 @@ def hidden(name: str) -> str:
 def visible(names: Iterable[str]) -> list[str]:
     """Returns the names that are not hidden, sorted.
 
-    The names of temporary files begin with a dot, and so do those of Hadoop's local checksums.
+    Temporary files and Hadoop's local checksums have names that begin with a dot.
     """
     return sorted(name for name in names if not name.startswith("."))
 
