@@ -156,7 +156,7 @@ def _compact(options: argparse.Namespace) -> dict[str, Any]:
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
     if options.to.exists():
         raise ConflictError(
-            f"{options.to} exists already and was not overwritten; give a new file."
+            f"{options.to} already exists and was not overwritten; give a new file."
         )
     config = job_file.load(options.config, options.set)
     with session(config) as spark:

@@ -152,10 +152,10 @@ def test_only_records_older_than_the_kept_ones_are_uncertain(
     ledger = Ledger(files, FakeLock(9))
     ledger.storage.put("_e5spark/done/00003-00001.json", b"")
     names = [f"{epoch:05d}-00001" for epoch in range(2, 8)]
-    assert ledger.foreign(names) == set(names) - {"00003-00001"}
+    assert ledger.unrecorded(names) == set(names) - {"00003-00001"}
     ledger.storage.put("_e5spark/done/00005-00001.json", b"")
     ledger.storage.put("_e5spark/commits/00006-00001.json", b"")
-    assert ledger.foreign(names) == {"00004-00001", "00007-00001"}
+    assert ledger.unrecorded(names) == {"00004-00001", "00007-00001"}
 
 
 def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) -> None:

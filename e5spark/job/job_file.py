@@ -73,7 +73,7 @@ def write_example(directory: Path) -> Path:
         if not directory.is_dir():
             raise ConfigError(f"{directory} is not a directory; give a directory.") from error
         raise ConflictError(
-            f"{path} exists already and was not overwritten; give another directory."
+            f"{path} already exists and was not overwritten; give another directory."
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error

@@ -138,7 +138,7 @@ def _plan_work(spark: SparkSession, context: SyncContext, recovered: int) -> Wor
             return WorkPlan(work=work, rows_in=0, rows=0)
         if commits.ledger.has_finished:
             raise ConflictError(
-                f"The output {commits.target.name} exists already and is complete; without an id "
+                f"The output {commits.target.name} already exists and is complete; without an id "
                 "nobody can tell which rows are new. Set input.id (or input.hash_id = true) and "
                 "give a new output, which later runs can update; or only give a new output."
             )

@@ -6,7 +6,7 @@ cause                                                    raised
 an e5spark error in the text of a worker's traceback     that error
 a full disk                                              TransientError
 a file that cannot be read, a malformed record           InputError; ConflictError in the output
-a path or a table that exists already                    ConflictError
+a path or a table that already exists                    ConflictError
 a refusal: no rights, a read-only place, an unknown      InputError
 codec, format, column or option
 a JVM that does not answer                               TransientError

@@ -24,7 +24,7 @@ COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
 STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"
 
 
-def is_begun(storage: Storage) -> bool:
+def has_begun(storage: Storage) -> bool:
     """Returns whether a run of e5spark has ever begun here, finished or not."""
     return bool(storage.list(STATE_DIRECTORY))
 

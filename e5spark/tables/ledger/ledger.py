@@ -142,7 +142,7 @@ class Ledger:
         """Whether any commit has ever become visible."""
         return bool(self.storage.list(DONE))
 
-    def foreign(self, names: Iterable[str]) -> set[str]:
+    def unrecorded(self, names: Iterable[str]) -> set[str]:
         """Returns the names, among these, that belong to no record of this ledger.
 
         A name that is older than every record in ``done`` may have belonged to one that was

@@ -20,7 +20,7 @@ def location(spark: SparkSession, name: str) -> str:
     return next((str(row["data_type"]) for row in rows if row["col_name"] == "Location"), "")
 
 
-def is_ours(spark: SparkSession, name: str) -> bool:
+def is_from_e5spark(spark: SparkSession, name: str) -> bool:
     """Returns whether e5spark created a catalog table that exists."""
     rows = spark.sql(f"SHOW TBLPROPERTIES {name}").collect()
     return any(row["key"] == FINGERPRINT for row in rows)

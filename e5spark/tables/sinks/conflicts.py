@@ -4,10 +4,10 @@ from e5spark.errors import ConflictError
 from e5spark.names import redacted
 
 
-def not_ours(what: str) -> ConflictError:
+def not_from_e5spark(what: str) -> ConflictError:
     """Returns the error for a path or a table that exists and that e5spark did not write."""
     return ConflictError(
-        f"{redacted(what)} exists already and was not written by e5spark, which overwrites "
+        f"{redacted(what)} already exists and was not written by e5spark, which overwrites "
         "nothing. Give a new output, or remove this one first if it can be deleted."
     )
 

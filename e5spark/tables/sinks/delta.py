@@ -18,11 +18,11 @@ from pyspark.sql.types import (
 from e5spark.errors import ConflictError
 from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
-from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_commits, is_begun
+from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_begun, has_commits
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks.conflicts import not_ours, other_vectors
+from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.sinks.paths import check_path_free
@@ -169,16 +169,16 @@ class DeltaSink:
                 check_path_free(self._spark, self._path)
             return
         if detail.format != "delta" or catalog.FINGERPRINT not in detail.properties:
-            raise not_ours(f"The output {self.name}")
+            raise not_from_e5spark(f"The output {self.name}")
         self.location = self._path or detail.location
-        if not self._is_begun() and self._table.version() > 0:
+        if not self._has_begun() and self._table.version() > 0:
             raise ConflictError(
                 f"The output {redacted(self.name)} has lost its directory {STATE_DIRECTORY}, which "
                 "says what its rows are. Restore it from a backup, or give a new output."
             )
 
-    def _is_begun(self) -> bool:
-        return is_begun(open_storage(self._spark, self.location))
+    def _has_begun(self) -> bool:
+        return has_begun(open_storage(self._spark, self.location))
 
     def _has_commits(self) -> bool:
         return has_commits(open_storage(self._spark, self.location))

@@ -13,11 +13,11 @@ from pyspark.sql.types import StructType
 from e5spark.errors import ConflictError, E5SparkError, InputError, OptionError
 from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
-from e5spark.tables.ledger.layout import has_commits, is_begun
+from e5spark.tables.ledger.layout import has_begun, has_commits
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks.conflicts import not_ours, other_vectors
+from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.paths import check_path_free
 from e5spark.tables.sinks.staging import stage
 from e5spark.tables.spark_errors import spark_errors
@@ -53,9 +53,9 @@ class ParquetSink:
         self.options = options
         self.name = table or path
         self.location = path or catalog.location(spark, table)
-        if table and self.location and not catalog.is_ours(spark, table):
-            raise not_ours(f"The output table {table}")
-        if path and not _is_begun(spark, path):
+        if table and self.location and not catalog.is_from_e5spark(spark, table):
+            raise not_from_e5spark(f"The output table {table}")
+        if path and not _has_begun(spark, path):
             check_path_free(spark, path)
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
@@ -78,8 +78,8 @@ class ParquetSink:
         """
         files = _visible_files(ledger.storage.list(""))
         records = {name: match[1] for name in files if (match := _PUBLISHED.fullmatch(name))}
-        foreign = ledger.foreign(records.values())
-        stray = [name for name in files if name not in records or records[name] in foreign]
+        unrecorded = ledger.unrecorded(records.values())
+        stray = [name for name in files if name not in records or records[name] in unrecorded]
         if stray and not (self._table and self._are_empty(stray)):
             raise ConflictError(
                 f"The output {redacted(self.name)} has files that no commit has put there: "
@@ -205,9 +205,9 @@ class ParquetSink:
         return self._spark.read.schema(schema).parquet(*paths)
 
 
-def _is_begun(spark: SparkSession, path: str) -> bool:
+def _has_begun(spark: SparkSession, path: str) -> bool:
     try:
-        return is_begun(open_storage(spark, path))
+        return has_begun(open_storage(spark, path))
     except InputError:  # a file, or a path that no file system knows
         return False
 

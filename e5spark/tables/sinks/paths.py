@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from e5spark.errors import ConfigError, InputError
 from e5spark.names import redacted
-from e5spark.tables.sinks.conflicts import not_ours
+from e5spark.tables.sinks.conflicts import not_from_e5spark
 from e5spark.tables.spark_errors import condition, spark_errors
 from e5spark.tables.storage.open import open_storage
 
@@ -52,7 +52,7 @@ def check_path_free(spark: SparkSession, path: str) -> None:
     except InputError:  # a file
         is_empty = False
     if not is_empty:
-        raise not_ours(f"The output {path}")
+        raise not_from_e5spark(f"The output {path}")
 
 
 def check_apart(source: str, output: str) -> None:

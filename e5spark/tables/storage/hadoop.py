@@ -8,7 +8,7 @@ from py4j.protocol import Py4JJavaError
 
 from e5spark.errors import TransientError
 from e5spark.tables.spark_errors import FILE_EXISTS, java_class, spark_errors
-from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
+from e5spark.tables.storage.paths import hidden, relative, vanished, visible, without_slash
 
 # A file appears, complete, when its write ends. A rename would copy it, and leave a gap.
 _OBJECT_STORES = {"s3", "s3a", "gs"}
@@ -24,7 +24,7 @@ class HadoopStorage:
     """A directory of any file system that the session's Hadoop knows."""
 
     def __init__(self, gateway: Any, conf: Any, root: str) -> None:  # noqa: ANN401
-        self.root = bare(root)
+        self.root = without_slash(root)
         self._gateway = gateway
         self._hadoop = gateway.jvm.org.apache.hadoop.fs
         path = self._hadoop.Path(self.root)

@@ -10,7 +10,7 @@ from pathlib import Path
 from e5spark.errors import InputError, TransientError
 from e5spark.names import redacted
 from e5spark.tables.spark_errors import disk_full
-from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
+from e5spark.tables.storage.paths import hidden, relative, vanished, visible, without_slash
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # Not transient: starting the same command again does not help.
@@ -29,7 +29,7 @@ class LocalStorage:
     """A directory that this process reaches through its operating system."""
 
     def __init__(self, root: str, directory: Path) -> None:
-        self.root = bare(root)
+        self.root = without_slash(root)
         self._directory = directory
 
     def read(self, name: str) -> bytes | None:

@@ -11,7 +11,7 @@ from e5spark.names import redacted
 from e5spark.tables.spark_errors import condition, spark_errors
 from e5spark.tables.storage.hadoop import HadoopStorage
 from e5spark.tables.storage.local import LocalStorage, os_errors
-from e5spark.tables.storage.paths import bare, hidden
+from e5spark.tables.storage.paths import hidden, without_slash
 from e5spark.tables.storage.protocol import Storage
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -44,9 +44,9 @@ def _open_over_connect(spark: SparkSession, path: str) -> LocalStorage:
     prefix = match[0] if (match := _FILE.match(path)) else ""
     if not prefix and _SCHEME.match(path):
         raise InputError(
-            f"{redacted(bare(path))} cannot be reached over Spark Connect, where e5spark can use "
-            "only this machine's file system. Start the job with spark-submit, in a classic "
-            "session."
+            f"{redacted(without_slash(path))} cannot be reached over Spark Connect, where e5spark "
+            "can use only this machine's file system. Start the job with spark-submit, in a "
+            "classic session."
         )
     directory = Path(path[len(prefix) :])
     existing = next(parent for parent in (directory, *directory.parents) if parent.is_dir())

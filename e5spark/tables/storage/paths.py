@@ -7,7 +7,7 @@ from e5spark.errors import OptionError, TransientError
 from e5spark.names import redacted
 
 
-def bare(root: str) -> str:
+def without_slash(root: str) -> str:
     """Returns a root without trailing slashes."""
     return root.rstrip("/") or "/"
 
