@@ -68,7 +68,7 @@ class GateError(E5SparkError):
 
 
 class ConflictError(E5SparkError):
-    """The output exists already, or holds vectors that must not be mixed with this run's."""
+    """The output already exists, or holds vectors that must not be mixed with this run's."""
 
     exit_code = 5
 

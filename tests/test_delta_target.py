@@ -333,7 +333,7 @@ def test_a_table_that_is_not_ours_is_refused_and_left_alone(
     ):
         ended = driver.job(job(output=output))
         assert (ended.code, trace.rows()) == (5, 0)
-        assert "exists already and is not e5spark's" in ended.document["message"]
+        assert "already exists and was not written by e5spark" in ended.document["message"]
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "job.toml"}) == sorted(
         set(before) - {tmp_path / "job.toml"}
     )

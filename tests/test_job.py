@@ -116,7 +116,7 @@ def test_a_catalog_table_becomes_a_catalog_table(
         before = spark.table("docs_out").collect()
         again = run_job(**base)
         assert again.code == 5
-        assert "The output docs_out exists already" in again.document["message"]
+        assert "The output docs_out already exists" in again.document["message"]
         assert spark.table("docs_out").collect() == before
     finally:
         spark.sql("DROP TABLE IF EXISTS docs_in")

@@ -89,7 +89,7 @@ def prepare_int8(
 
 def _source(spec: ModelSpec, to: Path) -> Files:
     if to.exists():
-        raise ConflictError(f"{to} exists already; name a new directory.")
+        raise ConflictError(f"{to} already exists; name a new directory.")
     return resolve_files(spec)
 
 
