@@ -160,7 +160,11 @@ def test_a_column_that_breaks_the_contract_is_refused_before_any_job(
     ("model_name", "kind", "message"),
     [
         ("intfloat/multilingual-e5-smal", ModelError, "mean 'intfloat/multilingual-e5-small'?"),
-        ("models/e5", ModelError, "a directory: an absolute path, './relative' or 'archive:name'"),
+        (
+            "models/e5",
+            ModelError,
+            "name its directory: an absolute path, './relative' or 'archive:name'",
+        ),
         ("/nowhere/e5", ModelError, "There is no model directory '/nowhere/e5'; every machine"),
         ("archive:nothing", ModelError, "There is no archive 'nothing' on this machine"),
         ("", OptionError, "The model is empty"),
