@@ -23,7 +23,7 @@ autoapi_generate_api_docs = False
 autoapi_add_toctree_entry = False
 autoapi_keep_files = False
 autoapi_ignore = ["*/tables/*", "*/job/*", "*/benchmark/*", "*/cli.py", "*/__main__.py"]
-# The modules left out above, and names that a statement makes two of.
+# Imports of the modules ignored above, and of names that an assignment defines together.
 suppress_warnings = ["autoapi.python_import_resolution"]
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Encoder", "__version__", "embed", "embedding_udf", "errors"]
 
-if not TYPE_CHECKING:  # so that type checkers know no other name
+if not TYPE_CHECKING:  # else type checkers would accept any name
     _MODULES = {
         "Encoder": "e5spark.encoder",
         "embed": "e5spark.spark",

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except E5SparkError as error:
         document = _failed(lost_jvm(error) or error)
     except Exception as error:  # the last line must be JSON whatever happens
-        document = _failed(_as_ours(error))
+        document = _failed(_as_e5spark_error(error))
     sys.stdout.flush()
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     sys.stdout.flush()
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="write a commented job file, embed.toml")
     init.add_argument(
-        "directory", type=Path, nargs="?", default=Path(), help="where to (this directory)"
+        "directory", type=Path, nargs="?", default=Path(), help="where to write it (this directory)"
     )
     init.set_defaults(command=_init)
 
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--overflow-safe",
         action=argparse.BooleanOptionalAction,
-        help="keep int8 right on CPUs without VNNI, too (the default if this CPU has none)",
+        help="make int8 correct on CPUs without VNNI, too (the default if this CPU has none)",
     )
     prepare.set_defaults(command=_prepare)
 
@@ -136,7 +136,7 @@ def _embed(options: argparse.Namespace) -> dict[str, Any]:
         log.info("%s", sentence)
     try:
         check_errors(report, config.run.max_error_rate)
-    except GateError as error:  # the document says what was written all the same
+    except GateError as error:  # the document still says what was written
         return {**report.as_dict(), **_failed(error)}
     return report.as_dict()
 
@@ -155,7 +155,9 @@ def _compact(options: argparse.Namespace) -> dict[str, Any]:
 
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
     if options.to.exists():
-        raise ConflictError(f"{options.to} exists already and is kept; give a new file.")
+        raise ConflictError(
+            f"{options.to} already exists and was not overwritten; give a new file."
+        )
     config = job_file.load(options.config, options.set)
     with session(config) as spark:
         calibration = job.calibrate(spark, config, sample=options.sample)
@@ -188,7 +190,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _benchmark(options: argparse.Namespace) -> dict[str, Any]:
-    settings = benchmark.settings_of(options)
+    settings = benchmark.parse_settings(options)
     if options.plot is not None:
         benchmark.check_plot(options.plot)
     document = benchmark.run(settings)
@@ -200,7 +202,7 @@ def _benchmark(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Redacted(logging.Formatter):
-    """Credentials of paths are not logged, whoever puts them into a message."""
+    """Removes credentials in paths from every message, whichever module logs it."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
@@ -217,14 +219,14 @@ def _failed(error: E5SparkError) -> dict[str, Any]:
     }
 
 
-def _as_ours(error: Exception) -> E5SparkError:
+def _as_e5spark_error(error: Exception) -> E5SparkError:
     expected = lost_jvm(error) or translated(error, "The run stopped")
     if expected is not None:
         return expected
-    # Of Spark's errors only the first sentence is logged: what follows may quote rows.
-    where = "".join(traceback.format_tb(error.__traceback__))
+    # Only the first sentence of Spark's errors is logged: what follows may quote rows.
+    trace = "".join(traceback.format_tb(error.__traceback__))
     sentence = _first_line(error)
-    log.error("Unexpected error:\n%s%s", where, sentence)
+    log.error("Unexpected error:\n%s%s", trace, sentence)
     return E5SparkError(sentence)
 
 

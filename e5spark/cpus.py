@@ -7,7 +7,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cpus() -> int:
-    """Returns the number of CPUs that it may run on, limited by the CPU quota of a container."""
+    """Returns the number of CPUs that this process may use, within its container's CPU quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:

@@ -1,4 +1,4 @@
-"""Every error e5spark raises on purpose.
+"""Every error that e5spark raises on purpose.
 
     E5SparkError                    exit code 1
     ├── OptionError                 2   an option has a wrong value
@@ -14,8 +14,8 @@
 Each class takes one message: extra constructor arguments would not survive pickling between a
 worker and the driver. Executor errors reach the driver as text only, inside PySpark's
 ``PythonException``; ``from_text`` turns that text into e5spark's error again. A traceback does not
-mark the end of a message, so a message is one line: line breaks, such as those of a quoted error,
-become spaces.
+mark the end of a message, so a message is one line: line breaks, as in a quoted error, become
+spaces.
 """
 
 import re
@@ -32,7 +32,7 @@ class E5SparkError(Exception):
 
 
 class OptionError(E5SparkError, ValueError):
-    """An option has a wrong value: of the wrong type, out of range, or against another option."""
+    """An option has a wrong value: of the wrong type, out of range, or in conflict with another."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class ConfigError(OptionError):
 
 
 class ModelError(E5SparkError, ValueError):
-    """A checkpoint is unknown, absent, damaged, or not the one that the run was planned with."""
+    """A checkpoint is unknown, absent, damaged, or not what the run was planned with."""
 
     exit_code = 2
 
@@ -68,13 +68,13 @@ class GateError(E5SparkError):
 
 
 class ConflictError(E5SparkError):
-    """The output exists already, or holds vectors that must not be mixed with this run's."""
+    """The output already exists, or holds vectors that must not be mixed with this run's."""
 
     exit_code = 5
 
 
 class TransientError(E5SparkError):
-    """An outside system failed for the moment; the same command may succeed later."""
+    """An external system failed temporarily; the same command may succeed later."""
 
     exit_code = 75
 
@@ -99,12 +99,12 @@ _INSTALL = {
 
 
 def missing_package(text: str) -> OptionError | None:
-    """Returns an error that names the package which the Python of an executor lacks, or None.
+    """Returns an error that names the package missing from an executor's Python, or None.
 
-    Only packages that e5spark needs are recognised; another one is the user's own.
+    Only packages that e5spark needs are recognised; any other is the user's own.
 
     Args:
-        text: A traceback of a Python worker.
+        text: The traceback of a Python worker.
     """
     matches = list(_MISSING.finditer(text))
     for match in reversed(matches):
@@ -120,21 +120,21 @@ def missing_package(text: str) -> OptionError | None:
         remedy = f"Run pip install {'--upgrade ' + name if version else _INSTALL[name]} in the "
         return OptionError(
             f"{problem} {remedy}Python that Spark's workers run, or set spark.pyspark.python to "
-            f"one that has it.{_instead(name)}"
+            f"one that has it.{_alternative(name)}"
         )
     return None
 
 
-def _instead(name: str) -> str:
+def _alternative(name: str) -> str:
     if name in ("torch", "transformers", "safetensors"):
-        return " A model that e5spark prepare made needs openvino only."
+        return " A model made with e5spark prepare needs only openvino."
     return ""
 
 
 def from_text(text: str) -> E5SparkError | None:
     """Returns the last e5spark error printed in a traceback, or None.
 
-    A package that a worker lacks is an error too; see ``missing_package``.
+    A package missing on a worker counts as an error too; see ``missing_package``.
 
     Args:
         text: The Python traceback in PySpark's ``PythonException``.

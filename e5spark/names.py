@@ -1,11 +1,11 @@
-"""Names of columns and places: as SQL takes them, and as messages may show them."""
+"""Column names and paths: quoted for SQL, and made safe to show in messages."""
 
 import re
 from collections.abc import Sequence
 
-# No column of the user's may begin with it, in any case: e5spark adds columns of such names.
+# The user's column names must not begin with this, in any case: e5spark adds columns that do.
 RESERVED = "__e5spark"
-_MOST_NAMES, _LONGEST_NAME = 10, 40
+_MAX_NAMES, _MAX_LENGTH = 10, 40
 # s3a://KEY:SECRET@bucket, but neither hdfs://host:9000/a@b nor abfss://container@account.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:(?!\d{1,5}/)[^@\s]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[\w-]+=[^\s'\",;)]*")
@@ -19,14 +19,15 @@ def quoted(name: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """Returns column names for a message: at most 10, quoted, at most 40 characters each.
 
-    A CSV file without a header makes names of its first row, and texts are never logged.
+    Spark turns the first row of a CSV file without a header into column names, and texts are never
+    logged.
     """
-    shown = [
-        repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
-        for name in names[:_MOST_NAMES]
+    parts = [
+        repr(name if len(name) <= _MAX_LENGTH else f"{name[: _MAX_LENGTH - 1]}…")
+        for name in names[:_MAX_NAMES]
     ]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    more = len(names) - len(parts)
+    return ", ".join(parts) + (f" and {more} more" if more else "")
 
 
 def has_credentials(path: str) -> bool:

@@ -17,7 +17,7 @@ from e5spark.spark import embed
 CORPUS = Path("jobs/demo_corpus")
 OUTPUT = "build/demo/passages"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-# Queries that share hardly a word with their answers.
+# Queries that share hardly any words with their answers.
 SHOWN = {
     "en": ["q-en-019", "q-en-036", "q-en-051", "q-en-016", "q-en-114"],
     "de": ["q-de-001"],
@@ -27,7 +27,7 @@ SHOWN = {
 
 
 def main() -> int:
-    """Returns the exit code of the job, or 0."""
+    """Runs the demo and returns the exit code of its job."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=MINILM, help="a name on the hub, or a directory")
     name, options = resolve(parser.parse_args().model)
@@ -68,9 +68,9 @@ def show(
     scores = vectors @ corpus.T  # (queries, passages)
     order = np.argsort(-scores, axis=1, kind="stable")
 
-    shown = [query for lang in languages or SHOWN for query in SHOWN[lang]]
+    ids = [query for lang in languages or SHOWN for query in SHOWN[lang]]
     for number, row in enumerate(rows):
-        if row["id"] in shown:
+        if row["id"] in ids:
             print(f'"{row["text"]}"')
             for rank in order[number, :3]:
                 print(f"  {scores[number, rank]:.3f}  {clipped(documents[rank]['text'])}")
@@ -101,8 +101,8 @@ def report(
         f"Of {len(queries)} queries over {len(documents)} passages, {hits[:, 0].mean():.0%} found "
         f"a relevant passage first, {hits.any(axis=1).mean():.0%} among the first five."
     )
-    print("(Only the order of scores has a meaning: E5's cosines lie between about 0.7 and 1.)")
-    print(f"The vectors are in {OUTPUT}; conf/embed.toml is a job file for a table of yours.\n")
+    print("(Only the order of scores means anything: E5's cosines lie between about 0.7 and 1.)")
+    print(f"The vectors are in {OUTPUT}; conf/embed.toml is a job file for your own table.\n")
 
 
 def clipped(text: str) -> str:

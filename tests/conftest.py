@@ -21,7 +21,7 @@ import transformers
 from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.cli import main
-from e5spark.encoder import Encoder, Loaded, load
+from e5spark.encoder import Encoder, LoadedModel, load
 from e5spark.model.checkpoint import locate
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
@@ -179,7 +179,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def encoders(models: dict[str, str]) -> Callable[..., Encoder]:
     """Makes encoders that share a loaded checkpoint and differ in how it is run."""
-    loaded: dict[tuple[str, str], Loaded] = {}
+    loaded: dict[tuple[str, str], LoadedModel] = {}
 
     def make(shape: str = "bert_wordpiece", *, engine: str = "torch", **options: Any) -> Encoder:
         spec = model_spec(models[shape], options)
@@ -211,18 +211,23 @@ def new_model(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def poison() -> str:
-    """A word whose token id is beyond the embeddings of `poisoned_model`."""
+    """A word that `poisoned_model` cannot encode."""
     return "zzpoison"
 
 
 @pytest.fixture(scope="session")
 def poisoned_model(tmp_path_factory: pytest.TempPathFactory, model: str, poison: str) -> str:
-    """`model` with a tokenizer that knows one word more."""
+    """`model` with one word more, whose embedding is no number."""
     directory = tmp_path_factory.mktemp("poisoned")
     shutil.copytree(model, directory, dirs_exist_ok=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     tokenizer.add_tokens([poison])
     tokenizer.save_pretrained(directory)
+    loaded = transformers.AutoModel.from_pretrained(model)
+    loaded.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        loaded.get_input_embeddings().weight[-1] = torch.nan
+    loaded.save_pretrained(directory)
     return str(directory)
 
 

@@ -65,7 +65,7 @@ class StorageContract:
         assert files.read("staging/part-0") is None
 
     def test_rename_of_nothing_to_nothing_fails(self, files: Storage) -> None:
-        with pytest.raises(TransientError, match="neither is there"):
+        with pytest.raises(TransientError, match="neither exists"):
             files.rename("staging/part-0", "part-0")
 
     def test_delete_takes_a_directory_with_all_in_it(self, files: Storage) -> None:

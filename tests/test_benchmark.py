@@ -19,8 +19,10 @@ from transformers import AutoConfig, AutoTokenizer
 from e5spark.benchmark import corpus, machine, synthetic
 from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
-from e5spark.benchmark.rounds import Failure, run_rounds
+from e5spark.benchmark.rounds import Child, Failure, run_rounds
+from e5spark.benchmark.run import _best as best
 from e5spark.benchmark.shapes import SHAPES, flops
+from e5spark.benchmark.task import Task
 from e5spark.cli import main
 from e5spark.model.engines import ENGINES
 from tests.cluster import REPOSITORY
@@ -256,6 +258,50 @@ def test_each_round_begins_with_another_contender_and_goes_on_without_a_broken_o
     assert failed == {"b": "no such thing"}
 
 
+def test_a_process_that_dies_between_rounds_is_a_failure_of_its_contender(tmp_path: Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\nread task\necho '{}'\nexit 9\n")
+    interpreter.chmod(0o755)
+    task = Task(
+        name="a",
+        kind="encoder",
+        python=str(interpreter),
+        model="",
+        checkpoint=None,
+        options={},
+        texts="",
+        role="passage",
+        prefix="",
+        threads=1,
+        workers=0,
+        partitions=1,
+        copies=1,
+        work=str(tmp_path),
+    )
+    child = Child(task, open(tmp_path / "a.log", "w", encoding="utf-8"))  # noqa: SIM115
+    child._process.wait()
+    with pytest.raises(Failure, match="its process ended with exit code 9"):
+        child.run()
+
+
+def test_a_measurement_of_peaks_that_is_killed_is_reported_by_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = subprocess.CompletedProcess([], returncode=-9, stdout="", stderr="")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: killed)
+    peaks = machine.peaks(threads=1, hidden=32, ffn=64, seconds=0.1)
+    assert peaks == {"gflops": {}, "not_measured": {"all": "exit code -9"}}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_second_measurement_that_fails_leaves_the_first_as_the_limit(device: str) -> None:
+    peaks = [
+        {"gflops": {"fp32": 100.0}, "gpu": {"gflops": {"fp32": 100.0}}},
+        {"gflops": {}, "not_measured": {"all": "exit code -9"}},
+    ]
+    assert best(peaks, device) == {"fp32": 100.0}
+
+
 def run_of(seconds: float, **others: Any) -> dict[str, Any]:
     return {
         "seconds": seconds,
@@ -368,7 +414,7 @@ def test_the_chart_is_a_picture(chart: Path) -> None:
         (["--gemm-seconds", "0"], "--gemm-seconds is 0.0; it must be a positive number"),
         (["--threads", "100000"], "may use"),
         (["--only", "nobody"], "No contender is left"),
-        (["--python", "st-onnx=/no/such/python"], "an interpreter that exists"),
+        (["--python", "st-onnx=/no/such/python"], "an existing interpreter"),
         (["--prepared", "int8"], "such as openvino-int8=DIR"),
         (["--plot", "chart.txt"], "must end in one of"),
     ],

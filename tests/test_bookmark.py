@@ -26,5 +26,5 @@ def test_a_checkpoint_is_claimed_again_by_its_output_and_by_no_other(place):
 def test_a_checkpoint_of_a_later_release_is_refused(place):
     checkpoint = place("checkpoint")
     checkpoint.put("e5spark.json", json.dumps({"format": 99, "token": "t"}).encode())
-    with pytest.raises(ConflictError, match="format 99; this e5spark knows up to"):
+    with pytest.raises(ConflictError, match="format 99; this e5spark reads formats up to"):
         claim(checkpoint, place("one"))

@@ -243,5 +243,5 @@ def test_a_calibration_that_exists_is_not_overwritten(
     trace.mark()
     code, document, path = calibrate()
     assert code == 5
-    assert f"{path} exists already" in document["message"]
+    assert f"{path} already exists" in document["message"]
     assert trace.rows() == 0

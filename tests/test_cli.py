@@ -71,8 +71,8 @@ FAILURES = {
     "the output in the input": ("output.path={tmp}/docs/out", 3, "InputError", "lies inside"),
     "the output is the input": ("output.path={tmp}/docs", 3, "InputError", "same directory"),
     "the input in the output": ("output.path={tmp}", 3, "InputError", "lies inside"),
-    "an output that exists": ("output.path={tmp}/taken", 5, "ConflictError", "exists already"),
-    "an output that is a file": ("output.path={tmp}/file", 5, "ConflictError", "exists already"),
+    "an output that exists": ("output.path={tmp}/taken", 5, "ConflictError", "already exists"),
+    "an output that is a file": ("output.path={tmp}/file", 5, "ConflictError", "already exists"),
     "an output with a bracket": ("output.path={tmp}/o[ut", 2, "ConfigError", r"character '\['"),
     "an output with a star": ("output.path={tmp}/do*s", 2, "ConfigError", r"character '\*'"),
     "an unknown codec": ("output.options.compression=zzz", 2, "ConfigError", "one of zstd, sna"),
@@ -136,7 +136,7 @@ def test_a_csv_record_that_does_not_parse_fails_the_job_as_input(
     outcome = run_job(**base)
     assert outcome.code == 3
     assert outcome.document["error"] == "InputError"
-    assert re.search(r"docs\.csv has a malformed record\. Mend it", outcome.document["message"])
+    assert re.search(r"docs\.csv has a malformed record\. Correct it", outcome.document["message"])
 
 
 def test_overrides_win_over_the_file(

@@ -123,7 +123,7 @@ def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: Loc
 def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
     files: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_KEPT", 4)
+    monkeypatch.setattr(records, "_DONE_RECORDS", 4)
     target = FakeTarget()
     Ledger(files, FakeLock(99_989)).begin(MANIFEST)
     for epoch in range(99_990, 100_010):
@@ -148,14 +148,14 @@ def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
 def test_only_records_older_than_the_kept_ones_are_uncertain(
     files: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_KEPT", 2)
+    monkeypatch.setattr(records, "_DONE_RECORDS", 2)
     ledger = Ledger(files, FakeLock(9))
     ledger.storage.put("_e5spark/done/00003-00001.json", b"")
     names = [f"{epoch:05d}-00001" for epoch in range(2, 8)]
-    assert ledger.foreign(names) == set(names) - {"00003-00001"}
+    assert ledger.unrecorded(names) == set(names) - {"00003-00001"}
     ledger.storage.put("_e5spark/done/00005-00001.json", b"")
     ledger.storage.put("_e5spark/commits/00006-00001.json", b"")
-    assert ledger.foreign(names) == {"00004-00001", "00007-00001"}
+    assert ledger.unrecorded(names) == {"00004-00001", "00007-00001"}
 
 
 def test_a_manifest_stays_as_soon_as_anything_is_committed(files: LocalStorage) -> None:
@@ -190,7 +190,7 @@ def test_a_manifest_that_was_lost_is_not_made_up(files: LocalStorage) -> None:
             {"schema": {"fields": [{"name": "id", "type": "string"}]}},
             'it has id "long"; this run has id "string"',
         ),
-        ({"format": 2}, "manifest.json has format 2; this e5spark knows up to 1"),
+        ({"format": 2}, "manifest.json has format 2; this e5spark reads formats up to 1"),
     ],
 )
 def test_a_table_of_another_shape_is_refused(

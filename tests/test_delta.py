@@ -77,7 +77,7 @@ def test_delta_is_written_read_and_never_overwritten(
     before = files(tmp_path / "second")
     done = submit(*delta.submit_flags().split(), job_file(**base))
     assert done.returncode == 5, done.stderr + done.stdout
-    assert "second exists already" in json.loads(done.stdout.splitlines()[-1])["message"]
+    assert "second already exists" in json.loads(done.stdout.splitlines()[-1])["message"]
     assert files(tmp_path / "second") == before
 
 

@@ -154,7 +154,7 @@ def test_columns_of_these_names_that_are_not_ours_are_left_alone(
     before = rows_of(driver, table)
     ended = driver.job(job())
     assert (ended.code, trace.rows()) == (5, 0)
-    assert "has a column 'Status' already" in ended.document["message"]
+    assert "already has a column 'Status'" in ended.document["message"]
     assert rows_of(driver, table) == before
 
 

@@ -323,9 +323,8 @@ def test_a_table_that_is_not_ours_is_refused_and_left_alone(
     write_docs(tmp_path, {1: "One text."})
     driver.sql(f"CREATE TABLE {delta_name(str(tmp_path / 'out'))} (id BIGINT) USING delta")
     driver.sql("CREATE TABLE theirs (id BIGINT) USING parquet")
-    pq.write_table(pa.table({"id": [1]}), tmp_path / "plain" / "a.parquet") if (
-        tmp_path / "plain"
-    ).mkdir() else None
+    (tmp_path / "plain").mkdir()
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "plain" / "a.parquet")
     before = sorted(tmp_path.rglob("*"))
     for output in (
         {"path": str(tmp_path / "out")},
@@ -334,7 +333,7 @@ def test_a_table_that_is_not_ours_is_refused_and_left_alone(
     ):
         ended = driver.job(job(output=output))
         assert (ended.code, trace.rows()) == (5, 0)
-        assert "exists already and is not e5spark's" in ended.document["message"]
+        assert "already exists and was not written by e5spark" in ended.document["message"]
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "job.toml"}) == sorted(
         set(before) - {tmp_path / "job.toml"}
     )

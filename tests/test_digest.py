@@ -15,9 +15,9 @@ def homeless(monkeypatch, tmp_path):
     monkeypatch.delenv("E5SPARK_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    digest._among_temporary_files.cache_clear()
+    digest._temporary_directory.cache_clear()
     yield
-    digest._among_temporary_files.cache_clear()
+    digest._temporary_directory.cache_clear()
 
 
 def test_without_a_home_there_is_a_directory_that_only_its_user_can_write(tmp_path):

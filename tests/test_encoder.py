@@ -314,7 +314,7 @@ def test_a_checkpoint_without_pooler_is_complete(directory, encoder):
 def test_weights_cut_short_are_refused(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         Encoder.load(str(directory))
 
 

@@ -152,7 +152,7 @@ def test_spaces_inside_a_message_are_kept():
             "ModuleNotFoundError: No module named 'torch.nn'",
             "The package torch is not installed on an executor. Run pip install 'e5spark[torch]' "
             "in the Python that Spark's workers run, or set spark.pyspark.python to one that has "
-            "it. A model that e5spark prepare made needs openvino only.",
+            "it. A model made with e5spark prepare needs only openvino.",
         ),
         ("ModuleNotFoundError: No module named 'openvino'", "Run pip install 'e5spark[openvino]'"),
         ("ModuleNotFoundError: No module named 'e5spark'", "Run pip install e5spark"),

@@ -315,7 +315,7 @@ def test_a_revision_that_the_hub_has_not_is_a_model_error(hub, client):
 def test_a_name_that_no_hub_could_have_is_a_model_error(client):
     found = client("a/b/c", download=True, revision=FIRST)
     assert found["error"] == "ModelError"
-    assert "'a/b/c' is no name on the hub" in found["message"]
+    assert "'a/b/c' is not a valid name on the hub" in found["message"]
 
 
 def test_a_hub_that_cannot_be_reached_is_transient(hub, client):

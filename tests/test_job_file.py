@@ -377,7 +377,7 @@ def test_init_writes_the_example_and_overwrites_nothing(tmp_path):
     assert path == tmp_path / "new" / "directory" / "embed.toml"
     assert path.read_bytes() == EXAMPLE.read_bytes()
     path.write_text("mine")
-    with pytest.raises(ConflictError, match=r"embed\.toml exists already and is kept"):
+    with pytest.raises(ConflictError, match=r"embed\.toml already exists and was not overwritten"):
         job_file.write_example(path.parent)
     assert path.read_text() == "mine"
     with pytest.raises(ConfigError, match=r"embed\.toml is not a directory"):

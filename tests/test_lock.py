@@ -228,7 +228,7 @@ def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> Non
 
     broken = Broken(output.root, Path(output.root))
     held = acquire(broken, ttl=SHORT)
-    with pytest.raises(TransientError, match=r"commits no more to .*: The disk is full\."):
+    with pytest.raises(TransientError, match=r"no longer commits to .*: The disk is full\."):
         until_refused(held)
     with pytest.raises(TransientError):
         held.release()
@@ -239,7 +239,7 @@ def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> Non
 def test_a_lock_of_a_newer_format_is_left_alone(output: LocalStorage) -> None:
     output.create("_e5spark/lock/0000001.json", b'{"format": 2}')
     with pytest.raises(
-        ConflictError, match=r"0000001\.json has format 2; this e5spark knows up to"
+        ConflictError, match=r"0000001\.json has format 2; this e5spark reads formats up to"
     ):
         acquire(output)
 

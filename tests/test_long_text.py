@@ -156,7 +156,7 @@ def test_an_unknown_long_text_is_refused(model):
 
 
 def test_a_udf_does_not_split(model):
-    with pytest.raises(OptionError, match="for long_text='split' use embed"):
+    with pytest.raises(OptionError, match="for long_text='split', use embed"):
         embedding_udf(role="query", model=model, long_text="split")
 
 

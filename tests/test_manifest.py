@@ -81,10 +81,10 @@ def test_format_1_is_refused_with_the_reason(save):
     ids=str,
 )
 def test_a_damaged_manifest_is_refused(save, changes):
-    assert "is no manifest of a prepared model" in refusal(save(**changes))
+    assert "is not a manifest of a prepared model" in refusal(save(**changes))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff"])
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, content):
     (tmp_path / prepared.MANIFEST).write_bytes(content)
-    assert "is no manifest of a prepared model" in refusal(tmp_path)
+    assert "is not a manifest of a prepared model" in refusal(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,8 +63,16 @@ def test_more_batches_than_streams_come_back_in_order(encoders):
         assert_close(actual, alone, INVARIANCE_TOLERANCE)
 
 
-def test_a_token_beyond_the_table_costs_only_its_own_row(encoders, poisoned_model, poison):
-    encoder = Encoder.load(poisoned_model, engine="openvino", threads=2)
+def test_a_token_beyond_the_table_costs_only_its_own_row(
+    encoders, model, poison, tmp_path, monkeypatch
+):
+    """A check of the tokenizer.json refuses such a model, but other vocabularies are not read."""
+    directory = shutil.copytree(model, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([poison])
+    tokenizer.save_pretrained(directory)
+    monkeypatch.setattr("e5spark.model.resolve.check_tokenizer", lambda *_: None)
+    encoder = Encoder.load(str(directory), engine="openvino", threads=2)
     texts = [*TEXTS[:7], f"a {poison}", *TEXTS[7:]]
     actual = encoder.encode_rows(texts, ["query: "] * len(texts))
     assert list(actual.errors) == [7]
@@ -171,7 +180,7 @@ def test_a_prepared_model_of_another_format_is_refused(prepared_model, tmp_path)
     directory = Path(shutil.copytree(prepared_model, tmp_path / "prepared"))
     manifest = json.loads((directory / prepared.MANIFEST).read_text())
     (directory / prepared.MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ModelError, match="format 99; this e5spark reads 2"):
+    with pytest.raises(ModelError, match="format 99; this e5spark reads formats up to 2"):
         Encoder.load(str(directory))
 
 

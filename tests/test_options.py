@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from e5spark.encoder import Encoder
 from e5spark.encoder.verify import agreement
 from e5spark.errors import ConfigError, OptionError
+from e5spark.job.job_file import load
 from e5spark.model import registry
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
@@ -103,6 +104,16 @@ def test_a_udf_makes(make_table: Callable[..., DataFrame], model: str, case: str
 
 
 @pytest.mark.parametrize("case", MADE)
+def test_a_job_file_gives_the_options_of_a_call(
+    job_file: Callable[..., str], model: str, case: str
+) -> None:
+    options, _ = MADE[case]
+    config = load(Path(job_file(**sections(model, options, "in", "out")))).model
+    assert model_spec(config.name, config.options) == model_spec(model, options)
+
+
+# A number, a boolean, a string and a table; the others come from the same file in the same way.
+@pytest.mark.parametrize("case", ["dim without normalize", "cls", "prompts"])
 def test_a_job_makes(
     make_table: Callable[..., DataFrame],
     model: str,
@@ -110,24 +121,26 @@ def test_a_job_makes(
     tmp_path: Path,
     case: str,
 ) -> None:
-    given, changes = MADE[case]
-    options = dict(given)
-    prompts = options.pop("prompts", None)
+    options, changes = MADE[case]
     make_table(TEXTS).write.parquet(str(tmp_path / "in"))
-    outcome = run_job(
-        **{
-            "input": {"path": str(tmp_path / "in")},
-            "embed": {"text": "text", "role": "query"},
-            "model": {"name": model, **options},
-            **({"model.prompts": prompts} if prompts else {}),
-            "output": {"path": str(tmp_path / "out")},
-        }
-    )
+    outcome = run_job(**sections(model, options, str(tmp_path / "in"), str(tmp_path / "out")))
     assert outcome.code == 0
     rows = pq.read_table(tmp_path / "out").sort_by("id")
     found = np.array(rows["embedding"].to_pylist(), np.float32)
     assert outcome.document["dim"] == found.shape[1]
     assert_close(found, expected(model, **changes), 10 * FP32_TOLERANCE)
+
+
+def sections(model: str, options: dict[str, Any], source: str, output: str) -> dict[str, Any]:
+    """A job with these options of the model."""
+    plain = {key: value for key, value in options.items() if key != "prompts"}
+    return {
+        "input": {"path": source},
+        "embed": {"text": "text", "role": "query"},
+        "model": {"name": model, **plain},
+        **({"model.prompts": options["prompts"]} if "prompts" in options else {}),
+        "output": {"path": output},
+    }
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -187,18 +200,8 @@ def test_a_job_ends_with_2(
     tmp_path: Path,
     case: str,
 ) -> None:
-    given, message = REFUSED[case]
-    options = dict(given)
-    prompts = options.pop("prompts", None)
-    outcome = run_job(
-        **{
-            "input": {"path": "/nowhere"},
-            "embed": {"text": "text", "role": "query"},
-            "model": {"name": model, **options},
-            **({"model.prompts": prompts} if prompts else {}),
-            "output": {"path": str(tmp_path / "out")},
-        }
-    )
+    options, message = REFUSED[case]
+    outcome = run_job(**sections(model, options, "/nowhere", str(tmp_path / "out")))
     assert outcome.code == 2
     assert outcome.document["error"] in {OptionError.__name__, ConfigError.__name__}
     assert re.search(message, outcome.document["message"].replace("model.", ""))

@@ -18,7 +18,7 @@ from transformers import AutoModel, MistralConfig, MistralModel
 
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.encoder import Encoder
-from e5spark.encoder.engine import Loaded
+from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.engines import torch as torch_engine
 from e5spark.encoder.engines.packed import Kernel, Rows, by_length, kernel_for
 from e5spark.encoder.engines.torch import TorchEngine
@@ -318,7 +318,7 @@ def test_a_row_that_does_not_fit_is_an_error_row(
     encoder = Encoder.load(models["bert_wordpiece"])
     short = scarce(100)
     starved = Encoder(
-        Loaded(tokenizer=encoder._loaded.tokenizer, engine=short.engine),
+        LoadedModel(tokenizer=encoder._loaded.tokenizer, engine=short.engine),
         encoder.recipe,
         replace(encoder._spec, token_budget=1 << 20),
     )
@@ -354,10 +354,10 @@ class Prefetching:
     def __init__(self) -> None:
         self.fetched = 0
 
-    def up(self, arrays: Any) -> list[torch.Tensor]:
+    def to_device(self, arrays: Any) -> list[torch.Tensor]:
         return [torch.from_numpy(array) for array in arrays]
 
-    def down(self, vectors: torch.Tensor) -> Callable[[], np.ndarray]:
+    def to_host(self, vectors: torch.Tensor) -> Callable[[], np.ndarray]:
         def fetch() -> np.ndarray:
             self.fetched += 1
             return vectors.numpy()
@@ -422,7 +422,7 @@ def test_a_device_that_fails_blames_no_text(
     if when == "start":
         monkeypatch.setattr(prefetching, "_forward", fail)
     else:
-        monkeypatch.setattr(prefetching._transfer, "down", lambda _: fail)
+        monkeypatch.setattr(prefetching._transfer, "to_host", lambda _: fail)
     with pytest.raises(TransientError, match="The device failed: CUDA error"):
         list(prefetching.run([batch_of([3])] * 3, "mean"))
 

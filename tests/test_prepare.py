@@ -178,7 +178,7 @@ def test_what_cannot_be_prepared_is_refused(prepare: Prepare, model: str, tmp_pa
     ready = tmp_path / "ready"
     assert prepare(model, "--to", ready)[0] == 0
     code, document = prepare(model, "--to", ready)
-    assert (code, document["message"]) == (5, f"{ready} exists already; give a new directory.")
+    assert (code, document["message"]) == (5, f"{ready} already exists; name a new directory.")
     code, document = prepare(ready, "--to", tmp_path / "twice")
     assert (code, f"{ready} is a prepared model already" in document["message"]) == (2, True)
     code, document = prepare(model, "--to", tmp_path / "x", "--precision", "int8")

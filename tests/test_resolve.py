@@ -79,13 +79,13 @@ def change_config(directory, **changes):
 
 
 BROKEN = {
-    empty: "model.safetensors is not a whole safetensors file: it has 0 bytes",
-    truncated: "model.safetensors is not a whole safetensors file",
-    pointer: "model.safetensors is a pointer of git LFS",
+    empty: "model.safetensors is not a complete safetensors file: it has 0 bytes",
+    truncated: "model.safetensors is not a complete safetensors file",
+    pointer: "model.safetensors is a Git LFS pointer",
     more_layers: "lacks 16 weights of its architecture, encoder.layer.2",
     wider: "has encoder.layer.0.intermediate.dense.weight of shape",
     smaller: "has embeddings.word_embeddings.weight of shape",
-    html: "tokenizer.json is no tokenizer",
+    html: "tokenizer.json is not a tokenizer",
 }
 
 
@@ -159,5 +159,5 @@ def test_an_executor_checks_the_content_that_no_driver_could(directory):
     plan = make_plan(spec, spec)
     assert plan.weights is None
     truncated(directory)
-    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         resolve_planned(plan, model_spec(str(directory), {"precision": "fp32"}))

@@ -64,5 +64,5 @@ def test_an_empty_directory_is_free_and_a_file_or_a_full_one_is_not(
     file = tmp_path / "_file"
     file.touch()
     for path in (tmp_path, file):
-        with pytest.raises(ConflictError, match="exists already and is not e5spark's"):
+        with pytest.raises(ConflictError, match="already exists and was not written by e5spark"):
             check_path_free(spark, str(path))

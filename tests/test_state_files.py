@@ -51,13 +51,13 @@ KINDS: dict[str, tuple[str, dict[str, object], Read, str]] = {
         "_e5spark/manifest.json",
         asdict(MANIFEST),
         read_manifest,
-        "Put it back from a copy, or give a new output.",
+        "Restore it from a backup, or give a new output.",
     ),
     "record": (
         "_e5spark/commits/00001-00001.json",
         asdict(RECORD),
         lambda files: Ledger(files, FakeLock(2)).pending("append"),
-        "Put it back from a copy, or give a new output.",
+        "Restore it from a backup, or give a new output.",
     ),
     "lock": (
         "_e5spark/lock/0000001.json",
@@ -75,8 +75,8 @@ KINDS: dict[str, tuple[str, dict[str, object], Read, str]] = {
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut short": lambda data: data[: len(data) // 2],
-    "no JSON": lambda data: b"<html>",
-    "no UTF-8": lambda data: b"\xff\xfe" + data,
+    "not JSON": lambda data: b"<html>",
+    "not UTF-8": lambda data: b"\xff\xfe" + data,
     "another type": lambda data: b"[1]",
     "null": lambda data: b"null",
     "no fields": lambda data: b"{}",
@@ -141,7 +141,9 @@ def test_an_inner_value_that_a_manifest_needs_is_checked(
 def test_a_newer_format_is_refused_and_an_older_one_is_read(files: LocalStorage, kind: str) -> None:
     name, document, read, _ = KINDS[kind]
     files.put(name, dumped({"format": FORMAT + 1}))
-    with pytest.raises(ConflictError, match=f"has format {FORMAT + 1}; this e5spark knows up to"):
+    with pytest.raises(
+        ConflictError, match=f"has format {FORMAT + 1}; this e5spark reads formats up to"
+    ):
         read(files)
     # Fields that only the file has are of no harm.
     files.put(name, dumped({**document, "format": FORMAT - 1, "of another release": 1}))

@@ -15,7 +15,7 @@ import e5spark.spark
 SURFACE = {
     "e5spark": ["Encoder", "__version__", "embed", "embedding_udf", "errors"],
     "e5spark.spark": ["embed", "embedding_udf"],
-    "e5spark.encoder": ["Encoder", "Encoding", "Loaded", "load"],
+    "e5spark.encoder": ["Encoder", "Encoding", "LoadedModel", "load"],
 }
 ERRORS = [
     "ColumnError",

@@ -442,7 +442,7 @@ def test_a_broken_engine_ends_with_4(
     assert code == 4
     assert document["error"] == "GateError"
     assert "against transformers: the largest difference is" in document["message"]
-    assert "promised are 1e-05, 0.999999 and 0.999999" in document["message"]
+    assert "the promises are 1e-05, 0.999999 and 0.999999" in document["message"]
 
 
 def test_an_engine_that_returns_no_numbers_ends_with_4(

@@ -10,7 +10,7 @@ from e5spark.errors import ModelError, OptionError
 from e5spark.model import prompts, registry
 from e5spark.model.architecture import read_config
 from e5spark.model.registry import Recipe
-from e5spark.model.vocabulary import check_room, check_tokenizer
+from e5spark.model.vocabulary import check_prompts_fit, check_tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["query", "passage", ":", "a", "text"]
@@ -72,7 +72,7 @@ def test_a_directory_without_tokenizer_json_is_left_to_transformers(save):
     "content", ["<!DOCTYPE html>", "", "[]", "{}", '{"model": null}', '{"model": {"vocab": 3}}']
 )
 def test_a_file_that_is_no_tokenizer_is_refused(save, content):
-    assert "is no tokenizer" in refusal(*save(content))
+    assert "is not a tokenizer" in refusal(*save(content))
 
 
 def test_token_ids_beyond_the_embedding_are_refused_with_both_counts(save):
@@ -121,7 +121,7 @@ def room(directory, config, max_tokens, *, overlap=0, role_prompts=prompts.E5):
     recipe = Recipe(
         dim=8, pooling="mean", prompts=role_prompts, max_tokens=max_tokens, overlap=overlap
     )
-    check_room(directory, config, recipe)
+    check_prompts_fit(directory, config, recipe)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 3, 4])

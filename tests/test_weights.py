@@ -132,9 +132,8 @@ def test_a_file_without_a_header_is_refused_with_its_size(tmp_path, content):
 def test_a_pointer_of_git_lfs_is_refused_with_the_command_that_fetches(tmp_path):
     path = tmp_path / WEIGHTS
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 133\n")
-    assert (
-        f"is a pointer of git LFS (66 bytes), not the weights; run git lfs pull in {tmp_path}"
-        in (refusal(path))
+    assert f"is a Git LFS pointer (66 bytes), not the weights; run git lfs pull in {tmp_path}" in (
+        refusal(path)
     )
 
 

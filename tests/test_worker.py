@@ -24,7 +24,7 @@ from e5spark.model.spec import model_spec
 from e5spark.spark import embed, encoder_cache
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
-from e5spark.spark.encoder_cache import encoder_of, forget_zips
+from e5spark.spark.encoder_cache import encoder_for, forget_zips
 from e5spark.spark.worker import Request, _sort_windows, run
 from tests.frames import to_arrow
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close, vectors_of
@@ -79,7 +79,7 @@ def test_a_worker_that_computes_in_another_precision_than_the_run_stops(
     monkeypatch.setattr(encoder, "load", lambda files, **how: load(files, **how | FP32))
     plan = plan_model(model_spec(new_model, {"precision": "bf16"}))
     with pytest.raises(ConflictError, match=r"computes in fp32 .* the run's precision is bf16"):
-        encoder_of(plan)
+        encoder_for(plan)
 
 
 def test_the_oldest_model_is_dropped_before_a_third_is_loaded(
@@ -99,7 +99,7 @@ def test_the_oldest_model_is_dropped_before_a_third_is_loaded(
     monkeypatch.setattr(encoder_cache, "_loaded", OrderedDict())
     plan = plan_model(model_spec(new_model, {"precision": "fp32"}))
     for device in ("cuda:0", "cuda:1", "cuda:0", "cuda:2", "cuda:3"):
-        encoder_of(replace(plan, spec=replace(plan.spec, device=device)))
+        encoder_for(replace(plan, spec=replace(plan.spec, device=device)))
     assert alive_at_load == [0, 1, 1, 1]
     assert len(alive) == 2
 
@@ -113,7 +113,7 @@ def test_a_worker_that_lacks_a_package_says_so(
 
     monkeypatch.setattr(encoder, "load", load)
     with pytest.raises(OptionError, match=f"The package {package} is not installed on an executor"):
-        encoder_of(plan_model(model_spec(new_model, {})))
+        encoder_for(plan_model(model_spec(new_model, {})))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ LONGEST_FIRST = (
     "test_benchmark.py",
     "test_long_text.py",
     "test_verify.py",
+    "test_crash_points.py",
+    "test_golden.py",
     "test_delta_columns.py",
     "test_arrivals.py",
     "test_prepare.py",

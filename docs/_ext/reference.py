@@ -1,4 +1,4 @@
-"""Directives that write parts of the reference from the code, so that the two cannot differ."""
+"""Directives that generate parts of the reference from the code, so that they always agree."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 JOB_FILE = ROOT / "conf" / "embed.toml"
 _HEADER = re.compile(r"(?:# )?\[([\w.]+)\]\s*(?:# (.*))?")
 _KEY = re.compile(r"(?:# )?(\w+) = .*?\s{2,}# (.*)")
-_MORE = re.compile(r"\s{8,}# (.*)")
+_CONTINUATION = re.compile(r"\s{8,}# (.*)")
 _ATTRIBUTE = re.compile(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
 _WORDS = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: ""}
 
@@ -38,15 +38,15 @@ def job_file_comments() -> dict[str, str]:
         elif key := _KEY.fullmatch(line):
             name = f"{section}.{key[1]}"
             comments[name] = key[2]
-        elif (more := _MORE.fullmatch(line)) and name in comments:
-            comments[name] += f" {more[1]}"
+        elif (continuation := _CONTINUATION.fullmatch(line)) and name in comments:
+            comments[name] += f" {continuation[1]}"
     return comments
 
 
 def model_attributes() -> dict[str, str]:
     """Returns what the docstring of ``ModelSpec`` says about each of its attributes."""
-    found = _ATTRIBUTE.findall(ModelSpec.__doc__ or "")
-    return {name: " ".join(text.split()) for name, text in found}
+    attributes = _ATTRIBUTE.findall(ModelSpec.__doc__ or "")
+    return {name: " ".join(text.split()) for name, text in attributes}
 
 
 def described(hint: Any) -> str:  # noqa: ANN401  # any annotation
@@ -73,16 +73,16 @@ def _default(field: Field[Any]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text with a full stop, and with a capital unless its first word is a value."""
+    """Returns the text with a full stop, and capitalised unless its first word is a value."""
     text = text.replace("``", "`").rstrip(".") + "."
     return text if re.match(r"\w+:", text) else text[:1].upper() + text[1:]
 
 
 class _Markdown(SphinxDirective):
-    """A directive whose content is Markdown that it writes itself."""
+    """A directive that generates Markdown."""
 
     def markdown(self) -> str:
-        """Returns what is put into the page."""
+        """Returns the Markdown that replaces the directive."""
         raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
@@ -101,13 +101,13 @@ class Section(_Markdown):
         section = self.arguments[0]
         kind = ModelSpec if section == "model" else getattr(config, f"{section.title()}Config")
         hints = get_type_hints(kind)
-        said = model_attributes() if section == "model" else {}
+        attributes = model_attributes() if section == "model" else {}
         comments = job_file_comments()
         entries = []
         for field in fields(kind):
             key = "name" if (section, field.name) == ("model", "model") else field.name
             name = f"{section}.{key}"
-            text = said.get(field.name) or comments.get(name) or comments[f"{section}.{key}"]
+            text = attributes.get(field.name) or comments[name]
             entries.append(
                 f"`{name}`\n"
                 f": {described(hints[field.name])}, {_default(field)}. {_sentence(text)}\n"
@@ -124,15 +124,15 @@ class Checkpoints(_Markdown):
             "| checkpoint | architecture | layers | dim | max tokens | pooling | languages |",
             "|---|---|---|---|---|---|---|",
         ]
-        for each in CHECKPOINTS.values():
+        for checkpoint in CHECKPOINTS.values():
             cells = (
-                each.name,
-                each.architecture,
-                each.shape.layers,
-                each.recipe.dim,
-                each.recipe.max_tokens,
-                each.recipe.pooling,
-                each.languages.removesuffix(" languages"),
+                checkpoint.name,
+                checkpoint.architecture,
+                checkpoint.shape.layers,
+                checkpoint.recipe.dim,
+                checkpoint.recipe.max_tokens,
+                checkpoint.recipe.pooling,
+                checkpoint.languages.removesuffix(" languages"),
             )
             rows.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(rows)

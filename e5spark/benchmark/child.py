@@ -17,7 +17,7 @@ from e5spark.benchmark.task import LoadedContender, Task, passes_directory
 
 
 def main() -> int:
-    """Runs the child; its answers have standard output to themselves, whatever libraries print."""
+    """Runs the child; standard output carries only its answers, whatever libraries print."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     task = Task(**json.loads(sys.stdin.readline()))
@@ -26,7 +26,7 @@ def main() -> int:
         directory = passes_directory(task.work, task.name)
         passes.open_log(directory)
         contender = _start(task)
-        _answer(answers, _first(contender))
+        _answer(answers, _first_answer(contender))
         try:
             for _ in sys.stdin:
                 _answer(answers, _run(contender, in_process=task.workers == 0))
@@ -49,7 +49,7 @@ def _start(task: Task) -> LoadedContender:
     return start_spark(task)
 
 
-def _first(contender: LoadedContender) -> dict[str, Any]:
+def _first_answer(contender: LoadedContender) -> dict[str, Any]:
     vectors = None if contender.vectors is None else contender.vectors.tolist()
     return {
         "vectors": vectors,

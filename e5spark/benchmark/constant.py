@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from e5spark.benchmark.counter import run_with
-from e5spark.encoder import Loaded
+from e5spark.encoder import LoadedModel
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import Vectors
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
@@ -52,22 +52,24 @@ class ConstantTokenizer(Tokenizer):
         )
 
 
-def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> Loaded:  # noqa: ANN401
+def load_constant(files: Files, *, tokenizer: bool, **options: Any) -> LoadedModel:  # noqa: ANN401
     """Returns a checkpoint without a model.
 
     Args:
-        files: The checkpoint's.
-        tokenizer: Whether its own tokenizer runs; otherwise a constant one.
-        **options: The other options of ``e5spark.encoder.load``, which have no meaning here.
+        files: The checkpoint's files.
+        tokenizer: Whether the checkpoint's tokenizer runs; otherwise a constant one does.
+        **options: The other options of ``e5spark.encoder.load``, which are ignored.
     """
     del options
     hidden = int(read_json(files.model / "config.json")["hidden_size"])
     tokenizer_class = Tokenizer if tokenizer else ConstantTokenizer
-    return Loaded(tokenizer=tokenizer_class.load(files.tokenizer), engine=ConstantEngine(hidden))
+    return LoadedModel(
+        tokenizer=tokenizer_class.load(files.tokenizer), engine=ConstantEngine(hidden)
+    )
 
 
 def run_constant(
     request: Request, batches: Iterable[tuple[pa.Array, ...]], *, tokenizer: bool
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, with constant vectors."""
+    """Yields the results of ``e5spark.spark.worker.run``, with constant vectors."""
     return run_with(partial(load_constant, tokenizer=tokenizer), request, batches)

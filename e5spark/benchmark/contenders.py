@@ -17,7 +17,7 @@ RECIPE = "recipe"
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One way to turn the rows into vectors.
+    """A way to turn the rows into vectors.
 
     Attributes:
         name: The name that ``--only`` and ``--skip`` match.
@@ -48,7 +48,7 @@ class Contender:
 def contenders(
     machine: Mapping[str, Any], *, threads: int, device: str, prepared: Mapping[str, str]
 ) -> list[Contender]:
-    """Returns all contenders, with a reason for each one that this machine cannot run.
+    """Returns all contenders, with a reason where this machine cannot run one.
 
     Args:
         machine: The result of ``machine.describe``.
@@ -63,12 +63,15 @@ def contenders(
         *_sentence_transformers(native, device),
     ]
     engines = list(_engines(native, device, prepared))
-    result += [_own(engine, "e5spark", kind="encoder", workers=0) for engine in engines]
+    result += [
+        _e5spark_contender(engine, "e5spark", kind="encoder", workers=0) for engine in engines
+    ]
     splits = [1] if device != "cpu" else sorted({1, threads})
     for workers in splits:
         group = f"{workers}x{threads // workers}"
         result += [
-            _own(engine, f"spark-{group}", kind="embed", workers=workers) for engine in engines
+            _e5spark_contender(engine, f"spark-{group}", kind="embed", workers=workers)
+            for engine in engines
         ]
     result += [
         Contender(name="transport-bare", kind="bare", workers=threads),
@@ -101,7 +104,7 @@ def selected(
 def with_pythons(candidates: Sequence[Contender], pythons: Mapping[str, str]) -> list[Contender]:
     """Returns the contenders, each with the interpreter of the first pattern that it matches.
 
-    Packages that the interpreter of another environment lacks show only when it runs.
+    Packages missing from another environment show only when the contender runs.
     """
     result = []
     for contender in candidates:
@@ -126,7 +129,7 @@ def _sentence_transformers(native: bool, device: str) -> Iterator[Contender]:
         options={"backend": "onnx", "model_kwargs": {"provider": "CPUExecutionProvider"}},
         missing=_absent("optimum.onnxruntime", package="optimum-onnx[onnxruntime]"),
     )
-    # By default OpenVINO computes in bf16 on a CPU that has it, so both precisions are requested.
+    # By default OpenVINO computes in bf16 on a CPU that supports it, so both are requested.
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16"))[: 1 + native]:
         yield Contender(
             name="st-openvino" if precision == "fp32" else f"st-openvino-{precision}",
@@ -150,7 +153,7 @@ def _st_torch(precision: str, dtype: str, device: str) -> Contender:
 
 
 def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator[Contender]:
-    """A contender per engine and precision, named after both; ``_own`` fills in the rest."""
+    """An incomplete contender per engine and precision; ``_e5spark_contender`` completes it."""
     device_type = device.partition(":")[0]
     engines = [name for name in reversed(ENGINES) if device_type in ENGINES[name].devices]
     for engine in engines:
@@ -172,7 +175,7 @@ def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator
             )
 
 
-def _own(engine: Contender, group: str, *, kind: Kind, workers: int) -> Contender:
+def _e5spark_contender(engine: Contender, group: str, *, kind: Kind, workers: int) -> Contender:
     return Contender(
         name=f"{group}-{engine.name}",
         kind=kind,

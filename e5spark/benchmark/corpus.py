@@ -1,4 +1,4 @@
-"""Texts whose lengths, in tokens of a given tokenizer, follow a known distribution."""
+"""Texts whose lengths, in the tokens of a tokenizer, follow a distribution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import tokenizers
 Ints = npt.NDArray[np.int64]
 
 _WORDS = 20_000  # distinct words, as many as are frequent in a large corpus
-_MOST_TOKENS = 8_000  # in a text; the model reads the first 512
+_MAX_TOKENS = 8_000  # of a text; the model reads the first 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ def make_texts(
 ) -> list[str]:
     """Returns texts of a mix, without prompts; the same seed gives the same texts.
 
-    Texts consist of words that are single tokens; one in five is two such words joined. So their
-    lengths can be what the mix asks for.
+    Texts consist of words that are single tokens, and one word in five is two of them joined, so
+    that lengths can follow the mix.
 
     Args:
         mix: The distribution of lengths.
@@ -73,7 +73,7 @@ def make_texts(
     overhead = len(tokenizer.encode(prefix).ids)
     distinct = rows - round(mix.repeated * rows)
     lengths = np.rint(mix.lengths(random, distinct)).astype(np.int64)
-    targets = np.clip(lengths - overhead, 1, _MOST_TOKENS)
+    targets = np.clip(lengths - overhead, 1, _MAX_TOKENS)
     texts = _texts(targets, tokenizer, random)
     copies = random.integers(0, distinct, rows - distinct)
     texts += [texts[copy] for copy in copies]
@@ -115,8 +115,8 @@ def _texts(
 def _zipf(random: np.random.Generator, words: int, count: int) -> Ints:
     """Ranks of words as in a language: the n-th word is about n times rarer than the first."""
     ranks = np.exp(random.random(count) * np.log(words)).astype(np.int64)
-    limited: Ints = np.minimum(ranks, words - 1)
-    return limited
+    result: Ints = np.minimum(ranks, words - 1)
+    return result
 
 
 def _whole_words(tokenizer: tokenizers.Tokenizer) -> list[str]:

@@ -13,15 +13,15 @@ import pyarrow as pa
 
 from e5spark import encoder
 from e5spark.benchmark import passes
-from e5spark.encoder import Encoder, Loaded
+from e5spark.encoder import Encoder, LoadedModel
 from e5spark.encoder.batching import Batch, padded_width
 from e5spark.encoder.engine import Engine, Vectors
 from e5spark.model.registry import Pooling
 from e5spark.spark import udf, worker
 from e5spark.spark.worker import Request
 
-Load = Callable[..., Loaded]
-_load = encoder.load  # e5spark's own, whatever replaces it later
+Load = Callable[..., LoadedModel]
+_load = encoder.load  # the original, because run_with replaces it
 
 
 class CountedEngine:
@@ -35,15 +35,15 @@ class CountedEngine:
         return getattr(self._engine, name)
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
-        """Yields what the engine yields."""
+        """Yields the engine's vectors, and records the tokens of each pass."""
         pending: deque[Batch] = deque()  # an engine may take batches before it yields vectors
 
-        def watched() -> Iterator[Batch]:
+        def recorded() -> Iterator[Batch]:
             for batch in batches:
                 pending.append(batch)
                 yield batch
 
-        for vectors in self._engine.run(watched(), pooling):
+        for vectors in self._engine.run(recorded(), pooling):
             lengths = pending.popleft().lengths
             tokens = int(lengths.sum())
             width = padded_width(int(lengths.max(initial=0)), self._engine.multiple)
@@ -51,7 +51,7 @@ class CountedEngine:
             yield vectors
 
 
-def counted(loaded: Loaded) -> Loaded:
+def counted(loaded: LoadedModel) -> LoadedModel:
     """Returns a loaded checkpoint whose engine counts."""
     engine: Any = CountedEngine(loaded.engine)  # an Engine, by delegation
     return replace(loaded, engine=engine)
@@ -62,22 +62,22 @@ def counted_encoder(encoder: Encoder) -> Encoder:
     return Encoder(counted(encoder._loaded), encoder.recipe, encoder._spec)
 
 
-def load_counted(*args: Any, **options: Any) -> Loaded:  # noqa: ANN401  # encoder.load's
-    """Returns what ``e5spark.encoder.load`` returns, with a counter."""
+def load_counted(*args: Any, **options: Any) -> LoadedModel:  # noqa: ANN401  # encoder.load's
+    """Returns a checkpoint that ``e5spark.encoder.load`` loaded, with a counter."""
     return counted(_load(*args, **options))
 
 
 def run_counted(
     request: Request, batches: Iterable[tuple[pa.Array, ...]]
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, and counts the tokens of every pass."""
+    """Yields the results of ``e5spark.spark.worker.run``, and counts the tokens of every pass."""
     return run_with(load_counted, request, batches)
 
 
 def run_with(
     load: Load, request: Request, batches: Iterable[tuple[pa.Array, ...]]
 ) -> Iterator[list[pa.Array]]:
-    """Yields what ``e5spark.spark.worker.run`` yields, with another way to load a checkpoint.
+    """Yields the results of ``e5spark.spark.worker.run``, with another loader of checkpoints.
 
     The worker process belongs to one contender, so that replacing the function affects no other.
     """

@@ -70,7 +70,7 @@ def summarize(
         "cpu_seconds": spread([run["cpu_seconds"] for run in runs]),
         "worker_cpu_seconds": _spread_of(runs, "worker_cpu_seconds"),
         "first_vector_seconds": spread(first_vectors) if first_vectors else None,
-        # Of another environment only; the versions of this one are in the machine's description.
+        # Only for another environment; the machine's description has this environment's versions.
         "versions": starts[0]["versions"] if contender.python else None,
         "worker_pss_mb": _megabytes(runs[-1]["workers"], "pss"),
         "worker_peak_rss_mb": _megabytes(runs[-1]["workers"], "peak_rss"),
@@ -89,7 +89,7 @@ def compare(summaries: list[dict[str, Any]]) -> None:
 
 
 def agreement(summaries: list[dict[str, Any]], vectors: dict[str, Any]) -> str | None:
-    """Adds ``worst_cosine`` to each summary; returns the contender that is the reference.
+    """Adds ``worst_cosine`` to each summary; returns the name of the reference contender.
 
     A contender whose vectors differ from the first one's is not faster but wrong.
 
@@ -101,8 +101,8 @@ def agreement(summaries: list[dict[str, Any]], vectors: dict[str, Any]) -> str |
     for summary in summaries:
         summary["worst_cosine"] = None
         if summary["name"] in names:
-            reference, own = (_unit(vectors[name]) for name in (names[0], summary["name"]))
-            summary["worst_cosine"] = round(float((reference * own).sum(axis=1).min()), 6)
+            reference, actual = (_unit(vectors[name]) for name in (names[0], summary["name"]))
+            summary["worst_cosine"] = round(float((reference * actual).sum(axis=1).min()), 6)
     return names[0] if names else None
 
 

@@ -1,7 +1,7 @@
 """The speed of matrix products on this machine, with the libraries that engines are built on.
 
-A program, so that the benchmark itself needs no engine and the measurement has its own process and
-threads: ``python -m e5spark.benchmark.gemm THREADS HIDDEN FFN SECONDS`` prints JSON.
+This is a program, so that the benchmark itself needs no engine and the measurement has its own
+process and threads: ``python -m e5spark.benchmark.gemm THREADS HIDDEN FFN SECONDS`` prints JSON.
 """
 
 import importlib.util
@@ -141,8 +141,8 @@ def _openvino_gemm(precision: str, threads: int) -> Gemm:
         if precision == "int8":
             low, high = np.float32(-1), np.float32(1)
             floats = ops.fake_quantize(floats, low, high, low, high, 256)
-            whole = ops.constant(random.integers(-127, 127, (columns, inner)).astype(np.int8))
-            weights = ops.multiply(ops.convert(whole, np.float32), np.float32(0.01))
+            integers = ops.constant(random.integers(-127, 127, (columns, inner)).astype(np.int8))
+            weights = ops.multiply(ops.convert(integers, np.float32), np.float32(0.01))
         model = openvino.Model([ops.matmul(floats, weights, False, True)], [parameter], "gemm")
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         request.set_input_tensor(openvino.Tensor(random.random((rows, inner), dtype=np.float32)))

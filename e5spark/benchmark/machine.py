@@ -48,7 +48,7 @@ def has_native_bf16(machine: dict[str, Any]) -> bool:
 
 
 def peaks(*, threads: int, hidden: int, ffn: int, seconds: float) -> dict[str, Any]:
-    """Returns the measured GEMM peaks; runs for a few seconds in a process of its own.
+    """Returns the GEMM peaks, measured for a few seconds in a separate process.
 
     Args:
         threads: CPU threads.
@@ -70,7 +70,8 @@ def peaks(*, threads: int, hidden: int, ffn: int, seconds: float) -> dict[str, A
         check=False,
     )
     if process.returncode:
-        return {"gflops": {}, "not_measured": {"all": process.stderr.strip().splitlines()[-1]}}
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        return {"gflops": {}, "not_measured": {"all": lines[-1]}}
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 
@@ -79,7 +80,7 @@ def environment(threads: int | None, *, python: str = sys.executable) -> dict[st
     """Returns the environment variables of a child process, which imports this e5spark.
 
     Args:
-        threads: OpenMP threads; None leaves their number open.
+        threads: Number of OpenMP threads; None does not set it.
         python: The interpreter of Spark's workers.
     """
     # Under spark-submit the gateway belongs to this process's JVM; a child starts its own.
@@ -95,7 +96,7 @@ def environment(threads: int | None, *, python: str = sys.executable) -> dict[st
 
 
 def pin(threads: int) -> None:
-    """Limits this process and all that it starts to this many CPUs."""
+    """Limits this process and its descendants to this many CPUs."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 

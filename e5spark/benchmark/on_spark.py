@@ -33,7 +33,7 @@ def start(task: Task) -> LoadedContender:
     sample = _table(spark, texts[:SAMPLE], task.workers).cache()
     rows = _table(spark, texts, task.partitions)
     if task.copies > 1:
-        # With a number before each text: e5spark computes equal texts of a sort window once.
+        # A number before each text, because e5spark computes equal texts of a sort window once.
         copy = spark.range(task.copies, numPartitions=1).withColumnRenamed("id", "copy")
         rows = rows.crossJoin(F.broadcast(copy)).withColumn(
             "text", F.concat_ws(" ", "copy", "text")
@@ -50,7 +50,7 @@ def start(task: Task) -> LoadedContender:
     first = passes.totals(started).first
     return LoadedContender(
         vectors=None if task.copies > 1 else vectors.reshape(len(table), -1),
-        first_vector_seconds=None if first is None else first - _launched(spark, "first"),
+        first_vector_seconds=None if first is None else first - _launch_time(spark, "first"),
         embed=lambda: _drain(embedded(rows)),
         warm_up=lambda: _drain(embedded(sample)),
         stop=spark.stop,
@@ -81,13 +81,13 @@ def _drain(df: DataFrame) -> None:
     df.write.format("noop").mode("overwrite").save()
 
 
-def _launched(spark: SparkSession, group: str) -> float:
+def _launch_time(spark: SparkSession, group: str) -> float:
     """When Spark launched the first task of the last stage of a job group: Unix seconds."""
     context = spark.sparkContext
     tracker = context.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [stage for job in jobs if job is not None for stage in job.stageIds]
-    # Reaching into the JVM like this suits only a benchmark that has one of its own.
+    # Only a benchmark, which has its own JVM, may reach into it like this.
     tasks = context._jsc.sc().statusStore().taskList(max(stages), 0, 1000)
     launched = [tasks.apply(number).launchTime().getTime() for number in range(tasks.size())]
     return float(min(launched)) / 1000

@@ -1,4 +1,4 @@
-"""A log of the forward passes of a contender, whichever process they ran in: one line per pass."""
+"""A log of a contender's forward passes in all its processes: one line per pass."""
 
 import json
 import os
@@ -11,7 +11,7 @@ _DIRECTORY = "E5SPARK_BENCHMARK_PASSES"
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """The totals of the forward passes since a moment.
+    """The totals of the forward passes since a point in time.
 
     Attributes:
         tokens: Tokens without padding.
@@ -25,7 +25,7 @@ class Totals:
 
 
 def open_log(directory: Path) -> None:
-    """Sets the directory of the log for this process and for all that it starts."""
+    """Sets the directory of the log for this process and its descendants."""
     os.environ[_DIRECTORY] = str(directory)
 
 
@@ -43,10 +43,10 @@ def record(tokens: int, padded: int) -> None:
 
 
 def totals(since: float) -> Totals:
-    """Returns the totals of the passes that ended at or after a moment.
+    """Returns the totals of the passes that ended at or after a point in time.
 
     Args:
-        since: The moment, in seconds since the epoch.
+        since: Seconds since the epoch.
     """
     directory = Path(os.environ[_DIRECTORY])
     lines = [line for path in directory.glob("*.jsonl") for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The report for people: a table and a chart."""
+"""The human-readable report: a table and a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
 
 
 def table(document: dict[str, Any]) -> str:
-    """Returns the contenders as a table, and the reasons why others were left out."""
+    """Returns the contenders as a table, with the reasons why others were left out."""
     texts = document["texts"]
     rows = [_HEADER, *map(_row, document["contenders"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -70,25 +70,25 @@ def plot(document: dict[str, Any], path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    shown = [summary for summary in document["contenders"] if summary["precision"] is not None]
-    shown.sort(key=lambda summary: summary["texts_per_second"]["median"])
-    speeds = [summary["texts_per_second"] for summary in shown]
+    summaries = [summary for summary in document["contenders"] if summary["precision"] is not None]
+    summaries.sort(key=lambda summary: summary["texts_per_second"]["median"])
+    speeds = [summary["texts_per_second"] for summary in summaries]
     medians = [speed["median"] for speed in speeds]
     spreads = [
         [speed["median"] - speed["min"] for speed in speeds],
         [speed["max"] - speed["median"] for speed in speeds],
     ]
-    figure = Figure(figsize=(9, 1.5 + 0.35 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(9, 1.5 + 0.35 * len(summaries)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(
-        [summary["name"] for summary in shown],
+        [summary["name"] for summary in summaries],
         medians,
         xerr=spreads,
-        color=[_color(summary["name"]) for summary in shown],
+        color=[_color(summary["name"]) for summary in summaries],
         ecolor="black",
         capsize=3,
     )
-    axes.bar_label(bars, labels=[_label(summary) for summary in shown], padding=6)
+    axes.bar_label(bars, labels=[_label(summary) for summary in summaries], padding=6)
     axes.set_xlim(0, 1.25 * max((speed["max"] for speed in speeds), default=1))
     axes.set_xlabel("texts per second: median, minimum and maximum of the rounds")
     texts, machine = document["texts"], document["machine"]
@@ -103,7 +103,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raises unless a chart can be written to a file; the rounds take long, so check before them.
+    """Raises unless a chart can be written to a file; call it first, because the rounds take long.
 
     Raises:
         OptionError: If matplotlib is not installed, or cannot write such a file.
@@ -114,10 +114,10 @@ def check_plot(path: Path) -> None:
         raise OptionError(
             "--plot needs matplotlib: pip install 'e5spark[bench]', or leave --plot out."
         ) from error
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.lstrip(".") not in kinds:
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".") not in formats:
         raise OptionError(
-            f"--plot is {str(path)!r}; its name must end in one of {', '.join(kinds)}."
+            f"--plot is {str(path)!r}; its name must end in one of {', '.join(formats)}."
         )
 
 

@@ -1,5 +1,6 @@
 """The rounds: contenders run in turn, each in a process of its own."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -53,7 +54,8 @@ class Child:
     def close(self) -> None:
         """Ends the process and its children."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died before it read a line
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -102,7 +104,7 @@ class Children:
         """Returns the figures of one pass; with ``first`` if the process was started for it.
 
         Raises:
-            Failure: If the contender could not start or run; its process has ended then.
+            Failure: If the contender could not start or run, in which case its process has ended.
         """
         child = self._running.pop(name, None)
         first = {}
@@ -127,10 +129,10 @@ class Children:
 def run_rounds(
     children: Children, names: list[str], rounds: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Returns the figures of each contender by round, and the reason of each failure.
+    """Returns the figures of each contender by round, and the reason for each failure.
 
-    One contender runs at a time. Each round begins with another contender, so that a slow drift of
-    the machine affects them all.
+    One contender runs at a time. Each round begins with a different contender, so that a slow
+    drift of the machine affects them all.
     """
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}

@@ -29,7 +29,7 @@ from e5spark.model.spec import model_spec
 log = logging.getLogger("e5spark")
 
 FORMAT = 1  # of the document
-_ARCHITECTURES = ("bert", "xlm-roberta")  # whose operations ``flops`` can count
+_COUNTED = ("bert", "xlm-roberta")  # architectures whose operations ``flops`` can count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Workload:
     @property
     def flops(self) -> float | None:
         """Returns the operations that all texts need; None for an uncounted architecture."""
-        if self.config.get("model_type") not in _ARCHITECTURES:
+        if self.config.get("model_type") not in _COUNTED:
             return None
         return flops(
             self.lengths,
@@ -77,12 +77,14 @@ def run(settings: Settings) -> dict[str, Any]:
     candidates = contenders(
         host, threads=settings.threads, device=settings.device, prepared=settings.prepared
     )
-    chosen = selected(
+    selection = selected(
         with_pythons(candidates, settings.pythons), only=settings.only, skip=settings.skip
     )
-    runnable = {contender.name: contender for contender in chosen if contender.missing is None}
+    runnable = {contender.name: contender for contender in selection if contender.missing is None}
     left_out = {
-        contender.name: contender.missing for contender in chosen if contender.missing is not None
+        contender.name: contender.missing
+        for contender in selection
+        if contender.missing is not None
     }
     if not runnable:
         raise OptionError(_no_contender(left_out))
@@ -173,7 +175,11 @@ def _peaks(settings: Settings, workload: Workload) -> dict[str, Any]:
 
 def _best(peaks: list[dict[str, Any]], device: str) -> dict[str, float]:
     """Precision to the best measurement, which is the machine's limit."""
-    measured = [peak["gflops"] if device == "cpu" else peak["gpu"]["gflops"] for peak in peaks]
+    # The second measurement may have failed, for lack of memory after the rounds.
+    measured = [
+        peak["gflops"] if device == "cpu" else peak.get("gpu", {"gflops": {}})["gflops"]
+        for peak in peaks
+    ]
     return {name: max(gflops.get(name, 0.0) for gflops in measured) for name in measured[0]}
 
 

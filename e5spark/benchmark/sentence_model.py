@@ -17,7 +17,7 @@ def sentence_model(directory: str, **options: Any) -> Any:  # noqa: ANN401  # un
 
 @cache
 def worker_model(directory: str, device: str | None = None) -> Any:  # noqa: ANN401
-    """Returns this Spark worker's model, loaded once: the better form of the usual recipe."""
+    """Returns this Spark worker's model, loaded once, as in the better form of the usual recipe."""
     return sentence_model(directory, device=device)
 
 

@@ -115,11 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, help="write a chart, such as benchmark.png")
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
+def parse_settings(arguments: argparse.Namespace) -> Settings:
     """Returns the settings of a command line.
 
     Raises:
-        OptionError: If a value cannot be right.
+        OptionError: If a value is invalid.
     """
     threads = available_cpus() if arguments.threads is None else arguments.threads
     partitions = threads if arguments.partitions is None else arguments.partitions
@@ -168,7 +168,7 @@ def _prepared(argument: str) -> tuple[str, str]:
     match = _PREPARED.fullmatch(argument)
     if match is None:
         raise OptionError(
-            f"--prepared is {argument!r}; give engine, precision and directory, such as "
+            f"--prepared is {argument!r}; pass engine, precision and directory, such as "
             "openvino-int8=DIR."
         )
     return match[1], str(Path(match[2]).absolute())
@@ -178,8 +178,8 @@ def _python(argument: str) -> tuple[str, str]:
     match = _PYTHON.fullmatch(argument)
     if match is None or not Path(match[2]).is_file():
         raise OptionError(
-            f"--python is {argument!r}; give a pattern of names and an interpreter that exists, "
+            f"--python is {argument!r}; pass a pattern of names and an existing interpreter, "
             "such as 'st-onnx=other/bin/python'."
         )
-    # Not resolved: a virtual environment is found by the link that its interpreter is.
+    # Not resolved: Python finds a virtual environment through its interpreter's symbolic link.
     return match[1], str(Path(match[2]).absolute())

@@ -29,7 +29,7 @@ def checkpoint(shape: Shape, directory: Path, *, name: str, seed: int = 0) -> Pa
     Args:
         shape: Its size; the large multilingual one takes 2.2 GB on disk.
         directory: The parent directory of all checkpoints.
-        name: The name of the shape, which its directory begins with.
+        name: The name of the shape, with which the directory's name begins.
         seed: The seed of the weights.
 
     Raises:
@@ -71,22 +71,20 @@ def _save_model(shape: Shape, directory: Path, seed: int) -> None:
     from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel, utils
 
     utils.logging.disable_progress_bar()
-    measures: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         "vocab_size": shape.embeddings,
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
         "num_attention_heads": shape.heads,
         "intermediate_size": shape.ffn,
     }
-    # First without memory: transformers' initialisation would cost as much as the one below.
+    # On the meta device, because transformers' own initialisation would cost as much as ours below.
     with torch.device("meta"):
         if shape.architecture == "bert":
-            model = BertModel(BertConfig(**measures))
+            model = BertModel(BertConfig(**sizes))
         else:
             model = XLMRobertaModel(
-                XLMRobertaConfig(
-                    max_position_embeddings=MAX_TOKENS + 2, type_vocab_size=1, **measures
-                )
+                XLMRobertaConfig(max_position_embeddings=MAX_TOKENS + 2, type_vocab_size=1, **sizes)
             )
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -132,9 +130,9 @@ def _unigrams(count: int) -> list[tuple[str, float]]:
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = ["▁", *_LETTERS]
     remaining = count - len(special) - len(letters) - 3  # the two roles, and <mask> at the end
-    inside = words(remaining // 4)
-    starts = [f"▁{word}" for word in words(remaining - len(inside))]
-    pieces = ["▁query", "▁passage", *starts, *inside]
+    continuations = words(remaining // 4)
+    starts = [f"▁{word}" for word in words(remaining - len(continuations))]
+    pieces = ["▁query", "▁passage", *starts, *continuations]
     scored = [(piece, -math.log(rank + 10)) for rank, piece in enumerate(pieces)]
     return [
         *((piece, 0.0) for piece in special),

@@ -69,7 +69,7 @@ class LoadedContender:
     Attributes:
         vectors: The vectors of the first texts, in order; None if they have no
             meaning.  # (SAMPLE, dim)
-        first_vector_seconds: Seconds from the start of its Spark task (without Spark: from the
+        first_vector_seconds: Seconds from the start of its Spark task (without Spark, from the
             first import) to the first vectors, loading included.
         embed: Embeds every row once.
         warm_up: Called before each run, because Spark ends workers that were idle for a minute.

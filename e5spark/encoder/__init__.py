@@ -1,7 +1,7 @@
-"""The encoder API: texts in, unit vectors out, in order. Nothing in this package knows Spark."""
+"""The encoder API: texts in, unit vectors out, in order. Nothing here depends on Spark."""
 
 from e5spark.encoder.encoder import Encoder, Encoding
-from e5spark.encoder.engine import Loaded
+from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.loading import load
 
-__all__ = ["Encoder", "Encoding", "Loaded", "load"]
+__all__ = ["Encoder", "Encoding", "LoadedModel", "load"]

@@ -27,7 +27,7 @@ class Batch:
     def check_ids(self, vocabulary: int) -> None:
         """Raises unless the checkpoint has an embedding of every token.
 
-        On a GPU, an id beyond the table would make the device unusable to the whole process.
+        On a GPU, an id beyond the table would make the device unusable for the whole process.
 
         Args:
             vocabulary: Number of tokens that the checkpoint embeds.
@@ -43,10 +43,10 @@ class Batch:
             )
 
     def padded(self, pad_id: int, *, multiple: int = 1) -> Longs:
-        """Returns the ids with each row filled up on the right: int64.  # (rows, width).
+        """Returns the ids with each row padded on the right: int64.  # (rows, width).
 
         Args:
-            pad_id: The token that fills up short rows.
+            pad_id: The padding token.
             multiple: See ``padded_width``.
         """
         width = padded_width(int(self.lengths.max(initial=0)), multiple)
@@ -68,7 +68,7 @@ def micro_batches(
 
     Args:
         lengths: Tokens per row, special tokens and prompt included; at least 1 each.
-        token_budget: Most tokens in one forward pass, padding included.
+        token_budget: Maximum number of tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
         multiple: See ``padded_width``. All full batches of one width have the same number of rows,
             so that there are fewer shapes than lengths.
@@ -95,12 +95,12 @@ def micro_batches(
 
 
 def padded_width(longest: int, multiple: int) -> int:
-    """Returns the width of a padded batch: at least its longest row, rounded up to a few widths.
+    """Returns the width of a padded batch: its longest row, rounded up to one of a few widths.
 
     Args:
         longest: Tokens of the longest row.
-        multiple: The width is a multiple of this, and beyond 16 times this a multiple of an eighth
-            of the next lower power of two. With 1 the width is the longest row.
+        multiple: The width is a multiple of this number or, beyond 16 times the number, a multiple
+            of an eighth of the next lower power of two. With 1 the width is the longest row.
     """
     if multiple == 1:
         return longest

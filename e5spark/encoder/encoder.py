@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e5spark.encoder.batching import Indices, Ints, micro_batches
-from e5spark.encoder.engine import Engine, Loaded, Vectors
+from e5spark.encoder.engine import Engine, LoadedModel, Vectors
 from e5spark.encoder.loading import load
 from e5spark.encoder.long_text import Window
 from e5spark.encoder.sort_window import SortWindow, tokenize
@@ -79,12 +79,12 @@ class Encoder:
     the input.
     """
 
-    def __init__(self, loaded: Loaded, recipe: Recipe, spec: ModelSpec) -> None:
-        """Makes an encoder from a loaded checkpoint; ``load`` does all of it.
+    def __init__(self, loaded: LoadedModel, recipe: Recipe, spec: ModelSpec) -> None:
+        """Wraps a loaded checkpoint; ``load`` loads one first.
 
         Args:
             loaded: The tokenizer and the engine.
-            recipe: How vectors are made: prompts, pooling, limits.
+            recipe: How vectors are computed: prompts, pooling, limits.
             spec: The options; only the token budget and the sort window are read.
         """
         self.recipe = recipe
@@ -104,7 +104,7 @@ class Encoder:
 
         Raises:
             ModelError: If the checkpoint is unknown, absent, altered or incomplete.
-            OptionError: If an option is wrong or for tables only, or an engine is not installed.
+            OptionError: If an option is wrong or only for tables, or an engine is not installed.
         """
         spec = model_spec(model, options)
         if spec.long_text == "split" or spec.output_type != "float32":
@@ -146,7 +146,7 @@ class Encoder:
 
         Raises:
             OptionError: If the role is unknown, or the instruction is missing or not allowed.
-            TextError: If a text is no string, or could not be encoded.
+            TextError: If a text is not a string, or could not be encoded.
         """
         if isinstance(texts, str):
             raise TextError("texts is a string; encode takes a list of strings.")
@@ -180,8 +180,8 @@ class Encoder:
     def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> SortWindow:
         """Returns a sort window of texts, tokenised for ``encode_tokens``.
 
-        With these two halves of ``encode_rows`` a thread can tokenise the next sort window while
-        the engine runs this one.
+        ``encode_rows`` consists of this and ``encode_tokens``; called apart, they let a thread
+        tokenise the next sort window while the engine runs this one.
         """
         return tokenize(self._loaded.tokenizer, self.recipe, texts, prefixes)
 
@@ -229,7 +229,7 @@ class Encoder:
                 vectors[rows] = normalized(cut) if self.recipe.normalize else cut
             elif len(rows) == 1:
                 errors[int(rows[0])] = f"{type(pooled).__name__}: {pooled}"
-            else:  # one row is to blame; the others must get their vectors
+            else:  # some row is at fault; the others must get their vectors
                 halves += np.array_split(rows, 2)
         if halves:
             self._encode_batches(tokens, halves, vectors, errors)
@@ -237,7 +237,7 @@ class Encoder:
 
 def normalized(vectors: Vectors) -> Vectors:
     """Returns the vectors with unit L2 norm, as torch's ``normalize`` does: zero stays zero."""
-    # numpy.linalg.norm makes an array of squares first, and takes half as long again.
+    # numpy.linalg.norm makes an array of squares first, and takes 1.5 times as long.
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     unit: Vectors = vectors / np.maximum(norms, 1e-12)[:, None]
     return unit

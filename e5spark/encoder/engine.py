@@ -19,9 +19,9 @@ class Engine(Protocol):
 
     Attributes:
         name: Its name in ``e5spark.model.engines``.
-        precision: The precision that it computes in, read back from what runs: ``fp32``, ``bf16``
-            or ``int8``.
-        token_budget: The number of tokens in a forward pass, padding included, that suits it best.
+        precision: The precision that it computes in, read back from the loaded model: ``fp32``,
+            ``bf16`` or ``int8``.
+        token_budget: The number of tokens per forward pass, padding included, that suits it best.
         packed: Whether rows of different lengths need no padding.
         multiple: The widths of padded batches are multiples of this; see ``padded_width``.
     """
@@ -39,14 +39,14 @@ class Engine(Protocol):
         An engine may take further batches before it yields the vectors of the first.
 
         Raises:
-            E5SparkError: If the engine itself fails, so that no text is to blame.
+            E5SparkError: If the engine itself fails, whatever the texts.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The tokenizer and the engine of one checkpoint: what is expensive and shared by all roles."""
+class LoadedModel:
+    """The tokenizer and the engine of one checkpoint: costly to load, shared by all roles."""
 
     tokenizer: Tokenizer
     engine: Engine

@@ -1,7 +1,7 @@
 """Prepared models in int8: quantised with NNCF, and kept only if they are accurate and faster.
 
-E5's activations have outliers that some schemes do not survive, and which schemes those are depends
-on the checkpoint and the texts. So each scheme is tried, fastest first, on the user's own texts.
+E5's activations have outliers that ruin some schemes; the checkpoint and the texts decide which
+schemes. So each scheme is tried, fastest first, on the user's own texts.
 """
 
 import functools
@@ -20,7 +20,7 @@ from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
 from e5spark.encoder.batching import micro_batches
 from e5spark.encoder.encoder import Encoder, normalized
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines.openvino import OpenVINOEngine
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import GateError, ModelError
@@ -83,7 +83,7 @@ class Sample:
     prefixes: Sequence[str]
 
     def halves(self) -> "tuple[Sample, Sample]":
-        """Returns the texts to calibrate with, and the other half, to judge by."""
+        """Returns the half of the texts to calibrate with and the half to evaluate with."""
         return (
             Sample(texts=self.texts[::2], prefixes=self.prefixes[::2]),
             Sample(texts=self.texts[1::2], prefixes=self.prefixes[1::2]),
@@ -98,22 +98,22 @@ def quantize(
     Args:
         source: The directory of the prepared model of kind ``float``.
         to: A new directory.
-        sample: Texts; one half calibrates, the other half judges.
-        recipe: How vectors are made.
+        sample: Texts; one half is for calibration, the other for evaluation.
+        recipe: How vectors are computed.
         spec: The options that texts are encoded with: sort window and token budget.
-        overflow_safe: Whether weights use half their range only, so that sums do not overflow on
+        overflow_safe: Whether weights use only half their range, so that sums do not overflow on
             CPUs without VNNI; this costs some accuracy.
 
     Returns:
-        The scheme, its mean and worst cosine to fp32 over the judging half, the number of those
-        texts, and its speed-up over fp32 on this machine.
+        The scheme, its mean and worst cosine to fp32 over the evaluation half, the number of texts
+        in that half, and its speed-up over fp32 on this machine.
 
     Raises:
         GateError: If no scheme is both accurate enough and faster; nothing is left behind.
     """
-    calibration_half, judging_half = sample.halves()
-    precise = _encoder(source, recipe, spec)
-    inputs = _inputs(precise, calibration_half)
+    calibration_half, evaluation_half = sample.halves()
+    float_encoder = _encoder(source, recipe, spec)
+    inputs = _inputs(float_encoder, calibration_half)
     rejected = []
     with TemporaryDirectory(prefix="e5spark-int8-") as scratch:
         for number, scheme in enumerate(SCHEMES):
@@ -121,7 +121,7 @@ def quantize(
             shutil.copytree(source, candidate)
             model = _quantized_model(scheme, source, inputs, overflow_safe)
             _write(scheme, candidate, model, overflow_safe)
-            quality = _quality(precise, candidate, judging_half, recipe, spec)
+            quality = _quality(float_encoder, candidate, evaluation_half, recipe, spec)
             quality["scheme"] = scheme.name
             log.info("int8, %s.", _sentence(quality))
             if float(quality["mean_cosine"]) >= MEAN_COSINE and float(quality["speedup"]) > 1:
@@ -139,7 +139,7 @@ def quantize(
 def _manifest(directory: Path) -> Manifest:
     manifest = prepared.read(directory)
     if manifest is None:
-        raise ModelError(f"{directory} is no prepared model; make one with e5spark prepare.")
+        raise ModelError(f"{directory} is not a prepared model; make one with e5spark prepare.")
     return manifest
 
 
@@ -148,7 +148,7 @@ def _encoder(directory: Path, recipe: Recipe, spec: ModelSpec) -> Encoder:
     precision = "int8" if manifest.kind == "int8" else "fp32"
     engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=None)
     tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
-    return Encoder(Loaded(tokenizer=tokenizer, engine=engine), recipe, spec)
+    return Encoder(LoadedModel(tokenizer=tokenizer, engine=engine), recipe, spec)
 
 
 def _inputs(encoder: Encoder, sample: Sample) -> list[dict[str, Any]]:
@@ -200,13 +200,13 @@ def _finish(
 
 
 def _quality(
-    precise: Encoder, candidate: Path, sample: Sample, recipe: Recipe, spec: ModelSpec
+    float_encoder: Encoder, candidate: Path, sample: Sample, recipe: Recipe, spec: ModelSpec
 ) -> dict[str, float | str]:
     quantised = _encoder(candidate, recipe, spec)
     seconds: dict[str, list[float]] = {"fp32": [], "int8": []}
     vectors: dict[str, Vectors] = {}
     for _ in range(_ROUNDS):  # in turn, so that other load on the machine slows both down
-        for name, encoder in (("fp32", precise), ("int8", quantised)):
+        for name, encoder in (("fp32", float_encoder), ("int8", quantised)):
             started = time.perf_counter()
             encoding = encoder.encode_rows(sample.texts, sample.prefixes)
             seconds[name].append(time.perf_counter() - started)

@@ -1,9 +1,9 @@
-"""A checkpoint's tokenizer and engine: what is expensive, loaded once."""
+"""A checkpoint's tokenizer and engine, loaded."""
 
 import sys
 from importlib import import_module
 
-from e5spark.encoder.engine import Loaded
+from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.packages import missing, require
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
@@ -11,17 +11,19 @@ from e5spark.model.architecture import read_config
 from e5spark.model.checkpoint import Files
 from e5spark.model.engines import ENGINES
 
-# OpenVINO reports its use to its makers if it can import this package; no executor calls home.
+# OpenVINO reports its use to its makers if it can import this package; this blocks the import.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what import expects
 
 
-def load(files: Files, *, engine: str, precision: str, device: str, threads: int | None) -> Loaded:
+def load(
+    files: Files, *, engine: str, precision: str, device: str, threads: int | None
+) -> LoadedModel:
     """Returns the loaded checkpoint.
 
     Args:
         files: A checkpoint, or a prepared model.
         engine: A name in ``ENGINES``, or ``auto``.
-        precision: Resolved already: never ``auto``.
+        precision: A resolved precision, never ``auto``.
         device: ``auto``, or a torch device.
         threads: CPU threads of the forward passes; None leaves the engine's own choice.
 
@@ -38,7 +40,7 @@ def load(files: Files, *, engine: str, precision: str, device: str, threads: int
             f"The {name} engine cannot be imported: {error}. Install its packages again: "
             f"pip install 'e5spark[{ENGINES[name].extra}]'."
         ) from error
-    loaded: Loaded = module.load(files, precision=precision, device=device, threads=threads)
+    loaded: LoadedModel = module.load(files, precision=precision, device=device, threads=threads)
     return loaded
 
 
@@ -73,7 +75,7 @@ def decide_engine(files: Files, *, engine: str, device: str) -> str:
 
 
 def _preferred(files: Files, device: str) -> str:
-    """The first engine that can run a checkpoint; the last one if there is none."""
+    """The first engine that can run a checkpoint; the last one if none can."""
     device_type = _device_type(device)
     runnable = (
         name

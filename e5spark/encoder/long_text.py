@@ -35,9 +35,9 @@ def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Win
 
     Args:
         text: The text without its prompt.
-        spans: The spans of its tokens.
-        capacity: Most tokens of the text in one window.
-        overlap: Most tokens that a window repeats from the window before it.
+        spans: The spans of the text's tokens.
+        capacity: Maximum number of tokens of the text in one window.
+        overlap: Maximum number of tokens that a window repeats from the window before it.
     """
     if len(spans.starts) <= capacity:
         return [Window(start=0, end=len(text))]
@@ -57,7 +57,7 @@ def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Win
 
 
 def _units(text: str, spans: Spans, capacity: int) -> tuple[npt.NDArray[np.intp], Longs]:
-    """The starts of all pieces of text that should not be cut, then the end of the last one.
+    """The starts of all pieces of the text that should stay whole, then the end of the last piece.
 
     Characters without a token belong to the piece before them: the span of a composed character,
     such as e with an accent, covers only the e.

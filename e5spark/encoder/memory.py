@@ -1,15 +1,15 @@
-"""The limit of tokens that the device's memory has room for, learnt from passes that failed."""
+"""The number of tokens that fit the device's memory, learnt from forward passes that did not."""
 
-# Where the memory stays short, growing costs one failed pass in this many; where another process
-# took the memory for a moment, it gives the job its speed back.
+# If memory stays short, growing costs one failed pass in this many; if another process took the
+# memory only for a moment, growing gives the job its speed back.
 _PASSES_BEFORE_GROWING = 200
 
 
 class MemoryLimit:
-    """A limit of tokens that falls when a forward pass does not fit, and slowly grows back.
+    """A token limit that falls when a forward pass does not fit, and slowly grows back.
 
     Attributes:
-        limit: Most tokens of a pass; None as long as every pass has fitted.
+        limit: Maximum number of tokens of a pass; None as long as every pass has fitted.
     """
 
     limit: int | None = None

@@ -22,11 +22,11 @@ def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
     Raises:
         OptionError: If one is missing; the message names it and the extras.
     """
-    absent = missing(packages)
-    if absent:
-        verb = "is" if len(absent) == 1 else "are"
+    names = missing(packages)
+    if names:
+        verb = "is" if len(names) == 1 else "are"
         raise OptionError(
-            f"{purpose} needs {' and '.join(absent)}, which {verb} not installed here: "
+            f"{purpose} needs {' and '.join(names)}, which {verb} not installed here: "
             f"pip install 'e5spark[{extra}]'."
         )
 

@@ -30,7 +30,7 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
     files = _source(spec, to)
     if prepared.read(files.model) is not None:
         raise ModelError(
-            f"{files.model} is a prepared model already. Use it as the model, or give the "
+            f"{files.model} is a prepared model already. Use it as the model, or name the "
             "checkpoint itself."
         )
     from e5spark.encoder.engines.export import export
@@ -48,18 +48,18 @@ def prepare_int8(
     *,
     overflow_safe: bool | None,
 ) -> dict[str, Any]:
-    """Makes an int8 model in a new directory, calibrated and judged on a sample of the corpus.
+    """Makes an int8 model in a new directory, calibrated and evaluated on a sample of the corpus.
 
     Args:
         spec: A checkpoint, or a prepared model of kind ``float``.
         to: The new directory.
         texts: A sample of the corpus.
         prefixes: The prompt of each text.
-        overflow_safe: Whether its vectors must be right on CPUs without VNNI too; None means: if
-            this CPU has no VNNI.
+        overflow_safe: Whether its vectors must be right on CPUs without VNNI too; None means only
+            if this CPU has no VNNI.
 
     Returns:
-        The summary that ``prepare`` returns, and its quality against fp32.
+        The summary that ``prepare`` returns, with the quality against fp32.
 
     Raises:
         ConflictError: If the new directory exists.
@@ -74,7 +74,7 @@ def prepare_int8(
 
     manifest = prepared.read(files.model)
     if manifest is not None and manifest.kind != "float":
-        raise ModelError(f"{files.model} is quantised already; give the checkpoint itself.")
+        raise ModelError(f"{files.model} is quantised already; name the checkpoint itself.")
     source = files.model if manifest is not None else prepared_directory(files)
     quantize(
         source,
@@ -89,7 +89,7 @@ def prepare_int8(
 
 def _source(spec: ModelSpec, to: Path) -> Files:
     if to.exists():
-        raise ConflictError(f"{to} exists already; give a new directory.")
+        raise ConflictError(f"{to} already exists; name a new directory.")
     return resolve_files(spec)
 
 

@@ -1,6 +1,6 @@
 """A sort window: the rows that are tokenised and sorted by length together.
 
-Texts are repaired, get their prompts, and are tokenised once for each distinct text.
+Texts are repaired and get their prompts; each distinct text is tokenised once.
 """
 
 from collections.abc import Sequence
@@ -48,21 +48,21 @@ def tokenize(
     and later encoded, once.
 
     Args:
-        tokenizer: The checkpoint's.
-        recipe: The prompts, limits and treatment of long texts.
+        tokenizer: The checkpoint's tokenizer.
+        recipe: The prompts, the limits and how to handle long texts.
         texts: Texts without prompts.
         prefixes: The prefix of each text.
     """
     repaired = [text.repair(string) for string in texts]
     if recipe.already_prompted == "keep":
-        prefixes = _without_doubles(recipe, repaired, prefixes)
+        prefixes = _without_repeated_prompts(recipe, repaired, prefixes)
     repaired, prefixes, inverse = _distinct(repaired, prefixes)
     already_prompted = prompts.already_prompted(recipe.prompts, repaired)
     refused = _refused(tokenizer, recipe, prefixes, already_prompted)
     if refused:  # an empty text in their place costs next to nothing
         repaired = ["" if row in refused else string for row, string in enumerate(repaired)]
         prefixes = ["" if row in refused else prefix for row, prefix in enumerate(prefixes)]
-    tokenize_rows = _whole if recipe.long_text == "truncate" else _split
+    tokenize_rows = _truncate if recipe.long_text == "truncate" else _split
     owner, parts, tokens = tokenize_rows(tokenizer, recipe, repaired, prefixes)
     return SortWindow(
         tokens=tokens,
@@ -88,8 +88,10 @@ def _distinct(
     return [pair[1] for pair in numbers], [pair[0] for pair in numbers], inverse
 
 
-def _without_doubles(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
-    """The prefixes, with none for a text that begins with exactly such a prompt already."""
+def _without_repeated_prompts(
+    recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]
+) -> list[str]:
+    """The prefixes, empty for a text that already begins with exactly such a prompt."""
     heads = prompts.prompt_heads(recipe.prompts)
     return [
         "" if heads and string.startswith(heads) else prefix
@@ -100,7 +102,7 @@ def _without_doubles(recipe: Recipe, texts: Sequence[str], prefixes: Sequence[st
 def _refused(
     tokenizer: Tokenizer, recipe: Recipe, prefixes: Sequence[str], already_prompted: Sequence[bool]
 ) -> dict[int, str]:
-    """Why a text is not encoded: its prompt leaves it no room, or it has a prompt already."""
+    """The texts not to encode, with the reason: no room beside the prompt, or a prompt already."""
     sizes = {prefix: tokenizer.special_tokens + tokenizer.count(prefix) for prefix in set(prefixes)}
     refused: dict[int, str] = {}
     room = recipe.max_tokens - 2 * recipe.overlap
@@ -121,7 +123,7 @@ def _refused(
     return refused
 
 
-def _whole(
+def _truncate(
     tokenizer: Tokenizer, recipe: Recipe, texts: Sequence[str], prefixes: Sequence[str]
 ) -> tuple[Ints, list[Window], Tokens]:
     """One row per text: owners, no windows, tokens."""
@@ -138,7 +140,7 @@ def _split(
     capacities = {prefix: room - tokenizer.count(prefix) for prefix in set(prefixes)}
     split: list[list[Window]] = [[] for _ in texts]
     pending: Sequence[int] = range(len(texts))
-    # A word that is cut in two can have more tokens than it has whole. Texts whose windows do not
+    # A word cut in two can have more tokens than the same word uncut. Texts whose windows do not
     # fit are split again into smaller ones, so that nothing is lost.
     for slack in (0, 2, 8, 32):
         for row in pending:

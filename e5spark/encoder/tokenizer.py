@@ -15,12 +15,12 @@ from e5spark.encoder.packages import require
 from e5spark.errors import ModelError
 from e5spark.model.architecture import read_config
 
-# Texts up to this length are tokenised whole. Of longer ones only the beginning is tokenised: a
+# Texts up to this length are tokenised completely, longer ones only at their beginning: a
 # tokenizer reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512
 # tokens.
 EXACT_CHARS = 1 << 16
-# Tokens at the end of a beginning that may be wrong: a cut inside a word can change the tokens of
-# that word, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
+# Number of tokens that may be wrong at the end of a beginning: a cut inside a word can change its
+# tokens, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
 _MARGIN = 128
 _SPACE_BEFORE = re.compile(r"\s\S*\Z")
 
@@ -87,7 +87,7 @@ class Tokenizer:
 
         Args:
             backend: The tokenizer that the checkpoint's files define.
-            pad_id: The token that fills up short rows.
+            pad_id: The padding token.
             eos_id: The token to append to every text, unless the backend does so itself.
         """
         backend.no_truncation()
@@ -134,7 +134,7 @@ class Tokenizer:
 
         Args:
             path: tokenizer.json.
-            pad_id: The token that fills up short rows.
+            pad_id: The padding token.
         """
         return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
 
@@ -154,7 +154,7 @@ class Tokenizer:
 
         Args:
             texts: Texts with their prompts.
-            max_tokens: Most tokens of one text, special tokens included.
+            max_tokens: Maximum number of tokens of one text, special tokens included.
         """
         beginnings = [_beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
         encoded = self._backend.encode_batch_fast(beginnings, add_special_tokens=True)
@@ -164,9 +164,9 @@ class Tokenizer:
             if len(beginning) < len(text):
                 full[row], estimate = self._extended(text, beginning, full[row], max_tokens)
                 n_tokens[row] = estimate
-        kept = np.minimum(n_tokens, max_tokens)
+        lengths = np.minimum(n_tokens, max_tokens)
         offsets = np.zeros(len(full) + 1, dtype=np.int64)
-        np.cumsum(kept, out=offsets[1:])
+        np.cumsum(lengths, out=offsets[1:])
         cut = (ids[:max_tokens] for ids in full)
         flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32, count=int(offsets[-1]))
         if len(self._suffix):
@@ -196,7 +196,7 @@ class Tokenizer:
     def _extended(
         self, text: str, beginning: str, ids: list[int], max_tokens: int
     ) -> tuple[list[int], int]:
-        """The ids of a beginning long enough for ``max_tokens``, and the whole text's estimate."""
+        """The ids of a beginning long enough for ``max_tokens``, and the full text's estimate."""
         while len(ids) < max_tokens + _MARGIN and len(beginning) < len(text):
             beginning = _beginning(text, 4 * len(beginning))
             ids = self._backend.encode(beginning).ids + self._appended
@@ -208,9 +208,9 @@ def appends_eos(directory: Path) -> bool:
     return read_config(directory).architecture.appends_eos
 
 
-def _beginning(text: str, most: int) -> str:
-    """At most the first ``most`` characters: up to the last white space, if there is any."""
-    if len(text) <= most:
+def _beginning(text: str, limit: int) -> str:
+    """At most the first ``limit`` characters, up to a white space if the second half has any."""
+    if len(text) <= limit:
         return text
-    space = _SPACE_BEFORE.search(text, most // 2, most)
-    return text[: space.start()] if space else text[:most]
+    space = _SPACE_BEFORE.search(text, limit // 2, limit)
+    return text[: space.start()] if space else text[:limit]

@@ -90,7 +90,7 @@ def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
 
     Args:
         spec: The checkpoint and the precision to verify.
-        known_answers: A JSON file of texts and of the scores that the checkpoint's authors
+        known_answers: A JSON file of texts, with the scores that the checkpoint's authors
             published for them.
 
     Raises:
@@ -105,7 +105,7 @@ def verify(spec: ModelSpec, known_answers: str | None = None) -> dict[str, Any]:
     if prepared.read(files.model) is not None:
         raise OptionError(
             f"{spec.model} is a prepared model, which transformers cannot run; verify the "
-            "checkpoint that it was made from (--set model.engine=openvino)."
+            "checkpoint that it was prepared from (--set model.engine=openvino)."
         )
     loaded = load(files, engine=spec.engine, precision=precision, device=spec.device, threads=None)
     encoder = Encoder(loaded, recipe, spec)
@@ -141,11 +141,11 @@ def _check(result: Agreement, precision: str, comparison: str) -> None:
         and result.worst_cosine >= WORST_COSINE[precision]
         and result.mean_cosine >= MEAN_COSINE[precision]
     )
-    if not holds:  # and not the inverse comparisons: those are false for NaN
+    if not holds:  # the inverse comparisons would be false for NaN
         raise GateError(
             f"{comparison}: the largest difference is {result.largest_difference:.2g}, the worst "
-            f"cosine {result.worst_cosine:.7f}, the mean {result.mean_cosine:.7f}; promised are "
-            f"{LARGEST_DIFFERENCE.get(precision, 'any')}, {WORST_COSINE[precision]} and "
+            f"cosine {result.worst_cosine:.7f}, the mean {result.mean_cosine:.7f}; the promises "
+            f"are {LARGEST_DIFFERENCE.get(precision, 'any')}, {WORST_COSINE[precision]} and "
             f"{MEAN_COSINE[precision]}."
         )
 

@@ -1,4 +1,4 @@
-"""The chunks of a run: parts of its work list that are embedded and committed one by one."""
+"""The chunks of a run: parts of its work list, each embedded and committed as a unit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -21,7 +21,7 @@ from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
 
-# A killed run loses at most the chunks in flight: minutes of work, on two slots or two thousand.
+# A killed run loses at most the chunks in flight: minutes of work on two slots or two thousand.
 _ROWS, _ROWS_PER_SLOT = 20_000, 10_000
 _MOST_CHUNKS = 2000
 # Fewer rows are not worth a task of their own.
@@ -48,13 +48,14 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the parts of a run are.
+    """The sizes of a run's chunks, and how many chunks run at a time.
 
     Attributes:
-        rows: Most rows of a chunk, unless there would be more than 2,000 chunks.
+        rows: The most rows in a chunk, unless there would be more than 2,000 chunks.
         tasks: Tasks of a chunk.
-        concurrent_chunks: Chunks at a time, so that the last tasks of one do not idle a cluster.
-        forced: Whether a chunk gets all of its tasks, however few rows it has.
+        concurrent_chunks: Chunks that run at a time, so that the last tasks of one do not leave a
+            cluster idle.
+        forced: Whether every chunk gets this many tasks, however few rows it has.
     """
 
     rows: int
@@ -64,7 +65,7 @@ class Sizes:
 
 
 def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int) -> Sizes:
-    """Returns the sizes of a run: those of the config, and where it has 0, by the task slots."""
+    """Returns the sizes from the config; for a 0 in it, a size that suits the task slots."""
     slots = 1 if rows and tasks else _slots(spark)
     return Sizes(
         rows=rows or max(_ROWS, _ROWS_PER_SLOT * slots),
@@ -75,7 +76,7 @@ def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int)
 
 
 def _slots(spark: SparkSession) -> int:
-    """How many tasks run at once."""
+    """Returns how many tasks run at once."""
     # Spark cuts a range into as many parts as there are cores now; Connect offers no other way.
     parts = spark.range(1 << 20).select(F.spark_partition_id().alias("part"))
     cores = parts.distinct().count()
@@ -89,14 +90,14 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
     that executors may come and go. A chunk is a group of files, so no row is shuffled.
 
     Args:
-        df: The rows, with the kind of each in the column ``KIND``.
+        df: The rows, with their kind in the column ``KIND``.
         commits: For the directory of the work list.
-        sizes: For the rows of a chunk.
+        sizes: For the number of rows in a chunk.
     """
     path = commits.ledger.work_path("rows")
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
     write_path(df, path, format="parquet", options=options, partition=KIND)
-    # With a schema, because Spark cannot infer one where no row was written.
+    # With a schema, because Spark cannot infer one if no row was written.
     columns = [field for field in df.schema if field.name != KIND]
     schema = StructType(columns).add(KIND, StringType())
     files = (
@@ -120,7 +121,7 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
 def _grouped(
     files: Sequence[tuple[str, str, int]], limit: int
 ) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Neighbouring files of one kind, with at most ``limit`` rows together, or a single file."""
+    """Yields groups of neighbouring files of one kind: up to ``limit`` rows, or a single file."""
     kind, total = "", 0
     paths: list[str] = []
     for file_kind, path, rows in files:

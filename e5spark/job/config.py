@@ -93,10 +93,10 @@ class JobConfig:
 
 
 def check(job: JobConfig) -> None:
-    """Raises if keys of a job contradict each other, or one lacks another that it needs.
+    """Checks the rules for keys of a job that depend on each other.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If keys contradict each other, or a key lacks another key that it needs.
     """
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
@@ -138,8 +138,8 @@ def _check_input(table: InputConfig) -> None:
         raise ConfigError("input.format and input.options are for path, not for table.")
     if {key.lower() for key in table.options} & {"readchangefeed", "readchangedata"}:
         raise ConfigError(
-            "[input.options] asks for a change data feed; set input.change_feed = true instead, or "
-            "rows would be embedded as they were before a change, too."
+            "[input.options] asks for a change data feed; set input.change_feed = true instead; "
+            "otherwise rows would also be embedded as they were before a change."
         )
     if table.trigger == "available_now" and not table.checkpoint_location:
         raise ConfigError(
@@ -154,7 +154,7 @@ def _check_ids(job: JobConfig) -> None:
         raise ConfigError("[input] has id and hash_id; give one of them.")
     has_ids = bool(table.id) or table.hash_id
     if table.on_duplicate == "first" and not has_ids:
-        raise ConfigError("input.on_duplicate is for input.id, which is not set.")
+        raise ConfigError("input.on_duplicate is for input.id, which is not set; set input.id.")
     if job.run.delete_missing and not has_ids:
         raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
 
@@ -186,7 +186,7 @@ def _check_change_feed(table: InputConfig) -> None:
     if not table.id:
         raise ConfigError(
             "input.change_feed needs input.id, a column that keeps its value when a row changes; "
-            "the id of input.hash_id is made of the texts."
+            "the id of input.hash_id changes with the texts."
         )
     if table.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
         raise ConfigError(
@@ -196,12 +196,12 @@ def _check_change_feed(table: InputConfig) -> None:
     if options & {"maxfilespertrigger", "maxbytespertrigger"}:
         raise ConfigError(
             "maxFilesPerTrigger and maxBytesPerTrigger may split a commit, and then "
-            "input.change_feed would remove rows that the commit has rewritten; leave them out."
+            "input.change_feed would remove rows that the commit has rewritten; leave both out."
         )
 
 
 def _check_columns(job: JobConfig) -> None:
-    """The output is the input: rows are found again by their ids, and none is added or removed."""
+    """Checks a job whose output is its input: ids identify rows, and no row comes or goes."""
     table, output = job.input, job.output
     if (table.path, table.table) != (output.path, output.table):
         raise ConfigError(
@@ -211,7 +211,7 @@ def _check_columns(job: JobConfig) -> None:
     if output.format != "delta" or (table.path and table.format != "delta"):
         raise ConfigError('output.write = "columns" is for tables of format "delta".')
     if not table.id:
-        raise ConfigError('output.write = "columns" needs input.id, to find rows again.')
+        raise ConfigError('output.write = "columns" needs input.id, to identify the rows.')
     refused = {
         "input.columns": table.columns,
         "input.hash_id": table.hash_id,
@@ -233,6 +233,6 @@ def _check_columns(job: JobConfig) -> None:
 def _check_run(run: RunConfig) -> None:
     if not 0 <= run.max_error_rate <= 1:
         raise ConfigError("run.max_error_rate is a share from 0 to 1.")
-    for name, least in (("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)):
-        if getattr(run, name) < least:
-            raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {least} or more.")
+    for name, minimum in (("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)):
+        if getattr(run, name) < minimum:
+            raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {minimum} or more.")

@@ -1,7 +1,7 @@
 """The difference between an input and its table: rows with a new id or with changed content.
 
 The columns that this module adds, to a user's table or beside it, have names that begin with
-``names.RESERVED``: no column of the user's can be one of them.
+``names.RESERVED``: no column of a user's table has such a name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ _ID_LENGTH = 40
 def content_hash(parts: Sequence[Column]) -> Column:
     """Returns a hash of the bytes of strings: binary, 32 bytes, never null.
 
-    It is the sha256 of the parts as netstrings, ``5:hello``, one after another, and ``-`` for a
-    null, so that no two different lists of parts are written alike. Bytes that are not valid UTF-8
+    It is the sha256 of the concatenated parts: each is a netstring, ``5:hello``, or ``-`` for a
+    null, so that different lists of parts are never encoded alike. Bytes that are not valid UTF-8
     are hashed as they are.
     """
     return F.unhex(F.sha2(F.concat(*map(_netstring, parts)), 256))
@@ -42,7 +42,7 @@ def _netstring(part: Column) -> Column:
 
 
 def check_id(df: DataFrame, id: str) -> None:
-    """Raises unless the type of a column can identify rows.
+    """Checks that values of a column's type can identify rows.
 
     Raises:
         ColumnError: If the type is not atomic.
@@ -85,25 +85,25 @@ def diff(
     find_deleted: bool,
     deleted_ids: DataFrame | None = None,
 ) -> tuple[DataFrame, Observation]:
-    """Returns the ids whose rows must be embedded or removed, each once, and what to do.
+    """Returns the ids whose rows must be embedded or removed, without duplicates, and counts.
 
-    One join of ids and hashes; no text is shuffled.
+    It takes one join of ids and hashes; no text is shuffled.
 
     Args:
-        source: The input. Its ids may be null or duplicates; ``check_ids`` refuses those.
+        source: The input. Its ids may be null or duplicates, which ``check_ids`` refuses.
         table: The table's rows; several rows with one id are windows of one text.
-        id: The column of both that identifies a row.
-        hash: The column of both that holds the content hash.
+        id: The column that identifies a row, in both.
+        hash: The column with the content hash, in both.
         statuses: The status columns of the table; a row with ``error`` in one is embedded again.
         find_deleted: Whether to look for ids of the table that are missing from the input.
-        deleted_ids: One column, the id, each once and none of them in the input: ids that a change
-            feed reports as deleted.
+        deleted_ids: One column, the id: ids that a change feed reports as deleted, without
+            duplicates, and none of them in the input.
 
     Returns:
         A table of ids with the column ``KIND`` (``append`` for a new id, ``deferred`` for a row
-        that replaces another one, ``delete``), which ``rows_to_embed`` and ``ids_to_delete`` take
-        apart; and the counts that are observed while it is written: those of ``count_ids``, and
-        the ids of each kind.
+        that replaces another one, ``delete``), for ``rows_to_embed`` and ``ids_to_delete``; and the
+        counts that are observed while it is written: the counts of ``count_ids``, and the number
+        of ids of each kind.
     """
     ids = source.select(
         F.col(quoted(id)).alias(_ID), F.col(quoted(hash)).alias(_HASH), _copies(source)
@@ -149,7 +149,7 @@ def count_ids(source: DataFrame, id: str) -> dict[str, int]:
     """Returns the counts of ids and rows of an input whose rows are all new.
 
     Returns:
-        ``ids``: different ids, null among them; ``rows_in``: rows; ``copies``: rows before
+        ``ids``: distinct ids, including null; ``rows_in``: rows; ``copies``: rows before
         ``first_of_each``; ``nulls``: rows without an id; ``duplicates``: ids of several rows.
     """
     ids = source.select(F.col(quoted(id)).alias(_ID), _copies(source))
@@ -171,14 +171,14 @@ def _id_counts() -> list[Column]:
 
 
 def _copies(source: DataFrame) -> Column:
-    """How many rows of the input a row represents."""
+    """Returns how many rows of the input a row represents."""
     return F.col(COPIES) if COPIES in source.columns else F.lit(1).alias(COPIES)
 
 
 def check_ids(
     source: DataFrame, id: str, counts: Mapping[str, int], *, is_text: bool = False
 ) -> None:
-    """Raises if some ids are null or duplicates; the message names up to five duplicates.
+    """Checks that no id is null or a duplicate; the message names up to five duplicates.
 
     Args:
         source: The table that was counted; read again only if it has duplicates.
@@ -206,8 +206,8 @@ def check_ids(
 def _examples(source: DataFrame, id: str, duplicates: int) -> str:
     groups = source.groupBy(F.col(quoted(id)).alias(_ID)).agg(F.count(F.lit(1)).alias(_ROWS))
     rows = groups.filter(F.col(_ROWS) > 1).orderBy(_ID).limit(_EXAMPLES).collect()
-    named = ", ".join(f"{_shortened(row[_ID])} ({row[_ROWS]} rows)" for row in rows)
-    return f"{named}, ..." if duplicates > _EXAMPLES else named
+    ids = ", ".join(f"{_shortened(row[_ID])} ({row[_ROWS]} rows)" for row in rows)
+    return f"{ids}, ..." if duplicates > _EXAMPLES else ids
 
 
 def _shortened(value: object) -> str:
@@ -216,7 +216,7 @@ def _shortened(value: object) -> str:
 
 
 def check_not_empty(counts: Mapping[str, int], name: str) -> None:
-    """Raises if an input without rows would remove all rows of a table.
+    """Checks that an input without rows does not remove all rows of a table.
 
     Args:
         counts: From ``diff``.
@@ -240,12 +240,12 @@ def rows_to_embed(source: DataFrame, differences: DataFrame, id: str) -> DataFra
 
 
 def ids_to_delete(differences: DataFrame, id: str) -> DataFrame:
-    """Returns one column: the ids whose rows leave the table."""
+    """Returns one column: the ids whose rows are removed from the table."""
     return differences.filter(F.col(KIND) == "delete").select(F.col(_ID).alias(id))
 
 
 def check_unchanged(expected: int, rows: int) -> None:
-    """Raises if the input had a different number of rows to embed when it was read again.
+    """Checks that the second read of the input found as many rows to embed as the first.
 
     Raises:
         TransientError: If the numbers differ.

@@ -33,7 +33,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
 
     Args:
         path: A TOML file.
-        overrides: Their values are TOML (``true``, ``3``, ``["a"]``); any other is a string.
+        overrides: Their values are TOML (``true``, ``3``, ``["a"]``); anything else is a string.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown, a value has the wrong type, or
@@ -52,7 +52,7 @@ def load_model(name: str, overrides: Sequence[str] = ()) -> ModelConfig:
     """Returns a ``[model]`` section: a name, and ``model.key=value`` overrides.
 
     Raises:
-        ConfigError: If a key is unknown, of another section, or a value has the wrong type.
+        ConfigError: If a key is unknown or of another section, or a value has the wrong type.
     """
     return _overridden({"model": {"name": name}}, "the model", overrides, _model_alone)
 
@@ -73,7 +73,7 @@ def write_example(directory: Path) -> Path:
         if not directory.is_dir():
             raise ConfigError(f"{directory} is not a directory; give a directory.") from error
         raise ConflictError(
-            f"{path} exists already and is kept; give another directory."
+            f"{path} already exists and was not overwritten; give another directory."
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
@@ -86,7 +86,11 @@ def _overridden(
     overrides: Sequence[str],
     build: Callable[[dict[str, Any]], _Built],
 ) -> _Built:
-    """The result of ``build`` with the overrides; a refusal names the file or override at fault."""
+    """Returns what ``build`` makes of the overridden data.
+
+    Raises:
+        ConfigError: If ``build`` does; the message names the file or the override at fault.
+    """
     versions = [(source, data)]
     for override in overrides:
         data = copy.deepcopy(data)
@@ -138,17 +142,17 @@ def _job(data: dict[str, Any]) -> JobConfig:
 
 
 def _section(data: dict[str, Any], name: str, kind: type[_Section]) -> _Section:
-    needed = [
+    required = [
         field.name
         for field in fields(kind)
         if field.default is MISSING and field.default_factory is MISSING
     ]
-    return kind(**_values(data, name, get_type_hints(kind), needed))
+    return kind(**_values(data, name, get_type_hints(kind), required))
 
 
 def _model(data: dict[str, Any]) -> ModelConfig:
     values = _values(data, "model", {"name": str, **get_type_hints(ModelOptions)})
-    # The example shows keys that are not set as ""; uncommented, they must mean the same.
+    # The example shows unset keys as "", which must mean the same once they are uncommented.
     values = {key: value for key, value in values.items() if value != ""}
     if "name" not in values:
         raise ConfigError("[model] has no name; give a checkpoint or a directory.")
@@ -156,60 +160,60 @@ def _model(data: dict[str, Any]) -> ModelConfig:
 
 
 def _values(
-    data: dict[str, Any], section: str, hints: Mapping[str, Any], needed: Sequence[str] = ()
+    data: dict[str, Any], section: str, hints: Mapping[str, Any], required: Sequence[str] = ()
 ) -> dict[str, Any]:
     values = data.get(section, {})
     for key in values:
         if key not in hints:
             raise ConfigError(f"unknown key {key!r} in [{section}].{_nearest(key, list(hints))}")
-    for key in needed:
+    for key in required:
         if key not in values:
             raise ConfigError(f"[{section}] needs the key {key!r}.")
     return {key: _checked(value, hints[key], f"{section}.{key}") for key, value in values.items()}
 
 
-def _checked(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401  # any annotation
-    """Returns the value if it is of the annotated type; lists become tuples."""
+def _checked(value: object, hint: Any, key: str) -> Any:  # noqa: ANN401  # any annotation
+    """Returns the value of a key if it has the annotated type; lists become tuples."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         kinds = [kind for kind in arguments if kind is not NoneType]
         # a string or a list of strings; otherwise one kind, or None
-        return _checked(value, kinds[-1 if isinstance(value, list) else 0], where)
+        return _checked(value, kinds[-1 if isinstance(value, list) else 0], key)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(arguments)}.")
+            raise ConfigError(f"{key} is {value!r}; it must be one of {', '.join(arguments)}.")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise ConfigError(f"{where} is {value!r}; it must be a list.")
-        return tuple(_checked(item, arguments[0], where) for item in value)
+            raise ConfigError(f"{key} is {value!r}; it must be a list.")
+        return tuple(_checked(item, arguments[0], key) for item in value)
     if origin is not None:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where} is {value!r}; it must be a table, [{where}].")
+            raise ConfigError(f"{key} is {value!r}; it must be a table, [{key}].")
         return _strings(value)
-    return _scalar(value, hint, where)
+    return _scalar(value, hint, key)
 
 
-def _scalar(value: object, kind: type, where: str) -> object:
+def _scalar(value: object, kind: type, key: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-        raise ConfigError(f"{where} is {value!r}; it must be {names[kind]}.")
-    if where in _PATHS and isinstance(value, str) and value.startswith("~"):
-        return _expanded(value, where)
+        raise ConfigError(f"{key} is {value!r}; it must be {names[kind]}.")
+    if key in _PATHS and isinstance(value, str) and value.startswith("~"):
+        return _expanded(value, key)
     return value
 
 
-def _expanded(path: str, where: str) -> str:
+def _expanded(path: str, key: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        raise ConfigError(f"{where} is {path!r}; there is no such home directory.") from error
+        raise ConfigError(f"{key} is {path!r}; there is no such home directory.") from error
 
 
 def _strings(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns a table as Spark takes options: an unquoted ``spark.sql.x`` in TOML is a table."""
+    """Returns a table as options of Spark: in TOML an unquoted ``spark.sql.x`` is a table."""
     options: dict[str, str] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -242,5 +246,5 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" Use one of {', '.join(names)}."
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else f" Use one of {', '.join(names)}."

@@ -17,12 +17,12 @@ _NO_LIMIT = 1 << 30
 
 
 def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
-    """Returns what to count over all text columns while rows are written, without a second pass.
+    """Returns the columns that count rows and texts while rows are written, in the same pass.
 
-    A text that is split is counted once, by its first window; its tokens by all of them.
+    A text that is split counts once, at its first window; its tokens are counted in all windows.
 
     Args:
-        plan: For the treatment of long texts.
+        plan: For the way long texts are embedded.
         names: Field to column, for each text; see ``result_names``.
     """
     is_first = F.lit(True)
@@ -49,7 +49,7 @@ def total(chunks: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def check_chunk(counts: Mapping[str, int], *, rows: int, texts: int, staged: int) -> None:
-    """Raises unless each row of a chunk was embedded once, has a known status and was written.
+    """Checks that each row of a chunk was embedded once, has a known status and was written.
 
     Args:
         counts: The counts of the chunk.
@@ -72,7 +72,7 @@ def check_chunk(counts: Mapping[str, int], *, rows: int, texts: int, staged: int
 def _total(
     names: Sequence[Mapping[str, str]], field: str, count: Callable[[Column], Column]
 ) -> Column:
-    """The sum over all rows and all text columns."""
+    """Returns the sum over all rows and all text columns."""
     sums = [F.sum(count(F.col(quoted(columns[field])))) for columns in names]
     return functools.reduce(operator.add, sums)
 

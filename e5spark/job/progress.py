@@ -1,4 +1,4 @@
-"""The progress of a run: a line in the log for each chunk, or a bar on a terminal."""
+"""Shows the progress of a run: a line in the log for each chunk, or a bar on a terminal."""
 
 import logging
 import sys
@@ -33,11 +33,11 @@ class Progress:
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
-        left = (self._rows - self._done) * seconds / max(self._done, 1)
+        seconds_left = (self._rows - self._done) * seconds / max(self._done, 1)
         return (
             f"chunk {self._finished} of {self._chunks}: {self._done:,} of {self._rows:,} rows "
             f"({self._done / self._rows:.0%}), {self._done / seconds:,.1f} texts/s, "
-            f"{self._tokens / seconds:,.0f} tokens/s, {_clock(left)} left"
+            f"{self._tokens / seconds:,.0f} tokens/s, {_clock(seconds_left)} left"
         )
 
 

@@ -17,12 +17,12 @@ from e5spark.names import redacted
 class Counts:
     """What one sync did, or the sum over the micro-batches of a stream.
 
-    Rows are the input's, unless it says otherwise. Texts are counted over all text columns, and a
-    text that is split into windows counts once.
+    Rows are rows of the input unless stated otherwise. Texts are counted over all text columns,
+    and a text that is split into windows counts once.
 
     Attributes:
         rows_in: Rows read.
-        duplicates: Further rows with the id of one of these, left out by ``on_duplicate``.
+        duplicates: Further rows with an id of these rows, which ``on_duplicate`` left out.
         rows: Rows written; with ``long_text = "split"`` one for each window.
         ok: Texts with a vector.
         null_text: Texts that are null.
@@ -31,14 +31,14 @@ class Counts:
         truncated: Texts, or windows, that lost tokens.
         already_prompted: Texts that began with a prompt.
         tokens: Tokens before truncation, prompts and special tokens included.
-        lost_tokens: Tokens of these that were cut.
+        lost_tokens: Tokens that were cut.
         embedded: Rows whose texts were embedded, whatever their status.
-        skipped: Rows that are unchanged since they were embedded.
+        skipped: Rows that have not changed since they were embedded.
         deleted: Ids removed from the table.
-        recovered: Rows that an earlier run had embedded, and that this one made visible.
+        recovered: Rows that an earlier run had embedded, and that this run made visible.
         chunks: Chunks committed.
         epoch: The number of the run among the runs of this table.
-        micro_batches: Parts of a stream; None for a batch run.
+        micro_batches: Micro-batches of a stream; None for a batch run.
     """
 
     rows_in: int
@@ -66,7 +66,7 @@ class Counts:
         return self.ok + self.null_text + self.empty_text + self.error
 
     def as_dict(self) -> dict[str, int]:
-        """Returns the counts by name; ``micro_batches`` for a stream only."""
+        """Returns the counts by name, with ``micro_batches`` for a stream only."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -87,15 +87,15 @@ def total(batches: Sequence[Counts], *, recovered: int) -> Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What a run did, as the JSON document of the command line says it.
+    """What a run did; its JSON document is the last line of the command line's output.
 
     Attributes:
-        counts: The rows and texts by status.
+        counts: Rows, and texts by status.
         seconds: From the first look at the input's rows to the last commit.
         model: The checkpoint's name, or the model as the user named it.
         dim: Components of a vector.
-        fingerprint: What the vectors are comparable by: 64 hex digits.
-        fingerprint_parts: What the fingerprint is made of.
+        fingerprint: 64 hex digits; vectors with equal ones are comparable.
+        fingerprint_parts: What the fingerprint is the hash of.
         output: The table as the user names it, without credentials.
         versions: Of e5spark, Python, Spark and the driver's packages.
     """
@@ -116,12 +116,12 @@ class RunReport:
 
     @property
     def texts_per_second(self) -> float:
-        """Texts with a vector, by the seconds of the whole run."""
+        """Texts with a vector, per second of the whole run."""
         return round(self.counts.ok / self.seconds, 1)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens that the model has seen, by the seconds of the whole run."""
+        """Tokens that the model has seen, per second of the whole run."""
         return round((self.counts.tokens - self.counts.lost_tokens) / self.seconds, 1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,10 +164,10 @@ class RunReport:
 
 
 def check_errors(report: RunReport, max_error_rate: float) -> None:
-    """Raises if more texts ended in an error than a share of all texts of the input.
+    """Checks that no more than a share of all texts of the input ended in an error.
 
     Raises:
-        GateError: If so; the good rows are written, and the others have ``status = 'error'``.
+        GateError: If more did; the good rows are written, the others have ``status = 'error'``.
     """
     counts = report.counts
     # Unchanged rows count too, with as many texts in each as in an embedded row.

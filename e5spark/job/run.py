@@ -40,10 +40,11 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
     """Embeds the new and changed rows of a table as the config says, and returns the report.
 
     Everything that can be checked before a task runs is checked then: the output, the model, the
-    input and its columns, in this order. The same command finishes what a killed run has left.
+    input and its columns, in this order. The same command finishes a run that was killed.
 
     Raises:
-        ConflictError: If the output is not e5spark's, holds other vectors, or another run has it.
+        ConflictError: If the output was not written by e5spark, has other vectors, or is locked by
+            another run.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.
@@ -52,7 +53,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         target, config = _columns(spark, config)
     else:
         target = _target(spark, config)
-    # Required here: a job does not leave it to its executors to look for the model.
+    # Required: a job does not leave the search for the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
     stream = None
     if config.input.trigger == "available_now":
@@ -75,10 +76,10 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
 
 
 def check_device(spark: SparkSession, plan: Plan) -> None:
-    """Raises if a worker does not have the device that the options name.
+    """Checks that a worker has the device that the options name.
 
-    One text is embedded by one task, before the input is read: a worker that lacks the device is
-    otherwise found once the whole input has been staged. ``auto`` and ``cpu`` are everywhere.
+    One task embeds one text before the input is read: otherwise the lack of the device would show
+    only once the work list has been written. ``auto`` and ``cpu`` work everywhere.
 
     Raises:
         OptionError: From the worker, inside Spark's error, if it lacks the device.
@@ -97,7 +98,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
 
     Raises:
         OptionError: If the size is not positive.
-        ConflictError: If the output is not e5spark's, or another run has it.
+        ConflictError: If the output was not written by e5spark, or is locked by another run.
     """
     if target_bytes < 1:
         raise OptionError("The size of a file (--megabytes) must be a positive whole number.")
@@ -113,10 +114,10 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
             f"{target.name} is a {manifest.table} table; compact it with Delta's OPTIMIZE."
         )
     schema = StructType.fromJson(dict(manifest.schema))
-    with acquire(files) as held:
-        ledger = Ledger(files, held)
+    with acquire(files) as lock:
+        ledger = Ledger(files, lock)
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
-        commits.check_known()
+        commits.check_all_recorded()
         commits.recover(spark)
         files_before = target.count_files()
         record = target.stage_compaction(
@@ -191,16 +192,16 @@ def _target(spark: SparkSession, config: JobConfig) -> Sink:
 
 
 def _columns(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
-    """The input table as the sink, and the job that reads the version of the run's beginning."""
+    """Returns the input table as the sink, and the job that reads its current version."""
     table = config.input
-    kept = (table.id, *sources.input_columns(config.embed))
-    target = DeltaColumns(spark, path=table.path, table=table.table, kept=kept)
+    inputs = (table.id, *sources.input_columns(config.embed))
+    target = DeltaColumns(spark, path=table.path, table=table.table, inputs=inputs)
     pinned = replace(
         table,
         path=target.location,
         table="",
         format="delta",
-        columns=kept,
+        columns=inputs,
         options={"versionAsOf": str(target.version)},
     )
     return target, replace(config, input=pinned)
@@ -241,8 +242,8 @@ def _sync(
     if not target.location:
         target.create(schema, properties)
     files = open_storage(spark, target.location)
-    with acquire(files) as held:
-        commits = Commits(Ledger(files, held), target, schema=schema, id=source.id)
+    with acquire(files) as lock:
+        commits = Commits(Ledger(files, lock), target, schema=schema, id=source.id)
         commits.begin(_manifest(spark, plan, source, schema, target), properties)
         context = SyncContext(run=config.run, plan=plan, source=source, commits=commits)
         if stream is not None:

@@ -22,7 +22,7 @@ _FIXED = {"CANNOT_MODIFY_CONFIG", "CANNOT_MODIFY_STATIC_CONFIG"}
 
 @contextmanager
 def session(job_config: JobConfig) -> Iterator[SparkSession]:
-    """Gives the running session, which is kept, or a new one, which is stopped.
+    """Yields the running session, which stays, or a new one, which is stopped afterwards.
 
     Raises:
         ConfigError: If Spark refuses a setting, or Java is missing.
@@ -54,19 +54,19 @@ def session(job_config: JobConfig) -> Iterator[SparkSession]:
 
 
 def lost_jvm(error: BaseException) -> TransientError | None:
-    """Returns what to raise where Spark's Java process is gone; None for any other error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # The hub and a store have errors of ours, which may follow one of a connection.
-        if isinstance(seen, Py4JNetworkError) or (
-            isinstance(seen, ConnectionError) and not isinstance(error, E5SparkError)
+    """Returns the error to raise if Spark's Java process is gone; None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # An e5spark error about the hub or a store may have a ConnectionError as its cause.
+        if isinstance(cause, Py4JNetworkError) or (
+            isinstance(cause, ConnectionError) and not isinstance(error, E5SparkError)
         ):
             return TransientError(
-                "Spark's Java process on this machine has ended: it was stopped, or killed, as by "
-                "a lack of memory (see spark.driver.memory). Committed rows are safe; start the "
-                "same command again."
+                "Spark's Java process on this machine has ended: it was stopped or killed, for "
+                "example for lack of memory (see spark.driver.memory). Committed rows are safe; "
+                "start the same command again."
             )
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -77,7 +77,8 @@ def one_worker(settings: Mapping[str, str]) -> dict[str, str]:
     the settings of conf/spark-cluster.conf do the same.
 
     Args:
-        settings: The session's, as far as they are known; ``spark.task.cpus`` there is followed.
+        settings: The session's settings, as far as they are known; if ``spark.task.cpus`` is among
+            them, none is returned.
     """
     local = _LOCAL.fullmatch(settings.get("spark.master", "local[*]"))
     remote = "spark.remote" in settings or "SPARK_REMOTE" in os.environ
@@ -88,7 +89,7 @@ def one_worker(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _submitted() -> dict[str, str]:
-    """The settings that spark-submit has."""
+    """Returns the settings that spark-submit has."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return {}
     from pyspark import SparkConf, SparkContext
@@ -100,24 +101,22 @@ def _submitted() -> dict[str, str]:
 def _refusal(error: Exception) -> E5SparkError:
     if isinstance(error, PySparkException) and condition(error) == "JAVA_GATEWAY_EXITED":
         home = os.environ.get("JAVA_HOME")
-        place = f"JAVA_HOME is {home!r}" if home else "JAVA_HOME is not set"
+        setting = f"JAVA_HOME is {home!r}" if home else "JAVA_HOME is not set"
         return ConfigError(
-            f"Spark's Java process did not start; {place}. e5spark needs Java 17 or 21: install "
+            f"Spark's Java process did not start; {setting}. e5spark needs Java 17 or 21: install "
             "one and set JAVA_HOME to its directory."
         )
     return lost_jvm(error) or ConfigError(
         f"Spark does not start with these settings: {reason(error)} Correct [spark] in the job "
-        "file, or what spark-submit was given."
+        "file, or the options of spark-submit."
     )
 
 
 def _check_settings(spark: SparkSession, settings: Mapping[str, str]) -> None:
-    """Raises if a setting of Spark SQL has a value that it cannot have.
-
-    Spark itself looks at such a value when a query first needs it.
+    """Checks the values of settings of Spark SQL, which Spark checks when a query needs them.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If Spark refuses a value.
     """
     for key, value in settings.items():
         if not key.startswith("spark.sql."):

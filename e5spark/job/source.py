@@ -50,7 +50,7 @@ class Source:
 
     @property
     def is_feed(self) -> bool:
-        """Whether the rows are only the changed ones, and not the whole input."""
+        """Whether the rows are only the changed rows, and not the whole input."""
         return self.deleted_ids is not None
 
     @property
@@ -75,12 +75,12 @@ def open_source(spark: SparkSession, config: JobConfig) -> Source:
 
 def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
     """Returns the last change of each id in a change data feed, in the columns of the job."""
-    df = _needed(df, config, *feed.COLUMNS)
+    df = _select(df, config, *feed.COLUMNS)
     return feed.last(df, resolve_column(df, config.input.id).name)
 
 
 def source_of(df: DataFrame, config: JobConfig) -> Source:
-    """Returns the source of a table, or of what ``last_changes`` returns.
+    """Returns the source for a table, or for the result of ``last_changes``.
 
     Raises:
         ColumnError: If a name is taken, or a column has the wrong type.
@@ -116,12 +116,12 @@ def source_of(df: DataFrame, config: JobConfig) -> Source:
 
 
 def _check_hash_id(df: DataFrame) -> None:
-    taken = next((column for column in df.columns if column.lower() == HASH_ID), None)
-    if taken is not None:
+    column = next((name for name in df.columns if name.lower() == HASH_ID), None)
+    if column is not None:
         raise ColumnError(
-            f"The table has a column {taken!r}, and input.hash_id adds a column {HASH_ID!r}. If "
-            f"{taken!r} identifies the rows, set input.id = {taken!r} in place of input.hash_id; "
-            "else rename it, or name the columns to keep, without it, in input.columns."
+            f"The table has a column {column!r}, and input.hash_id adds a column {HASH_ID!r}. If "
+            f"{column!r} identifies the rows, set input.id = {column!r} in place of input.hash_id; "
+            "otherwise rename it, or list the columns to keep, without it, in input.columns."
         )
 
 
@@ -180,11 +180,11 @@ def read(spark: SparkSession, config: JobConfig) -> DataFrame:
         ColumnError: If a column that is embedded or passes through is missing, or its name is
             reserved.
     """
-    return _needed(_table(spark, config.input), config)
+    return _select(_table(spark, config.input), config)
 
 
 def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
-    """Returns the columns that the job needs, of the input as a stream.
+    """Returns the columns of the input that the job needs, as a stream.
 
     Raises:
         InputError: If it cannot be read.
@@ -198,7 +198,7 @@ def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
         df = stream.open_path(
             spark, table.path, format=table.format, options=table.options, changes=table.change_feed
         )
-    return _needed(df, config, *(feed.COLUMNS if table.change_feed else ()))
+    return _select(df, config, *(feed.COLUMNS if table.change_feed else ()))
 
 
 def texts_of(df: DataFrame, config: EmbedConfig) -> TextColumns:
@@ -218,7 +218,7 @@ def texts_of(df: DataFrame, config: EmbedConfig) -> TextColumns:
 
 
 def _content(df: DataFrame, texts: TextColumns) -> list[Column]:
-    """Everything that decides a row's vectors, apart from the fingerprint."""
+    """Returns everything that decides a row's vectors, apart from the fingerprint."""
     columns = [F.col(quoted(text_column(df, name))) for name in texts.names]
     if texts.join is not None:
         columns = [*columns, F.lit(texts.join)]
@@ -235,27 +235,29 @@ def input_columns(config: EmbedConfig) -> list[str]:
     return [*texts, *(name for name in (config.role_column, config.instruction_column) if name)]
 
 
-def _needed(df: DataFrame, config: JobConfig, *more: str) -> DataFrame:
-    wanted = [*config.input.columns, *filter(None, [config.input.id]), *input_columns(config.embed)]
+def _select(df: DataFrame, config: JobConfig, *feed_columns: str) -> DataFrame:
+    names = [*config.input.columns, *filter(None, [config.input.id]), *input_columns(config.embed)]
     if config.input.format == "csv" and config.input.path:
-        _check_header(df, wanted, config.input)
+        _check_header(df, names, config.input)
     if config.input.columns:
-        names = dict.fromkeys(resolve_column(df, name).name for name in (*wanted, *more))
+        names = list(
+            dict.fromkeys(resolve_column(df, name).name for name in (*names, *feed_columns))
+        )
         df = df.select(*(F.col(quoted(name)) for name in names))
     _check_reserved(df)
     return df
 
 
-def _check_header(df: DataFrame, wanted: list[str], table: InputConfig) -> None:
-    """Raises if a column is missing, without the names of the others: they may be texts."""
+def _check_header(df: DataFrame, names: list[str], table: InputConfig) -> None:
+    """Checks that the columns exist; the message omits the other names, which may be texts."""
     columns = [column.lower() for column in df.columns]
-    for name in wanted:
+    for name in names:
         if name.lower() not in columns:
-            near = difflib.get_close_matches(name, df.columns, n=1)
+            matches = difflib.get_close_matches(name, df.columns, n=1)
             raise ColumnError(
                 f"The input {redacted(table.path)} has no column {name!r} among its "
                 f"{len(columns)} columns."
-                + (f" Did you mean {listed(near)}?" if near else "")
+                + (f" Did you mean {listed(matches)}?" if matches else "")
                 + " Columns of a CSV file are named by its first line; if that is a row of data, "
                 "set header = false in [input.options], and the columns are _c0, _c1, ..."
             )
@@ -267,7 +269,7 @@ def _check_reserved(df: DataFrame) -> None:
             owner = "e5spark" if column.lower() != _FILE_METADATA else "Spark"
             raise ColumnError(
                 f"The table has a column {column!r}, a name that {owner} reserves for columns of "
-                "its own. Rename it, or name the columns to keep, without it, in input.columns."
+                "its own. Rename it, or list the columns to keep, without it, in input.columns."
             )
 
 

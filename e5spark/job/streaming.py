@@ -20,7 +20,7 @@ def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Sour
     """Returns the input as a stream, and the source of a micro-batch without rows.
 
     Raises:
-        InputError: If the input cannot be read, or not as a stream.
+        InputError: If the input cannot be read, or cannot be read as a stream.
         ColumnError: If a column that is embedded or passes through is missing, or a name is taken.
         ConfigError: If two options contradict each other.
     """
@@ -35,8 +35,8 @@ def run_stream(
 ) -> Counts:
     """Brings a table up to date with a stream, under its lock, and returns the sum of all counts.
 
-    Each micro-batch is synced like the input of a batch run. When one is read again after a kill,
-    the rows that were committed are unchanged, and only the others are embedded.
+    Each micro-batch is synced like the input of a batch run. When a micro-batch is read again after
+    a kill, the rows that were committed count as unchanged, and only the others are embedded.
 
     Args:
         spark: The session.
@@ -45,8 +45,7 @@ def run_stream(
         rows: The stream.
 
     Raises:
-        ConflictError: If the stream checkpoint belongs to another table, or where ``sync`` raises
-            it.
+        ConflictError: If the stream checkpoint belongs to another table, or ``sync`` raises it.
         InputError: If the stream cannot be read, or ids are null or duplicates.
     """
     table = config.input
@@ -54,11 +53,11 @@ def run_stream(
     stream_checkpoint.claim(storage, context.commits.ledger.storage)
     batches: list[Counts] = []
 
-    def take(part: DataFrame) -> None:
+    def process(part: DataFrame) -> None:
         used = sum(counts.chunks + 1 for counts in batches)
         commits = _numbered_after(context.commits, used)
-        # Written, because it is read twice; and read by a session whose settings are the user's,
-        # while those of a stream are Spark's.
+        # Written, because it is read twice, and because the user's session then reads it: the
+        # session of a stream has Spark's settings.
         path = commits.ledger.work_path("input")
         part = _last_changes(part, config)
         write_path(part, path, format="parquet", options={"compression": "zstd"})
@@ -70,7 +69,10 @@ def run_stream(
 
     recovered = context.commits.recover(spark)
     stream.drain(
-        rows, name=table.table or table.path, checkpoint=table.checkpoint_location, take=take
+        rows,
+        name=table.table or table.path,
+        checkpoint=table.checkpoint_location,
+        process=process,
     )
     if not batches:
         return replace(finish_empty(spark, context, recovered=recovered), micro_batches=0)
@@ -82,6 +84,6 @@ def _last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
 
 
 def _numbered_after(commits: Commits, used: int) -> Commits:
-    """The same table, whose next records are numbered after those of this run."""
+    """Returns commits to the same table whose records are numbered after the used numbers."""
     ledger = commits.ledger.after(used)
     return Commits(ledger, commits.target, schema=commits.schema, id=commits.id)

@@ -1,4 +1,4 @@
-"""Brings a table up to date with its source: adds, replaces and, if asked for, removes rows."""
+"""Brings a table up to date with its source: adds, replaces and, on request, removes rows."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -44,10 +44,10 @@ class WorkPlan:
     """What a sync has to do.
 
     Attributes:
-        work: The rows to embed, with the kind of each.
-        rows_in: Rows of the input, without duplicates that were left out; None where nobody has
-            counted them yet.
-        rows: Rows to embed; None where nobody has counted them yet.
+        work: The rows to embed, with their kinds.
+        rows_in: Rows of the input, without duplicates that were left out; None if they are not
+            counted yet.
+        rows: Rows to embed; None if they are not counted yet.
         deleted: One column, the ids to remove; None if there are none.
         deletions: Ids to remove.
         duplicates: Rows that ``input.on_duplicate = "first"`` left out.
@@ -76,12 +76,12 @@ def sync(spark: SparkSession, context: SyncContext) -> Counts:
 
 
 def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
-    """Does what ``sync`` does once earlier runs are recovered.
+    """Returns the counts of a sync after the recovery of earlier runs; see ``sync``.
 
     Args:
         spark: The session.
         context: See ``SyncContext``.
-        recovered: Rows that became visible by the recovery.
+        recovered: Rows that the recovery made visible.
     """
     commits, source = context.commits, context.source
     plan = _plan_work(spark, context, recovered)
@@ -106,7 +106,7 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
 
 
 def finish_empty(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
-    """Does what ``sync_rows`` does for a source without rows: a new table becomes readable."""
+    """Returns the counts of a sync of a source without rows; it makes a new table readable."""
     plan = WorkPlan(work=context.source.rows, rows_in=0, rows=0)
     return _finish(spark, context.commits, [], plan, recovered)
 
@@ -134,13 +134,13 @@ def _plan_work(spark: SparkSession, context: SyncContext, recovered: int) -> Wor
     commits, source = context.commits, context.source
     if source.id is None:
         work = source.rows.withColumn(diff.KIND, F.lit("deferred"))
-        if recovered:  # by the only commit of a table without ids
+        if recovered:  # all rows: a table without ids has one commit
             return WorkPlan(work=work, rows_in=0, rows=0)
         if commits.ledger.has_finished:
             raise ConflictError(
-                f"The output {commits.target.name} exists already and is complete; without an id "
+                f"The output {commits.target.name} already exists and is complete; without an id "
                 "nobody can tell which rows are new. Set input.id (or input.hash_id = true) and "
-                "give a new output, which later runs can update; or give a new output alone."
+                "give a new output, which later runs can update; or only give a new output."
             )
         log.info("No input.id: all rows are embedded; they become visible when the run ends.")
         return WorkPlan(work=work, rows_in=None, rows=None)
@@ -192,7 +192,7 @@ def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> Wor
 def _make_visible(
     spark: SparkSession, commits: Commits, records: list[Record], plan: WorkPlan
 ) -> None:
-    """Makes the deferred rows visible, and an empty table one that can be read."""
+    """Makes deferred rows visible, or a new table without rows readable."""
     name = commits.ledger.name(len(records) + 1)
     deferred = tuple(record.name for record in records if record.kind == "deferred")
     if deferred or plan.deletions:

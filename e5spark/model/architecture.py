@@ -21,16 +21,16 @@ class Architecture:
         defaults: The values that transformers assumes for keys that config.json lacks.
         tensors: Name to shape of each tensor outside the layers; poolers are never used.
         layer_tensors: The same for each layer; ``{layer}`` in a name is the layer's number.
-        prefix: What precedes the names of tensors that were saved with a task's head.
+        prefix: The prefix of the tensor names in a checkpoint that was saved with a task head.
         skips_padding: Whether tokens are numbered from ``pad_token_id + 1``, and padding tokens,
             even those inside a text, are left out and have the position ``pad_token_id``
             (transformers' ``create_position_ids_from_input_ids``). Otherwise all tokens are
             numbered from 0.
         appends_eos: Whether each text ends in the end-of-sequence token, because the architecture
-            is a decoder whose vector is the one of the last token.
+            is a decoder, pooled from its last token.
         prepared_by: The engine that runs prepared models of it; None if it cannot be prepared.
         tokenizer: The class that transformers loads for it unless the files name another; None if
-            that depends on the files.
+            there is no default class.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Architecture:
     tokenizer: str | None = None
 
 
-def _dense(name: str, out: str, into: str) -> dict[str, Sizes]:
-    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+def _dense(name: str, outputs: str, inputs: str) -> dict[str, Sizes]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def _layer_norm(name: str) -> dict[str, Sizes]:
@@ -143,8 +143,8 @@ class ModelConfig:
     """A checkpoint's config.json.
 
     Attributes:
-        architecture: The one that its ``model_type`` names.
-        values: Its keys, completed with the defaults of transformers.
+        architecture: The architecture that its ``model_type`` names.
+        values: Its keys and values, completed with the defaults of transformers.
     """
 
     architecture: Architecture
@@ -152,7 +152,7 @@ class ModelConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Returns the most tokens that the positions can number: 512 of XLM-R's 514 rows."""
+        """Returns the largest number of tokens that have positions: 512 of XLM-R's 514 rows."""
         rows = int(self.values["max_position_embeddings"])
         skipped = int(self.values["pad_token_id"]) + 1 if self.architecture.skips_padding else 0
         return rows - skipped

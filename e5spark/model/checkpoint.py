@@ -42,11 +42,11 @@ class Files:
 
 
 def locate(spec: ModelSpec) -> Files:
-    """Returns where the checkpoint is; it is fetched from the hub only if the spec allows that.
+    """Returns the directories of the checkpoint, which is fetched only if the spec allows it.
 
     Raises:
         ModelError: If it is absent or not a checkpoint; the message says how to provide it.
-        TransientError: If the hub was asked and did not answer.
+        TransientError: If the hub did not answer.
     """
     published = known_checkpoint(spec)
     model = _directory(spec.model, spec)
@@ -57,11 +57,11 @@ def locate(spec: ModelSpec) -> Files:
                 "name the directory that holds config.json and the weights."
             )
     if spec.tokenizer is not None:
-        borrowed = _directory(spec.tokenizer, replace(spec, revision=None), weights=False)
-        return Files(model=model, tokenizer=borrowed)
+        tokenizer = _directory(spec.tokenizer, replace(spec, revision=None), weights=False)
+        return Files(model=model, tokenizer=tokenizer)
     if published is not None and published.tokenizer is not None and not has_tokenizer(model):
-        borrowed = hub.snapshot(published.tokenizer, download=spec.download, weights=False)
-        return Files(model=model, tokenizer=borrowed)
+        tokenizer = hub.snapshot(published.tokenizer, download=spec.download, weights=False)
+        return Files(model=model, tokenizer=tokenizer)
     if not has_tokenizer(model):
         raise ModelError(
             f"{model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name the "
@@ -71,7 +71,7 @@ def locate(spec: ModelSpec) -> Files:
 
 
 def pin(spec: ModelSpec, files: Files) -> ModelSpec:
-    """Returns the spec with the commit that its hub name was resolved to, for every machine."""
+    """Returns the spec pinned to the commit that its hub name resolved to, for every machine."""
     if is_directory(spec.model) or not _COMMIT.fullmatch(files.model.name):
         return spec
     return replace(spec, revision=files.model.name)
@@ -105,7 +105,7 @@ def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
 
 
 def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
-    """Returns the registry's entry for the spec's checkpoint; None for one of the user's own.
+    """Returns the registry's entry for the spec's checkpoint; None for the user's own.
 
     Raises:
         ModelError: If the name is not in the registry and no revision pins it.
@@ -120,7 +120,7 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
         return None
     if spec.model not in registry.CHECKPOINTS and Path(spec.model).is_dir():
         raise ModelError(
-            f"{spec.model!r} reads as a name on the hub, but there is a directory of that name; "
+            f"{spec.model!r} is taken as a name on the hub, but there is a directory of that name; "
             f"write './{spec.model}' for the directory."
         )
     return registry.find(spec.model)
@@ -173,15 +173,15 @@ def hash_files(files: Files) -> Weights:
     if manifest is not None:
         return manifest.weights
     names = ["config.json", *weight_files(files.model)]
-    present = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    tokenizer_files = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
     return Weights(
         weights=_digest(files.model / name for name in names),
-        tokenizer=_digest(files.tokenizer / name for name in present),
+        tokenizer=_digest(files.tokenizer / name for name in tokenizer_files),
     )
 
 
 def check_published(spec: ModelSpec, files: Files) -> None:
-    """Raises unless the weights are those that were published or prepared, where that is known.
+    """Raises unless the weights match the published or prepared ones, if their hashes are known.
 
     A hub cache names each weight file after the sha256 that the hub sent with it; the registry has
     the hash of checkpoints that come from elsewhere.

@@ -26,11 +26,11 @@ def cache_directory() -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if os.access(home, os.W_OK):
             return home
-    return _among_temporary_files()
+    return _temporary_directory()
 
 
 @functools.cache
-def _among_temporary_files() -> Path:
+def _temporary_directory() -> Path:
     """A directory that no other user can write, so that its content can be trusted."""
     shared = Path(tempfile.gettempdir()) / f"e5spark-{os.getuid()}"
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The registry of engines: what the driver and the loader know of each without importing it.
+"""The registry of engines: what the driver and the loader know about an engine they do not import.
 
 The code of an engine is the module of the same name in ``e5spark.encoder.engines``.
 """
@@ -15,7 +15,7 @@ class EngineEntry:
         extra: The extra of e5spark that installs them.
         devices: Types of torch devices that it runs on.
         precisions: Precisions that it computes in.
-        runs_prepared: Whether it runs prepared models, which it makes of checkpoints on demand;
+        runs_prepared: Whether it runs prepared models, which it makes from checkpoints on demand;
             otherwise it runs checkpoints as they were published.
     """
 
@@ -26,7 +26,7 @@ class EngineEntry:
     runs_prepared: bool
 
 
-# ``auto`` is the first that can run the model on the device; the last one runs every checkpoint.
+# ``auto`` means the first that can run the model on the device; the last runs every checkpoint.
 ENGINES = {
     "openvino": EngineEntry(
         packages=("openvino",),

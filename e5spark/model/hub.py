@@ -22,11 +22,11 @@ def snapshot(
         revision: The commit; by default the one that e5spark pins, else the commit of the first
             fetch.
         download: Whether missing files may be fetched from the hub.
-        weights: Whether the weights are needed, and not only the tokenizer.
+        weights: Whether the weights are needed as well as the tokenizer.
 
     Raises:
         ModelError: If it is not in the cache and may not be fetched, or the hub does not have it.
-        TransientError: If the hub was asked and did not answer.
+        TransientError: If the hub did not answer.
     """
     published = registry.CHECKPOINTS.get(name)
     revision = revision or (published.revision if published else None)
@@ -85,15 +85,15 @@ def _snapshot(name: str, revision: str | None, patterns: list[str], *, local: bo
         ) from error
     except errors.HFValidationError as error:
         raise ModelError(
-            f"{name!r} is no name on the hub: {_first_line(error)} Use 'owner/name', or write a "
-            "directory as an absolute path or './relative'."
+            f"{name!r} is not a valid name on the hub: {_first_line(error)} Use 'owner/name', or "
+            "write a directory as an absolute path or './relative'."
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
             f"The hub ({_endpoint()}) has no {name} at revision {revision or 'main'}: "
             f"{_first_line(error)} Check the name and the revision."
         ) from error
-    # The client's own HTTPError as well: a broken connection is no HfHubHTTPError.
+    # The client's own HTTPError as well: a broken connection is not an HfHubHTTPError.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise TransientError(
             f"Fetching {name} from the hub ({_endpoint()}) failed: {_first_line(error)} Run the "

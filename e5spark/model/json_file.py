@@ -12,12 +12,13 @@ def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatev
 
     Args:
         path: The file.
-        default: Of the type that the file must hold; an object (a dict) if there is no default.
+        default: The value for a missing file, of the type that the file must hold. Without one the
+            file must hold an object (a dict).
 
     Raises:
         ModelError: If the file is not JSON of that type, or is missing and has no default.
     """
-    needed = dict if default is None else type(default)
+    expected = dict if default is None else type(default)
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -26,9 +27,9 @@ def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatev
         return default
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}. Fetch it again.") from None
-    if not isinstance(content, needed):
+    if not isinstance(content, expected):
         raise ModelError(
-            f"{path} holds a JSON {type(content).__name__}; it needs a {needed.__name__}. Fetch it "
-            "again."
+            f"{path} holds a JSON {type(content).__name__}; it needs a {expected.__name__}. Fetch "
+            "it again."
         )
     return content

@@ -1,6 +1,6 @@
 """Vectors in smaller types, with ranges that come from the corpus and never from one batch.
 
-The results equal those of sentence-transformers' ``quantize_embeddings``, bit for bit.
+The results equal sentence-transformers' ``quantize_embeddings``, bit for bit.
 """
 
 import json

@@ -19,7 +19,7 @@ from e5spark.model.fingerprint import Weights
 
 MANIFEST = "e5spark.json"
 FORMAT = 2
-# Formats that were written once and cannot run any more, each with the reason.
+# Formats of earlier releases that no longer run, each with the reason.
 _UNREADABLE = {
     1: "its graph numbers the tokens itself, and gave texts that spell <pad> other vectors than "
     "transformers does"
@@ -37,11 +37,11 @@ class Manifest:
     Attributes:
         kind: ``float``, which computes in fp32 or bf16, or ``int8``.
         source: The content of the checkpoint that was prepared.
-        engine: The engine that runs it, by its name in ``e5spark.model.engines``; openvino where a
-            manifest does not name one.
+        engine: The engine that runs it, by its name in ``e5spark.model.engines``; openvino if the
+            manifest names none.
         checkpoint: The name of that checkpoint if it is a published one, so that its prompts and
-            limits are known; None for one of the user's own.
-        pad_id: The token that fills up short rows.
+            limits are known; None for the user's own.
+        pad_id: The padding token.
         pad_position: The token that XLM-R leaves out, even inside a text, when it numbers the
             tokens of a row; the first position is the next number. None if tokens are numbered
             from 0.
@@ -88,8 +88,8 @@ def read(directory: Path) -> Manifest | None:
         if isinstance(error, ModelError):
             raise
         raise ModelError(
-            f"{path} is no manifest of a prepared model ({type(error).__name__}: {error}). Prepare "
-            "the checkpoint again: e5spark prepare MODEL --to DIR."
+            f"{path} is not a manifest of a prepared model ({type(error).__name__}: {error}). "
+            "Prepare the checkpoint again: e5spark prepare MODEL --to DIR."
         ) from error
 
 
@@ -126,7 +126,9 @@ def check(directory: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():
-            raise ModelError(f"{directory} lacks {name} of its prepared model; prepare it again.")
+            raise ModelError(
+                f"{directory} lacks {name}, a file of the prepared model; prepare it again."
+            )
         if sha256(path) != expected:
             raise ModelError(
                 f"{path} has sha256 {sha256(path)}, but it was prepared with {expected}; prepare "
@@ -135,7 +137,7 @@ def check(directory: Path, manifest: Manifest) -> None:
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Writes the manifest with the hash of every file present: this completes a prepared model."""
+    """Writes the manifest, with the hash of every file present; this completes a prepared model."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     hashes = {str(path.relative_to(directory)): sha256(path) for path in files}
     data = json.dumps(asdict(replace(manifest, files=hashes)), indent=2, sort_keys=True)

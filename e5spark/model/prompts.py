@@ -55,7 +55,7 @@ def prefix(prompts: Mapping[str, str], role: str, instruction: str | None = None
         return template.replace(_TASK, instruction.strip())
     if instruction and not any(_TASK in other for other in prompts.values()):
         raise OptionError(
-            "An instruction was given, but this checkpoint takes none; leave it out, or use an "
+            "There is an instruction, but this checkpoint takes none; leave it out, or use an "
             "instruct checkpoint such as 'intfloat/multilingual-e5-large-instruct'."
         )
     return template

@@ -1,4 +1,4 @@
-"""How vectors are made: by the user's options, the registry, or the checkpoint's own files."""
+"""How vectors are computed, from the user's options, the registry or the checkpoint's files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from e5spark.model.spec import ModelSpec
 
 
 def resolve_recipe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
-    """Returns how the checkpoint's vectors are made.
+    """Returns the recipe of the checkpoint's vectors.
 
-    The user's options come first, then the registry's entry for a published checkpoint, or else
-    the checkpoint's own files. Nothing is guessed.
+    The user's options take precedence, then the registry's entry for a published checkpoint or, for
+    any other, the checkpoint's own files. Nothing is guessed.
 
     Args:
         spec: The model as the user described it.
@@ -26,7 +26,7 @@ def resolve_recipe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
 
     Raises:
         ModelError: If the files are not the published checkpoint's, or neither they nor the user
-            say how vectors are made.
+            say how vectors are computed.
         OptionError: If an option contradicts the checkpoint.
     """
     published = known_checkpoint(spec)
@@ -49,7 +49,7 @@ def resolve_recipe(spec: ModelSpec, directory: Path | None = None) -> Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredRecipe:
-    """A recipe without the user's options; None for what neither registry nor files declare."""
+    """A recipe before the user's options; None where neither registry nor files declare a value."""
 
     dim: int | None = None
     pooling: str | None = None
@@ -74,7 +74,7 @@ class DeclaredRecipe:
         """Returns the recipe that the files declare, in the layout of sentence-transformers.
 
         Raises:
-            ModelError: If they need a module or a pooling that e5spark does not run.
+            ModelError: If they need a module or a pooling that e5spark does not support.
         """
         path = directory / "modules.json"
         try:
@@ -108,7 +108,7 @@ def _recipe(spec: ModelSpec, declared: DeclaredRecipe, limit: int | None) -> Rec
     normalize = spec.normalize if spec.normalize is not None else declared.normalize
     role_prompts = spec.prompts if spec.prompts is not None else declared.prompts
     limits = [tokens for tokens in (declared.max_tokens, limit) if tokens is not None]
-    longest = min(limits)
+    max_tokens = min(limits)
     if declared.dim is None or pooling is None or normalize is None or role_prompts is None:
         choices = (
             ("pooling='mean'", pooling),
@@ -117,25 +117,25 @@ def _recipe(spec: ModelSpec, declared: DeclaredRecipe, limit: int | None) -> Rec
         )
         missing = ", ".join(choice for choice, value in choices if value is None)
         raise ModelError(
-            f"The files of {spec.model} do not say how its vectors are made, and e5spark does not "
-            f"guess. Set what is missing (for instance {missing}), or name the published "
+            f"The files of {spec.model} do not say how its vectors are computed, and e5spark does "
+            f"not guess. Set what is missing (for instance {missing}), or name the published "
             "checkpoint that it holds, for instance checkpoint='intfloat/multilingual-e5-small'."
         )
-    if spec.max_tokens is not None and spec.max_tokens > longest:
+    if spec.max_tokens is not None and spec.max_tokens > max_tokens:
         raise OptionError(
-            f"max_tokens is {spec.max_tokens}, but {spec.model} takes at most {longest} tokens. "
+            f"max_tokens is {spec.max_tokens}, but {spec.model} takes at most {max_tokens} tokens. "
             "Lower it, or leave it out."
         )
-    if spec.long_text != "truncate" and 4 * spec.overlap > (spec.max_tokens or longest):
+    if spec.long_text != "truncate" and 4 * spec.overlap > (spec.max_tokens or max_tokens):
         raise OptionError(
-            f"overlap is {spec.overlap}, but a window has {spec.max_tokens or longest} tokens; it "
-            "may be at most a quarter of them."
+            f"overlap is {spec.overlap}, but a window has {spec.max_tokens or max_tokens} tokens; "
+            "use a quarter of them at most."
         )
     return Recipe(
         dim=_dim(spec, declared.dim),
         pooling=_checked_pooling(pooling),
         prompts=dict(role_prompts),
-        max_tokens=spec.max_tokens or longest,
+        max_tokens=spec.max_tokens or max_tokens,
         normalize=normalize,
         long_text=spec.long_text,
         overlap=0 if spec.long_text == "truncate" else spec.overlap,
@@ -143,23 +143,23 @@ def _recipe(spec: ModelSpec, declared: DeclaredRecipe, limit: int | None) -> Rec
     )
 
 
-def _dim(spec: ModelSpec, whole: int) -> int:
+def _dim(spec: ModelSpec, full: int) -> int:
     """The dim of a vector: the checkpoint's, or a smaller one if trained for it or forced."""
-    dim = spec.dim or whole
+    dim = spec.dim or full
     published = known_checkpoint(spec)
-    trained = (whole, *published.matryoshka_dims) if published is not None else (whole,)
-    if dim > whole:
-        raise OptionError(f"dim is {dim}, but {spec.model} has {whole} dimensions. Lower it.")
+    trained = (full, *published.matryoshka_dims) if published is not None else (full,)
+    if dim > full:
+        raise OptionError(f"dim is {dim}, but {spec.model} has {full} dimensions. Lower it.")
     if dim in trained or spec.force_dim:
         return dim
     if published is not None and published.matryoshka_dims:
         dims = ", ".join(map(str, published.matryoshka_dims))
         why = f"was trained for the dims {dims} only"
     elif published is not None and published.matryoshka:
-        ladder = ", ".join(str(whole >> halvings) for halvings in range(1, 4))
+        candidates = ", ".join(str(full >> halvings) for halvings in range(1, 4))
         why = (
             "was trained for shorter vectors, but its authors name no dims; the halvings "
-            f"({ladder}) are likely, and untested by them"
+            f"({candidates}) are likely, and untested by them"
         )
     else:
         why = "was not trained for shorter vectors, which lose quality when cut"

@@ -1,8 +1,8 @@
-"""The E5 checkpoints as data: what their authors published, and how their vectors are made.
+"""The E5 checkpoints as data: what their authors published, and how their vectors are computed.
 
 Sources: the model cards, https://arxiv.org/abs/2212.03533 (E5), https://arxiv.org/abs/2402.05672
-(multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral). The revisions are those that
-MTEB's registry pins.
+(multilingual E5), https://arxiv.org/abs/2401.00368 (E5-mistral). The revisions are the ones
+that MTEB's registry pins.
 """
 
 import difflib
@@ -18,8 +18,8 @@ TokenizerModel = Literal["WordPiece", "Unigram", "BPE"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 LongText = Literal["truncate", "split", "mean"]
 LONG_TEXTS: tuple[LongText, ...] = get_args(LongText)
-Prompted = Literal["report", "refuse", "keep"]
-PROMPTED: tuple[Prompted, ...] = get_args(Prompted)
+AlreadyPrompted = Literal["report", "refuse", "keep"]
+ALREADY_PROMPTED: tuple[AlreadyPrompted, ...] = get_args(AlreadyPrompted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,15 @@ class Recipe:
     """How a text becomes a vector, apart from the weights: all of it is part of the fingerprint.
 
     Attributes:
-        dim: Components of a vector: the first ones of the checkpoint's.
+        dim: Number of components; a vector is the first ``dim`` components of the checkpoint's.
         pooling: How the token vectors become one vector: their mean, the first or the last.
         prompts: Role to prefix; ``{task}`` in a prefix is replaced by the instruction.
-        max_tokens: Most tokens of a text, prompt and special tokens included; the rest is cut.
+        max_tokens: Maximum number of tokens of a text, prompt and special tokens included; the
+            rest is handled as ``long_text`` says.
         normalize: Whether vectors have unit L2 norm.
-        long_text: How longer texts are handled: cut, split, or the mean of their windows.
+        long_text: How to handle a longer text: cut it, split it, or take the mean of its windows.
         overlap: Tokens that neighbouring windows share; 0 where texts are cut.
-        already_prompted: How a text is handled that already begins with a prompt.
+        already_prompted: How to handle a text that already begins with a prompt.
     """
 
     dim: int
@@ -44,7 +45,7 @@ class Recipe:
     normalize: bool = True
     long_text: LongText = "truncate"
     overlap: int = 0
-    already_prompted: Prompted = "report"
+    already_prompted: AlreadyPrompted = "report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,12 @@ class Checkpoint:
         vocab: Rows of the token embedding.
         details: Further values of its config.json that decide a vector.
         tokenizer_model: The model in its tokenizer.json.
-        recipe: How its vectors are made.
-        revision: The commit it is pinned to; None if none is known, and the caller pins one.
+        recipe: How its vectors are computed.
+        revision: The commit it is pinned to; None if e5spark knows none and the caller pins one.
         languages: The languages that its authors trained it for.
         tokenizer: The checkpoint whose tokenizer it uses, if it has none of its own.
         weights_sha256: Hash of model.safetensors, if known.
-        matryoshka: Whether it was trained so that the first components of a vector are a vector.
+        matryoshka: Whether it was trained so that the first components alone are a usable vector.
         matryoshka_dims: The dims that its authors name; empty if they name none.
     """
 
@@ -123,7 +124,7 @@ _XLMR_DETAILS = {
     "pad_token_id": 1,
 }
 _MISTRAL_DETAILS = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "num_key_value_heads": 8}
-_MANY = "about 100 languages"
+_MANY_LANGUAGES = "about 100 languages"
 
 
 def _recipe(shape: Shape, role_prompts: Mapping[str, str] = prompts.E5) -> Recipe:
@@ -153,7 +154,7 @@ def _multilingual(name: str, recipe: Recipe, shape: Shape, revision: str) -> Che
         tokenizer_model="Unigram",
         recipe=recipe,
         revision=revision,
-        languages=_MANY,
+        languages=_MANY_LANGUAGES,
     )
 
 
@@ -186,7 +187,7 @@ _ALL = (
         tokenizer_model="Unigram",
         recipe=_recipe(_SMALL),
         revision="fd1525a9fd15316a2d503bf26ab031a61d056e98",
-        languages=_MANY,
+        languages=_MANY_LANGUAGES,
     ),
     Checkpoint(
         name="avditvs/multilingual-e5-small-distill-base",
@@ -196,7 +197,7 @@ _ALL = (
         details=_BERT_DETAILS,
         tokenizer_model="Unigram",
         recipe=_recipe(_SMALL),
-        languages=_MANY,
+        languages=_MANY_LANGUAGES,
         tokenizer="intfloat/multilingual-e5-small",
         matryoshka=True,  # its card names no dims
     ),
@@ -216,7 +217,7 @@ _ALL = (
         recipe=Recipe(dim=4096, pooling="last", prompts=prompts.E5_INSTRUCT, max_tokens=4096),
         revision="07163b72af1488142a360786df853f237b1a3ca1",
     ),
-    # Not an E5: the demo and the quality tests use it, because a Python package carries it.
+    # Not an E5: the demo and the quality tests use it, because a Python package ships it.
     Checkpoint(
         name="sentence-transformers/all-MiniLM-L6-v2",
         architecture="bert",
@@ -236,12 +237,12 @@ def find(name: str) -> Checkpoint:
     """Returns the checkpoint of this name.
 
     Raises:
-        ModelError: If there is none; the message names the nearest one.
+        ModelError: If there is none; the message suggests the most similar name.
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]
-    near = difflib.get_close_matches(name, CHECKPOINTS, n=1, cutoff=0.6)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(CHECKPOINTS)}."
+    similar = difflib.get_close_matches(name, CHECKPOINTS, n=1, cutoff=0.6)
+    hint = f"Did you mean {similar[0]!r}?" if similar else f"Known: {', '.join(CHECKPOINTS)}."
     raise ModelError(
         f"Unknown model {name!r}. {hint} For a checkpoint of your own, name its directory: an "
         "absolute path, './relative' or 'archive:name'."

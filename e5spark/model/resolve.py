@@ -1,4 +1,4 @@
-"""A model resolved once, on the driver: what every worker must use unchanged."""
+"""A model resolved once, on the driver, and used unchanged by every worker."""
 
 import hashlib
 import json
@@ -22,19 +22,19 @@ from e5spark.model.output_type import Calibration, load_calibration
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import CHECKPOINTS, Recipe
 from e5spark.model.spec import ModelSpec
-from e5spark.model.vocabulary import check_room, check_tokenizer
+from e5spark.model.vocabulary import check_prompts_fit, check_tokenizer
 from e5spark.model.weights import check_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedModel:
-    """A model on this machine, checked and decided: only loading is left.
+    """A model on this machine, checked and ready to load.
 
     Attributes:
-        spec: The model as the user described it, with the commit that a hub name was resolved to
-            and the precision that ``auto`` became.
+        spec: The model as the user described it, with the commit that a hub name resolved to
+            and the precision chosen for ``auto``.
         files: Where its files are.
-        recipe: How its vectors are made.
+        recipe: How its vectors are computed.
     """
 
     spec: ModelSpec
@@ -52,9 +52,9 @@ class Plan:
     """A model as the driver resolved it; a worker uses it and decides nothing again.
 
     Attributes:
-        spec: The model as the user described it, with the commit that a hub name was resolved to
-            and the precision that ``auto`` became.
-        recipe: How its vectors are made.
+        spec: The model as the user described it, with the commit that a hub name resolved to
+            and the precision chosen for ``auto``.
+        recipe: How its vectors are computed.
         weights: The content of the driver's copy, which the worker's must equal; None if the
             driver has no copy.
         calibration: The ranges of int8 and uint8 vectors.
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Returns what makes the vectors of this plan comparable with others.
+        """Returns the fingerprint of this plan's vectors; only equal ones are comparable.
 
         Raises:
             ModelError: If the driver does not have the checkpoint's files.
@@ -89,31 +89,31 @@ class Plan:
 
 
 def resolve(spec: ModelSpec) -> ResolvedModel:
-    """Returns the model's files on this machine, how its vectors are made, and its precision.
+    """Returns the model's files on this machine, how its vectors are computed, and its precision.
 
-    This is the one way from a spec to a model. Headers, shapes and vocabulary are checked here, so
+    This is the only way from a spec to a model. Headers, shapes and vocabulary are checked here, so
     that a broken checkpoint is refused before any task runs; no engine is loaded.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
         OptionError: If an option contradicts it.
-        TransientError: If the hub was asked and did not answer.
+        TransientError: If the hub did not answer.
     """
     files = locate(spec)
     check_published(spec, files)
     recipe = resolve_recipe(spec, files.model)
     _check_content(spec, files)
-    check_room(files.tokenizer, read_config(files.model), recipe)
-    decided = replace(pin(spec, files), precision=decide_precision(spec, files))
-    return ResolvedModel(spec=decided, files=files, recipe=recipe)
+    check_prompts_fit(files.tokenizer, read_config(files.model), recipe)
+    spec = replace(pin(spec, files), precision=decide_precision(spec, files))
+    return ResolvedModel(spec=spec, files=files, recipe=recipe)
 
 
 def resolve_files(spec: ModelSpec) -> Files:
-    """Returns where the model's files are, for a caller that makes no vectors; see ``resolve``.
+    """Returns the directories of the model, for a caller that makes no vectors; see ``resolve``.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
-        TransientError: If the hub was asked and did not answer.
+        TransientError: If the hub did not answer.
     """
     files = locate(spec)
     check_published(spec, files)
@@ -122,7 +122,7 @@ def resolve_files(spec: ModelSpec) -> Files:
 
 
 def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
-    """Returns a plan's model as this executor has it: the same content that the driver checked.
+    """Returns a plan's model from this executor's files, if they are what the driver checked.
 
     Args:
         plan: What the driver resolved.
@@ -130,8 +130,8 @@ def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
             ``archive:`` refers to on it.
 
     Raises:
-        ModelError: If the checkpoint here is absent, or not the one of the plan.
-        TransientError: If the hub was asked and did not answer.
+        ModelError: If the checkpoint is absent from this executor, or differs from the plan's.
+        TransientError: If the hub did not answer.
     """
     files = locate(local)
     check_published(local, files)
@@ -152,7 +152,7 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
 
     Args:
         spec: The model as the user described it.
-        local: The same, with the directories that ``archive:`` refers to on this machine.
+        local: The same spec, with the directories that ``archive:`` refers to on this machine.
         required: Whether the files must be on this machine. If not, a published checkpoint that is
             absent is left to the executors, unless downloading is allowed.
 
@@ -160,15 +160,15 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
         OptionError: If an option contradicts it, or the calibration cannot be read.
         ConflictError: If the calibration belongs to other vectors.
-        TransientError: If the hub was asked and did not answer.
+        TransientError: If the hub did not answer.
     """
     on_executors = spec.model in CHECKPOINTS and not spec.download and spec.calibration is None
     if on_executors and not required:
         try:
             locate(local)
         except ModelError:
-            decided = replace(spec, precision=decide_precision(spec))
-            return Plan(spec=decided, recipe=resolve_recipe(spec), weights=None)
+            spec = replace(spec, precision=decide_precision(spec))
+            return Plan(spec=spec, recipe=resolve_recipe(spec), weights=None)
     model = resolve(local)
     plan = Plan(
         spec=replace(spec, revision=model.spec.revision, precision=model.spec.precision),
@@ -179,7 +179,7 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
 
 
 def as_float32(plan: Plan) -> Plan:
-    """Returns the plan of the same vectors as float32: ranges are computed from these."""
+    """Returns the plan of the same vectors in float32, the ones that ranges are computed from."""
     spec = replace(plan.spec, output_type="float32", calibration=None)
     return replace(plan, spec=spec, calibration=None)
 
@@ -194,11 +194,11 @@ def _check_content(spec: ModelSpec, files: Files) -> None:
 
 def _calibrated(plan: Plan, path: str) -> Plan:
     calibration = load_calibration(path)
-    needed = as_float32(plan).fingerprint.digest
-    if calibration.fingerprint != needed:
+    expected = as_float32(plan).fingerprint.digest
+    if calibration.fingerprint != expected:
         raise ConflictError(
             f"The calibration {path} was made from other vectors (fingerprint "
-            f"{calibration.fingerprint[:12]}, this run's is {needed[:12]}): model, prompts, "
+            f"{calibration.fingerprint[:12]}, this run's is {expected[:12]}): model, prompts, "
             "pooling, dim, limits and precision must be the same. Make it again with e5spark "
             "calibrate."
         )

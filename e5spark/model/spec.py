@@ -9,7 +9,14 @@ from typing import Literal, TypedDict, get_args
 from e5spark.errors import OptionError
 from e5spark.model.engines import ENGINES
 from e5spark.model.prompts import ROLES
-from e5spark.model.registry import LONG_TEXTS, POOLINGS, PROMPTED, LongText, Pooling, Prompted
+from e5spark.model.registry import (
+    ALREADY_PROMPTED,
+    LONG_TEXTS,
+    POOLINGS,
+    AlreadyPrompted,
+    LongText,
+    Pooling,
+)
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -32,7 +39,7 @@ class ModelOptions(TypedDict, total=False):
     force_dim: bool
     long_text: LongText
     overlap: int
-    already_prompted: Prompted
+    already_prompted: AlreadyPrompted
     output_type: OutputType
     calibration: str | None
     engine: str
@@ -54,18 +61,18 @@ class ModelSpec:
         model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) or
             ``archive:name``, a directory that Spark unpacked from ``--archives``.
         checkpoint: The known checkpoint that a directory holds: its prompts, pooling and limits
-            are then those of the registry, whatever the directory's own files say.
+            then come from the registry, whatever the directory's own files say.
         tokenizer: A directory or hub name that holds the tokenizer, if the model's does not.
         revision: The commit on the hub, 40 hex digits; by default the one that e5spark pins.
-        download: Whether the hub may be asked; otherwise only local files are used.
+        download: Whether to fetch missing files from the hub; otherwise only local files are used.
         prompts: The prefix of each role, ``{"query": ..., "passage": ...}``; by default the
             checkpoint's own.
         pooling: ``mean``, ``cls`` or ``last``; by default the checkpoint's own.
-        normalize: Whether vectors get unit L2 norm; by default as the checkpoint's own do.
+        normalize: Whether vectors get unit L2 norm; by default as the checkpoint declares.
         max_tokens: A lower limit than the checkpoint's, prompt and special tokens included.
         dim: Components of a vector, if fewer than the checkpoint's: the first ones, normalised
             again (Matryoshka). Only a dim that the checkpoint was trained for, unless forced.
-        force_dim: Whether a dim is allowed that its authors did not train or did not publish.
+        force_dim: Whether to allow a dim that its authors did not train for or did not publish.
         long_text: How to handle a text beyond ``max_tokens``: ``truncate``; ``split`` into
             overlapping windows, one vector each; or ``mean``, the mean of the windows' vectors,
             weighted by their tokens.
@@ -77,14 +84,14 @@ class ModelSpec:
             ``binary`` or ``ubinary``; see ``e5spark.model.output_type``.
         calibration: File of the ranges that int8 and uint8 need, made by ``e5spark calibrate``.
         engine: ``torch``, ``openvino`` (CPUs only) or ``auto``, which is decided where the model
-            runs: OpenVINO on a CPU that has it, else torch. Their vectors agree within 1e-5.
+            runs: OpenVINO on a CPU if it is installed, else torch. Their vectors agree within 1e-5.
         precision: How the engine computes: ``fp32``, ``bf16``, ``int8`` (only with a model that
             was prepared for it) or ``auto``: the precision of a prepared model, else ``fp32``,
-            which every CPU has.
+            which every CPU supports.
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
-        token_budget: Most tokens in one forward pass, padding included; by default the budget that
-            suits the engine best.
+        token_budget: Maximum number of tokens in one forward pass, padding included; by default the
+            engine's own budget.
         sort_window: Rows that are tokenised and sorted by length together.
 
     Raises:
@@ -105,7 +112,7 @@ class ModelSpec:
     force_dim: bool = False
     long_text: LongText = "truncate"
     overlap: int = 64
-    already_prompted: Prompted = "report"
+    already_prompted: AlreadyPrompted = "report"
     output_type: OutputType = "float32"
     calibration: str | None = None
     engine: str = "auto"
@@ -146,7 +153,7 @@ class ModelSpec:
                 f"{self.engine!r}. Leave engine out."
             )
         _one_of("long_text", self.long_text, LONG_TEXTS)
-        _one_of("already_prompted", self.already_prompted, PROMPTED)
+        _one_of("already_prompted", self.already_prompted, ALREADY_PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
         for name in ("max_tokens", "dim", "token_budget"):
             if getattr(self, name) is not None:

@@ -19,14 +19,14 @@ _REMEDY = "Fetch the tokenizer of this checkpoint again, or name its directory w
 
 
 def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint | None) -> None:
-    """Raises unless tokenizer.json is a tokenizer of this model, as far as the files can tell.
+    """Raises unless tokenizer.json belongs to this model, as far as the files can tell.
 
     A directory without tokenizer.json, but with another vocabulary, is left to transformers.
 
     Args:
         directory: The directory of the tokenizer's files.
         config: The model's config.json.
-        published: The published checkpoint that the model is; None for one of the user's own.
+        published: The model's entry in the registry; None for the user's own checkpoint.
 
     Raises:
         ModelError: If the file is damaged, or belongs to another model.
@@ -42,13 +42,13 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
             f"{rows} tokens: it belongs to another model. {_REMEDY}"
         )
     if published is not None:
-        name, needed = published.name, str(published.tokenizer_model)
+        name, expected = published.name, str(published.tokenizer_model)
     else:
         name = _class(directory) or ""
-        needed = _MODELS.get(name, vocabulary.kind)
-    if vocabulary.kind != needed:
+        expected = _MODELS.get(name, vocabulary.kind)
+    if vocabulary.kind != expected:
         raise ModelError(
-            f"{path} holds a {vocabulary.kind} vocabulary, but {name} needs {needed}: it "
+            f"{path} holds a {vocabulary.kind} vocabulary, but {name} needs {expected}: it "
             f"belongs to another model. {_REMEDY}"
         )
     if vocabulary.missing:
@@ -58,7 +58,7 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
         )
 
 
-def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
+def check_prompts_fit(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     """Raises if ``max_tokens`` is too small for the prompts: no text would have a vector.
 
     Args:
@@ -72,8 +72,8 @@ def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     path = directory / "tokenizer.json"
     room = recipe.max_tokens - 2 * recipe.overlap
     prompts = {role: text.replace("{task}", "") for role, text in recipe.prompts.items()}
-    # A prompt has no more tokens than bytes, so that a usual limit needs no tokenizer: a
-    # multilingual one takes 400 MB of memory.
+    # A prompt has no more tokens than bytes, so a usual limit needs no tokenizer; a multilingual
+    # one takes 400 MB of memory.
     if not path.is_file() or room > max(len(text.encode()) for text in prompts.values()) + 16:
         return
     import tokenizers
@@ -81,19 +81,19 @@ def check_room(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     special = tokenizer.num_special_tokens_to_add(is_pair=False) + config.architecture.appends_eos
     for role, text in prompts.items():
-        taken = special + len(tokenizer.encode(text, add_special_tokens=False).ids)
-        if taken >= room:
+        tokens = special + len(tokenizer.encode(text, add_special_tokens=False).ids)
+        if tokens >= room:
             overlap = f" and twice the overlap {2 * recipe.overlap}" if recipe.overlap else ""
             raise OptionError(
                 f"max_tokens is {recipe.max_tokens}, but the prompt of role {role!r} and the "
-                f"special tokens take {taken}{overlap}; no room is left for a text. Raise "
+                f"special tokens take {tokens}{overlap}; no room is left for a text. Raise "
                 "max_tokens."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Vocabulary:
-    """The facts of a tokenizer.json that are checked.
+    """The parts of a tokenizer.json that are checked.
 
     Attributes:
         kind: The model in it, such as ``WordPiece``.
@@ -108,7 +108,7 @@ class _Vocabulary:
     missing: tuple[str, ...]
 
 
-# A multilingual tokenizer.json has 17 MB, and a driver may call embed for each batch of a stream.
+# A multilingual tokenizer.json takes 17 MB, and a driver may call embed for each batch of a stream.
 @functools.lru_cache(maxsize=16)
 def _vocabulary(identity: Identity) -> _Vocabulary:
     path = Path(identity[0])
@@ -127,7 +127,7 @@ def _vocabulary(identity: Identity) -> _Vocabulary:
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"{path} is no tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
+            f"{path} is not a tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
         ) from error
 
 

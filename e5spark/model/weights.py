@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, checked by their headers: no engine, and no tensor is read."""
+"""The weights of a checkpoint, checked by their headers: no tensor is read, no engine loaded."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) -> None:
-    """Raises unless the weight files are whole and hold each tensor of the architecture.
+    """Raises unless the weight files are complete and hold each tensor of the architecture.
 
     Args:
         directory: The checkpoint's directory.
@@ -32,15 +32,15 @@ def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) ->
         for tensor, shape in read_shapes(directory / name).items():
             shapes[_renamed(tensor, config.architecture.prefix)] = shape
             origins[_renamed(tensor, config.architecture.prefix)] = name
-    needed = dict(config.tensors())
-    missing = [tensor for tensor in needed if tensor not in shapes]
+    expected = dict(config.tensors())
+    missing = [tensor for tensor in expected if tensor not in shapes]
     if missing:
         raise ModelError(
             f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} among "
-            f"them; config.json needs {len(needed)}. transformers would fill them with random "
+            f"them; config.json needs {len(expected)}. transformers would fill them with random "
             "numbers. Fetch the checkpoint again."
         )
-    for tensor, shape in needed.items():
+    for tensor, shape in expected.items():
         if shapes[tensor] != shape:
             raise ModelError(
                 f"{directory / origins[tensor]} has {tensor} of shape {shapes[tensor]}, but "
@@ -60,13 +60,13 @@ def read_shapes(path: Path) -> dict[str, Shape]:
         beginning = file.read(len(_POINTER))
         if beginning == _POINTER:
             raise ModelError(
-                f"{path} is a pointer of git LFS ({size} bytes), not the weights; run git lfs pull "
+                f"{path} is a Git LFS pointer ({size} bytes), not the weights; run git lfs pull "
                 f"in {path.parent}, or fetch the checkpoint again."
             )
         length = int.from_bytes(beginning[:8], "little")
         file.seek(8)
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise ModelError(_not_whole(path, size, "no complete header"))
+            raise ModelError(_incomplete(path, size, "no complete header"))
         content = file.read(length)
     try:
         header: dict[str, Any] = json.loads(content)
@@ -75,15 +75,16 @@ def read_shapes(path: Path) -> dict[str, Shape]:
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"a header that cannot be read ({type(error).__name__})"
-        raise ModelError(_not_whole(path, size, reason)) from error
+        raise ModelError(_incomplete(path, size, reason)) from error
     if 8 + length + end != size:
-        raise ModelError(_not_whole(path, size, f"a header that describes {8 + length + end}"))
+        raise ModelError(_incomplete(path, size, f"a header that describes {8 + length + end}"))
     return shapes
 
 
-def _not_whole(path: Path, size: int, reason: str) -> str:
+def _incomplete(path: Path, size: int, reason: str) -> str:
     return (
-        f"{path} is not a whole safetensors file: it has {size} bytes and {reason}. Fetch it again."
+        f"{path} is not a complete safetensors file: it has {size} bytes and {reason}. "
+        "Fetch it again."
     )
 
 

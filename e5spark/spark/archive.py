@@ -1,4 +1,4 @@
-"""Models that Spark ships: the directories that a spec calls ``archive:name``."""
+"""Models that Spark ships in archives, which a spec names ``archive:name``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ def localized(spec: ModelSpec) -> ModelSpec:
     """Returns the spec with the directory on this machine in place of each ``archive:name``.
 
     Raises:
-        ModelError: If Spark has unpacked no such archive here.
+        ModelError: If Spark has not unpacked such an archive on this machine.
     """
     tokenizer = None if spec.tokenizer is None else _unpacked(spec.tokenizer)
     return replace(spec, model=_unpacked(spec.model), tokenizer=tokenizer)
@@ -30,7 +30,7 @@ def _unpacked(model: str) -> str:
         if path.is_dir():
             return str(path)
     raise ModelError(
-        f"There is no archive {name!r} on this machine (looked at {', '.join(map(str, paths))}); "
+        f"There is no archive {name!r} on this machine (searched: {', '.join(map(str, paths))}); "
         f"ship it: spark-submit --archives model.tar.gz#{name}."
     )
 

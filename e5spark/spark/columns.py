@@ -1,4 +1,4 @@
-"""Columns of a table by name: those that hold texts, and those that ``embed`` adds."""
+"""Columns of a table by name: the text columns, and the columns that ``embed`` adds."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from e5spark.model.resolve import Plan
 from e5spark.names import RESERVED, listed
 from e5spark.spark.results import result_type
 
-RENAME = "drop or rename it, or give column_prefix='...' for the added columns"
+RENAME = "drop or rename it, or set column_prefix='...' for the added columns"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class TextColumns:
         text: The name of a string column, or several names.
         role: ``query``, ``passage``, or a column that holds one of them in each row.
         instruction: The task of a query, or a column of tasks.
-        join: Makes several columns one text, with this between them.
-        column_prefix: Put before the names of the added columns.
+        join: The separator that joins several columns into one text; None embeds each on its own.
+        column_prefix: The prefix of the added columns' names.
 
     Raises:
         OptionError: At construction, if a part is of the wrong type.
@@ -50,7 +50,7 @@ class TextColumns:
 
     @property
     def column_prefixes(self) -> list[str]:
-        """Returns what comes before the names of the added columns, for each text."""
+        """Returns the prefix of the added columns' names, for each text."""
         if isinstance(self.text, str) or self.join is not None or len(self.text) == 1:
             return [self.column_prefix]
         return [f"{self.column_prefix}{name}_" for name in self.text]
@@ -83,10 +83,10 @@ def check_instruction_type(instruction: object) -> None:
 
 
 def check_model_type(model: object) -> None:
-    """Raises unless a model is named by a string.
+    """Raises unless a model is a string.
 
     Raises:
-        OptionError: If it is something else.
+        OptionError: If it is not.
     """
     example = "the name of a checkpoint, such as 'intfloat/e5-small-v2', or a directory as a string"
     _check_string("model", model, example)
@@ -106,8 +106,8 @@ def resolve_column(df: DataFrame, name: str) -> StructField:
     """
     matches = [field for field in df.schema if _is_same(df, field.name, name)]
     if not matches:
-        near = difflib.get_close_matches(name, df.columns, n=1)
-        hint = f"Did you mean {listed(near)}?" if near else f"It has {listed(df.columns)}."
+        similar = difflib.get_close_matches(name, df.columns, n=1)
+        hint = f"Did you mean {listed(similar)}?" if similar else f"It has {listed(df.columns)}."
         raise ColumnError(f"The table has no column {name!r}. {hint}")
     if len(matches) > 1:
         raise ColumnError(f"The table has {len(matches)} columns {name!r}; rename one of them.")
@@ -130,7 +130,7 @@ def text_column(df: DataFrame, name: str) -> str:
 
 
 def check_reserved(df: DataFrame) -> None:
-    """Raises if a column of the table has a name that e5spark keeps for its own columns.
+    """Raises if a column of the table has a name that is reserved for e5spark.
 
     Raises:
         ColumnError: If a name begins with ``__e5spark``, in any case.
@@ -150,20 +150,20 @@ def check_free(df: DataFrame, names: Sequence[str], *, remedy: str = RENAME) -> 
 
     Args:
         df: The table.
-        names: Of the columns that are added to it.
-        remedy: What frees a name; the end of the message.
+        names: The names of the columns to add.
+        remedy: How to free a name; the end of the message.
 
     Raises:
         ColumnError: If a name is taken, or would be added twice.
     """
-    taken = {column.lower(): column for column in df.columns}
+    existing = {column.lower(): column for column in df.columns}
     lowered = [name.lower() for name in names]
     for name in names:
         if lowered.count(name.lower()) > 1:
             raise ColumnError(f"Column {name!r} would be added twice; name each text column once.")
-        if name.lower() in taken:
+        if name.lower() in existing:
             raise ColumnError(
-                f"The table already has a column {taken[name.lower()]!r}, and e5spark adds "
+                f"The table already has a column {existing[name.lower()]!r}, and e5spark adds "
                 f"{name!r}; {remedy}."
             )
 
@@ -182,9 +182,9 @@ def _check_names(text: object) -> None:
             raise OptionError(f"text names the column {name!r}; pass each name as a string.")
 
 
-def _check_string(option: str, value: object, needed: str, *, optional: bool = False) -> None:
+def _check_string(option: str, value: object, requirement: str, *, optional: bool = False) -> None:
     if not isinstance(value, str) and not (optional and value is None):
-        raise OptionError(f"{option} is {value!r}; it must be {needed}.")
+        raise OptionError(f"{option} is {value!r}; it must be {requirement}.")
 
 
 def _is_same(df: DataFrame, name: str, other: str) -> bool:

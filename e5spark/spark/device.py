@@ -6,7 +6,7 @@ from pyspark import TaskContext
 
 
 def decide_device(device: str) -> str:
-    """Returns the device that ``auto`` means: the task's GPU, else the process's, else ``cpu``.
+    """Returns the device for ``auto``: the task's GPU, else the process's, else ``cpu``.
 
     A GPU that neither Spark nor ``CUDA_VISIBLE_DEVICES`` assigns may belong to another process and
     is not used. Any other ``device`` is returned as it is.
@@ -17,7 +17,7 @@ def decide_device(device: str) -> str:
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
     if gpu is not None and (len(visible) > 1 or visible == [""]):
-        # torch numbers the GPUs that the process sees, Spark those of the machine.
+        # torch numbers the GPUs that the process sees, Spark all GPUs of the machine.
         address = gpu.addresses[0]
         return f"cuda:{visible.index(address) if address in visible else address}"
     # Cluster managers set -1 or NoDevFiles where there is no GPU.

@@ -29,10 +29,10 @@ from e5spark.spark.udf import Udf, result_udf, vector_udf
 from e5spark.spark.worker import Request
 
 _STRUCT = RESERVED
-_PART = f"{RESERVED}_window"
+_WINDOW = f"{RESERVED}_window"
 
 
-def embed(  # every option by keyword, so that a call explains itself
+def embed(
     df: DataFrame,
     *,
     text: str | Sequence[str],
@@ -58,22 +58,22 @@ def embed(  # every option by keyword, so that a call explains itself
 
     With ``long_text="split"`` a long text becomes several rows, which also have the columns
     ``window`` (from 0), ``start`` and ``end`` (characters of the text). With several text columns
-    each has its own six columns, named ``title_embedding`` and so on.
+    each gets its own six columns, named ``title_embedding`` and so on.
 
-    A sort of the result makes Spark run the model twice, because it samples the rows first: write
-    the result, then sort what was written. For a look at a few rows, limit the table first:
+    Sorting the result makes Spark run the model twice, because it samples the rows first: write the
+    result, then sort the written table. To look at a few rows, limit the table first:
     ``embed(docs.limit(3), ...).show()`` runs three rows through the model, ``embed(docs,
     ...).show(3)`` hundreds.
 
     Args:
         df: Any DataFrame, classic or Spark Connect.
-        text: The name of the string column to embed, or several names. The texts have no prompts:
-            they are added here.
+        text: The name of the string column to embed, or several names. Texts come without
+            prompts, which ``embed`` adds.
         role: ``query`` or ``passage``, or a column that holds one of them in each row.
         model: A checkpoint's name on the hub or a directory; see ``e5spark.model.spec.ModelSpec``.
         instruction: The task of a query, for instruct checkpoints only; or a column of tasks.
-        join: Makes several text columns one text, with this between them; nulls are left out.
-        column_prefix: Put before the names of the added columns.
+        join: The separator that joins several text columns into one text; nulls are left out.
+        column_prefix: The prefix of the added columns' names.
         **options: The other keywords of ``e5spark.model.spec.ModelSpec``.
 
     Raises:
@@ -117,11 +117,12 @@ def embedding_udf(
     check_instruction_type(instruction)
     if not isinstance(role, str) or not isinstance(instruction, str | None):
         raise OptionError(
-            "A UDF has one role and one instruction for all rows; for columns of them use embed."
+            "A UDF has one role and one instruction for all rows; to take them from columns, use "
+            "embed."
         )
     plan = plan_model(model_spec(model, options))
     if plan.recipe.long_text == "split":
-        raise OptionError("A UDF returns one vector per row; for long_text='split' use embed.")
+        raise OptionError("A UDF returns one vector per row; for long_text='split', use embed.")
     request, _ = _request(plan, 1, role, instruction)
     return vector_udf(request)
 
@@ -132,7 +133,7 @@ def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
 
 
 def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
-    """Returns what ``embed`` returns, for a model that is resolved already.
+    """Returns the same DataFrame as ``embed``, for a model that is already resolved.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings, or an added name is
@@ -144,13 +145,13 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
     check_free(df, [name for columns in names for name in columns.values()])
     if request.texts > 1 and plan.recipe.long_text == "split":
         raise OptionError(
-            "long_text='split' takes one text column; make one of them with join, or embed one "
-            "column at a time."
+            "long_text='split' takes one text column; make one with join, or embed one column at a "
+            "time."
         )
     result = df.select("*", result_udf(request)(*arguments).alias(_STRUCT))
     if plan.recipe.long_text == "split":
-        result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_PART)).drop(_STRUCT)
-        structs = [F.col(_PART)]
+        result = result.select("*", F.explode(F.col(_STRUCT)["t0"]).alias(_WINDOW)).drop(_STRUCT)
+        structs = [F.col(_WINDOW)]
     else:
         structs = [F.col(_STRUCT)[f"t{number}"] for number in range(request.texts)]
     added = [
@@ -158,11 +159,11 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
         for struct, columns in zip(structs, names, strict=True)
         for field, name in columns.items()
     ]
-    return result.select("*", *added).drop(_STRUCT, _PART)
+    return result.select("*", *added).drop(_STRUCT, _WINDOW)
 
 
 def udf_call(df: DataFrame, plan: Plan, texts: TextColumns) -> tuple[Request, list[Column]]:
-    """Returns what the UDF does, and its arguments: the texts, then role and instruction by row.
+    """Returns the UDF's request and its arguments: the texts, then role and instruction by row.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings.
@@ -172,12 +173,12 @@ def udf_call(df: DataFrame, plan: Plan, texts: TextColumns) -> tuple[Request, li
     # As bytes, because Spark's strings can hold invalid UTF-8, which would kill the task.
     arguments = [F.col(quoted(name)).cast("binary") for name in columns]
     if texts.join is not None:
-        arguments = [_joined(columns, texts.join).cast("binary")]
+        arguments = [_join(columns, texts.join).cast("binary")]
     request, by_row = _request(plan, len(arguments), texts.role, texts.instruction)
     return request, [*arguments, *by_row]
 
 
-def _joined(columns: Sequence[str], separator: str) -> Column:
+def _join(columns: Sequence[str], separator: str) -> Column:
     """The columns as one text; null only where all of them are."""
     parts = [F.col(quoted(name)) for name in columns]
     return F.when(F.coalesce(*parts).isNotNull(), F.concat_ws(separator, *parts))
@@ -191,7 +192,9 @@ def _request(
     fixed_instruction = instruction if isinstance(instruction, str) else None
     by_row = [value for value in (role, instruction) if isinstance(value, Column)]
     if fixed_role is not None and not by_row:
-        prompts.prefix(plan.recipe.prompts, fixed_role, fixed_instruction)  # wrong ones fail here
+        prompts.prefix(
+            plan.recipe.prompts, fixed_role, fixed_instruction
+        )  # a wrong role fails here
     elif fixed_role is not None:
         prompts.check_role(fixed_role)
     request = Request(

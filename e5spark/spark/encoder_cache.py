@@ -1,7 +1,7 @@
 """The encoders of a worker process: each checkpoint is loaded once and kept for later tasks.
 
-``e5spark.encoder`` is imported inside the function that only a worker calls, so that a driver
-loads no tokenizer.
+``e5spark.encoder`` is imported inside functions that only a worker calls, so that a driver loads
+no tokenizer.
 """
 
 import gc
@@ -27,34 +27,34 @@ from e5spark.spark.device import decide_device
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
-    from e5spark.encoder import Encoder, Loaded
+    from e5spark.encoder import Encoder, LoadedModel
 
 # Two, so that a job that alternates between two checkpoints loads each of them once. The large
 # shape takes 2.2 GB.
 _MAX_LOADED = 2
 
-_loaded: "OrderedDict[EngineKey, Loaded]" = OrderedDict()
+_loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
 _lock = threading.Lock()
 
 
-def encoder_of(plan: Plan) -> "Encoder":
+def encoder_for(plan: Plan) -> "Encoder":
     """Returns this worker's encoder for a plan; its checkpoint is loaded once per engine key.
 
     It lives as long as the worker process: Spark keeps idle workers for a minute
     (``spark.python.worker.reuse``) and starts new ones when the session's environment changes.
 
     Raises:
-        ModelError: If the checkpoint is absent, incomplete or not the driver's.
-        ConflictError: If the engine computes in another precision here than the run's.
+        ModelError: If the checkpoint is absent, incomplete, or differs from the driver's.
+        ConflictError: If the engine computes in another precision than the run's on this machine.
         OptionError: If this worker lacks a Python package.
     """
     try:
         return _encoder(plan)
     except ModuleNotFoundError as error:
-        lacks = missing_package(f"ModuleNotFoundError: {error}")
-        if lacks is None:
+        option_error = missing_package(f"ModuleNotFoundError: {error}")
+        if option_error is None:
             raise
-        raise lacks from error
+        raise option_error from error
 
 
 def _encoder(plan: Plan) -> "Encoder":
@@ -73,7 +73,7 @@ def _encoder(plan: Plan) -> "Encoder":
     )
     with _lock:
         if key not in _loaded:
-            _make_room()
+            _evict_oldest()
             started = time.perf_counter()
             loaded = _load(plan, spec, threads)
             # Spark's daemon collects garbage after each task, which takes 0.35 s with the objects
@@ -91,8 +91,8 @@ def _encoder(plan: Plan) -> "Encoder":
         return Encoder(_loaded[key], plan.recipe, spec)
 
 
-def _make_room() -> None:
-    """Frees the checkpoint that was used longest ago, so that three are never in memory."""
+def _evict_oldest() -> None:
+    """Frees the least recently used checkpoint, so that three are never in memory."""
     if len(_loaded) < _MAX_LOADED:
         return
     while len(_loaded) >= _MAX_LOADED:
@@ -101,7 +101,7 @@ def _make_room() -> None:
     gc.collect()
 
 
-def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "Loaded":
+def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "LoadedModel":
     from e5spark.encoder import load
 
     # Before the tokenizer starts its threads: as many as the task has cpus.
@@ -118,7 +118,7 @@ def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "Loaded":
         raise ConflictError(
             f"The {loaded.engine.name} engine computes in {loaded.engine.precision} on this "
             f"executor's CPU, but the run's precision is {spec.precision}: the vectors would not "
-            "be comparable. Give precision='fp32', or use machines that support "
+            "be comparable. Set precision='fp32', or use machines that support "
             f"{spec.precision}."
         )
     return loaded

@@ -12,8 +12,8 @@ Prepared = TypeVar("Prepared")
 def prefetch(items: Iterable[Item], prepare: Callable[[Item], Prepared]) -> Iterator[Prepared]:
     """Yields ``prepare(item)`` for each item, in order, while a thread prepares the next one.
 
-    The thread is never more than one item ahead, so that two are in memory and not all of them.
-    An error in it is raised here, in the turn of its item.
+    The thread is never more than one item ahead, so at most two are in memory. An error in the
+    thread is raised when the turn of its item comes.
     """
     requests: SimpleQueue[bool] = SimpleQueue()
     results: SimpleQueue[tuple[list[Prepared], BaseException | None]] = SimpleQueue()

@@ -62,29 +62,29 @@ def udf_type(plan: Plan) -> T.DataType:
 def result_array(
     encoding: "Encoding",
     *,
-    wanted: npt.NDArray[np.int64],
+    encoded: npt.NDArray[np.int64],
     status: Sequence[Status],
     errors: Mapping[int, str],
     plan: Plan,
 ) -> pa.Array:
     """Returns one struct for each text, or a list of them, in order.
 
-    No Python object is made per vector.
+    No Python object is created per vector.
 
     Args:
         encoding: The result of the texts that were encoded.
-        wanted: The numbers of those texts.  # (encoded texts,)
+        encoded: The numbers of those texts.  # (encoded texts,)
         status: Status of every text before it was encoded.
-        errors: Text to message, for the texts that were refused before.
-        plan: For the type of the vectors.
+        errors: Number of a text to message, for texts that were not encoded.
+        plan: The plan, which has the type of the vectors.
     """
     encoding = _one_error_per_text(encoding)
     # Output rows: one for a text that was not encoded, one per window for a text that was.
     sizes = np.ones(len(status), dtype=np.int64)
-    sizes[wanted] = np.bincount(encoding.owner, minlength=len(wanted))
+    sizes[encoded] = np.bincount(encoding.owner, minlength=len(encoded))
     first = np.concatenate([[0], np.cumsum(sizes)])  # (texts + 1,)
     within = np.arange(len(encoding.owner)) - np.searchsorted(encoding.owner, encoding.owner)
-    target = first[wanted[encoding.owner]] + within  # output row of each encoded row
+    target = first[encoded[encoding.owner]] + within  # output row of each encoded row
     statuses = np.repeat(np.array(status, dtype=object), sizes)
     messages = np.full(len(statuses), None, dtype=object)
     for text, message in errors.items():
@@ -123,22 +123,22 @@ def _scattered(
 
 
 def _one_error_per_text(encoding: "Encoding") -> "Encoding":
-    """The encoding with only the first row of each split text that has an error in any window."""
+    """The encoding, reduced to one row for each split text that has an error in any window."""
     if not encoding.windows or not encoding.errors:
         return encoding
     messages: dict[int, str] = {}
     for row in sorted(encoding.errors):
         messages.setdefault(int(encoding.owner[row]), encoding.errors[row])
     first = np.append(True, encoding.owner[1:] != encoding.owner[:-1])
-    kept = np.flatnonzero(first | ~np.isin(encoding.owner, list(messages)))
-    rows = np.searchsorted(encoding.owner[kept], list(messages))
+    kept_rows = np.flatnonzero(first | ~np.isin(encoding.owner, list(messages)))
+    rows = np.searchsorted(encoding.owner[kept_rows], list(messages))
     return replace(
         encoding,
-        vectors=encoding.vectors[kept],
-        n_tokens=encoding.n_tokens[kept],
-        truncated=encoding.truncated[kept],
-        owner=encoding.owner[kept],
-        windows=[encoding.windows[row] for row in kept],
+        vectors=encoding.vectors[kept_rows],
+        n_tokens=encoding.n_tokens[kept_rows],
+        truncated=encoding.truncated[kept_rows],
+        owner=encoding.owner[kept_rows],
+        windows=[encoding.windows[row] for row in kept_rows],
         errors=dict(zip(rows.tolist(), messages.values(), strict=True)),
     )
 
@@ -149,7 +149,7 @@ def _windows(
     first: npt.NDArray[np.int64],
     ok: npt.NDArray[np.bool_],
 ) -> dict[str, pa.Array]:
-    """Number and extent of each window; a text without a vector has one row, without extent."""
+    """Number, start and end of each window; a text without a vector has one row and no extent."""
     rows = int(first[-1])
     bounds = np.array([(window.start, window.end) for window in encoding.windows], dtype=np.int32)
     starts, ends = bounds.reshape(-1, 2).T

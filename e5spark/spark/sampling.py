@@ -18,7 +18,7 @@ def sample_texts(
 
     Args:
         df: The corpus.
-        plan: The plan whose prompts are used.
+        plan: The plan that has the prompts.
         texts: The text columns.
         rows: About how many rows to use; the same rows each time for the same table.
 
@@ -28,10 +28,10 @@ def sample_texts(
     request, arguments = udf_call(df, plan, texts)
     total = df.count()
     if total > rows:
-        # Half as many again: Spark's sample has about, not exactly, the requested fraction.
+        # Half as many more: Spark's sample has about, not exactly, the requested fraction.
         df = df.sample(fraction=min(1.0, 1.5 * rows / total), seed=0).limit(rows)
-    named = [column.alias(str(number)) for number, column in enumerate(arguments)]
-    sample = df.select(*named).collect()
+    aliases = [column.alias(str(number)) for number, column in enumerate(arguments)]
+    sample = df.select(*aliases).collect()
     columns = [
         pa.array([_bytes(row[number]) for row in sample], pa.binary())
         for number in range(len(arguments))

@@ -1,4 +1,4 @@
-"""One function of Arrow batches as the kind of UDF that the running Spark has.
+"""A function of Arrow batches, wrapped as the kind of UDF that the running Spark has.
 
 Workers import this module. It imports pandas for pandas UDFs only, because that takes 0.3 s and
 31 MB.
@@ -86,8 +86,8 @@ def _pandas_udf(request: Request, kind: DataType, select: Select) -> Any:  # noq
 
 
 def _from_pandas(series: "pd.Series") -> pa.Array:
-    # What holds no texts keeps its type, which the worker then refuses by name; numbers would
-    # become bytes without an error.
+    # A column without texts keeps its type, so that the worker can name the type as it refuses it;
+    # numbers would become bytes without an error.
     if series.dtype.kind != "O":
         return pa.Array.from_pandas(series)
     try:

@@ -19,7 +19,7 @@ from e5spark.errors import ColumnError, OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan
 from e5spark.spark import results
-from e5spark.spark.encoder_cache import encoder_of
+from e5spark.spark.encoder_cache import encoder_for
 from e5spark.spark.prefetch import prefetch
 from e5spark.spark.trace import trace
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from e5spark.encoder.sort_window import SortWindow
 
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
-# long documents would otherwise be held, tokenised and sorted all at once.
+# long documents would otherwise be in memory, tokenised and sorted all at once.
 _WINDOW_BYTES = 64 << 20
 # The first Arrow batch of a task is cut after 64 rows, 64 and 512 more: `show` and `limit` need the
-# first rows only. PySpark buffers what a worker writes, so Spark has the first window when the
-# second is written, and the worker ends when it has run the third and cannot write it.
+# first rows only. PySpark buffers what a worker writes, so Spark gets the first window when the
+# second is written, and the worker ends after the third, which it can no longer write.
 _FIRST_ROWS = (64, 64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one UDF does with its arguments: text columns, then perhaps roles and instructions.
+    """What a UDF does with its arguments: text columns, then optional roles and instructions.
 
     Attributes:
         plan: The model.
-        texts: How many text columns come first.
+        texts: The number of text columns, which come first.
         role: The role of every row; None if the argument after the texts holds it.
         instruction: The instruction of every row, if there is one.
         has_instructions: Whether the last argument holds instructions.
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def arguments(self) -> int:
-        """Returns how many columns the UDF takes."""
+        """Returns the number of columns that the UDF takes."""
         return self.texts + (self.role is None) + self.has_instructions
 
 
@@ -64,23 +64,23 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
     """Yields the results of one sort window after another: an array for each text column.
 
     A sort window is wider than an Arrow batch: rows of several batches are sorted by length
-    together, so output batches are longer than input batches. Spark asks only that rows come out
-    in the order in which they went in. While the engine runs one window, a thread reads and
+    together, so output batches are longer than input batches. Spark requires only that rows come
+    out in the order they went in. While the engine runs one window, a thread reads and
     tokenises the next: tokenizers and engines release Python's lock.
 
     Raises:
         ColumnError: If the arguments are too few, too many, or do not hold strings.
     """
-    encoder = encoder_of(request.plan)
-    windows = _sort_windows(_checked(request, batches), request.plan.spec.sort_window)
-    for window in prefetch(windows, functools.partial(_tokenized, request, encoder)):
-        yield _embedded(request, encoder, window)
+    encoder = encoder_for(request.plan)
+    windows = _sort_windows(_check(request, batches), request.plan.spec.sort_window)
+    for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):
+        yield _encode(request, encoder, window)
 
 
 def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
-    """Returns the prefix of each row, and the message of each row whose prefix cannot be made.
+    """Returns the prefix of each row, and the message of each row with a wrong role or instruction.
 
-    The prefix of such a row, whose role or instruction is wrong, is empty.
+    The prefix of such a row is empty.
     """
     table = request.plan.recipe.prompts
     rows = len(columns[0])
@@ -101,10 +101,10 @@ def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], 
     return result, errors
 
 
-def _checked(
+def _check(
     request: Request, batches: Iterable[tuple[pa.Array, ...]]
 ) -> Iterator[tuple[pa.Array, ...]]:
-    """The batches, if they hold what the UDF takes; in SQL it can be called with anything."""
+    """The batches, once checked: in SQL the UDF can be called with any columns."""
     for batch in batches:
         if len(batch) != request.arguments:
             raise ColumnError(
@@ -130,7 +130,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _sort_windows(
     batches: Iterable[tuple[pa.Array, ...]], rows: int
 ) -> Iterator[list[tuple[pa.Array, ...]]]:
-    """Groups batches into windows of about so many rows; the first windows are smaller."""
+    """Groups batches into windows of about ``rows`` rows; the first windows are smaller."""
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
@@ -160,20 +160,20 @@ class _TokenizedWindow:
         rows: Rows of the table in the window.
         status: Status of each text before it is encoded.  # (texts,)
         errors: Row to the message of a wrong role or instruction.
-        wanted: The texts that are encoded, ascending.  # (encoded texts,)
+        encoded: The numbers of the texts to encode, ascending.  # (encoded texts,)
         tokens: The tokens of those texts.
-        seconds: How long this took.
+        seconds: The time that tokenising took.
     """
 
     rows: int
     status: list[text.Status]
     errors: dict[int, str]
-    wanted: npt.NDArray[np.int64]
+    encoded: npt.NDArray[np.int64]
     tokens: "SortWindow"
     seconds: float
 
 
-def _tokenized(
+def _tokenize(
     request: Request, encoder: "Encoder", window: Sequence[tuple[pa.Array, ...]]
 ) -> _TokenizedWindow:
     started = time.perf_counter()
@@ -184,35 +184,35 @@ def _tokenized(
     status = text.statuses(texts)
     for row in errors:
         status[row::rows] = ["error"] * request.texts
-    wanted = [number for number, value in enumerate(status) if value == "ok"]
+    encoded = [number for number, value in enumerate(status) if value == "ok"]
     tokens = encoder.tokenize(
-        [texts[number] or "" for number in wanted],
-        [row_prefixes[number % rows] for number in wanted],
+        [texts[number] or "" for number in encoded],
+        [row_prefixes[number % rows] for number in encoded],
     )
     return _TokenizedWindow(
         rows=rows,
         status=status,
         errors=errors,
-        wanted=np.array(wanted, dtype=np.int64),
+        encoded=np.array(encoded, dtype=np.int64),
         tokens=tokens,
         seconds=time.perf_counter() - started,
     )
 
 
-def _embedded(request: Request, encoder: "Encoder", window: _TokenizedWindow) -> list[pa.Array]:
+def _encode(request: Request, encoder: "Encoder", window: _TokenizedWindow) -> list[pa.Array]:
     started = time.perf_counter()
     encoding = encoder.encode_tokens(window.tokens)
     rows, columns = window.rows, range(request.texts)
     result = results.result_array(
         encoding,
-        wanted=window.wanted,
+        encoded=window.encoded,
         status=window.status,
         errors={row + rows * c: message for row, message in window.errors.items() for c in columns},
         plan=request.plan,
     )
     trace(
         "window",
-        rows=len(window.wanted),
+        rows=len(window.encoded),
         tokens=int(encoding.n_tokens.sum()),
         tokenize_seconds=window.seconds,
         seconds=time.perf_counter() - started,

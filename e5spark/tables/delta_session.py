@@ -4,7 +4,7 @@ from pyspark import __version__ as spark_version
 
 from e5spark.errors import InputError
 
-# A build per minor release of Spark. The 4.x name without a suffix is for the newest Spark only.
+# One build for each minor release of Spark. The name without a suffix is for the newest 4.x only.
 _COORDINATES = {
     "3.5": "io.delta:delta-spark_2.12:3.3.2",
     "4.0": "io.delta:delta-spark_4.0_2.13:4.4.0",
@@ -27,13 +27,13 @@ def session_settings() -> dict[str, str]:
     if minor not in _COORDINATES:
         raise InputError(
             f"e5spark knows no Delta release for Spark {spark_version}, only for "
-            f"{', '.join(_COORDINATES)}. Use one of these, or input and output without Delta."
+            f"{', '.join(_COORDINATES)}. Use one of these, or an input and output without Delta."
         )
     return {"spark.jars.packages": _COORDINATES[minor], **_SETTINGS}
 
 
 def submit_flags() -> str:
-    """Returns what to add to spark-submit for a session with Delta."""
+    """Returns the options of spark-submit that give a session Delta."""
     settings = session_settings()
     packages = settings.pop("spark.jars.packages")
     confs = [f"--conf {key}={value}" for key, value in settings.items()]

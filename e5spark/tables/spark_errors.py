@@ -1,4 +1,4 @@
-"""Errors of Spark, its JVM and Hadoop as e5spark's: one sentence instead of a stack trace.
+"""Translates errors of Spark, its JVM and Hadoop: one sentence instead of a stack trace.
 
 =======================================================  =========================================
 cause                                                    raised
@@ -6,14 +6,15 @@ cause                                                    raised
 an e5spark error in the text of a worker's traceback     that error
 a full disk                                              TransientError
 a file that cannot be read, a malformed record           InputError; ConflictError in the output
-a path or a table that exists already                    ConflictError
+a path or a table that already exists                    ConflictError
 a refusal: no rights, a read-only place, an unknown      InputError
 codec, format, column or option
 a JVM that does not answer                               TransientError
-anything else                                            what ``spark_errors`` was told, or itself
+anything else                                            the ``otherwise`` of ``spark_errors``, or
+                                                         the error itself
 =======================================================  =========================================
 
-Neither a record's content nor a credential is in any of these sentences.
+No sentence contains a record's content or a credential.
 """
 
 import re
@@ -48,7 +49,7 @@ _REFUSALS = frozenset(
         "org.apache.hadoop.security.AccessControlException",
     }
 )
-# Spark's name of what went wrong, and its sentence, as they are in the text of any error.
+# Spark's error condition and its sentence, as they appear in the text of any error.
 _CONDITION = re.compile(r"\[([A-Z][A-Z_]*(?:\.[A-Z_]+)*)\] .+")
 _UNREADABLE_FILE = re.compile(r"\[FAILED_READ_FILE[A-Z_.]*\] .*?\bfile (\S+?)\.?(?:\s|$)")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
@@ -61,12 +62,13 @@ _AGAIN = "Start the same command again."
 def spark_errors(
     failure: str, *, otherwise: type[E5SparkError] | None = None, output: str = ""
 ) -> Iterator[None]:
-    """Raises what Spark, its JVM or Hadoop raise as e5spark's errors; e5spark's own pass.
+    """Translates errors of Spark, its JVM and Hadoop into e5spark's, which pass unchanged.
 
     Args:
         failure: How the message begins, such as ``The input x cannot be read``.
-        otherwise: The class for errors that the table above does not name; they pass without one.
-        output: The directory of the output, to tell its files from those of the input.
+        otherwise: The class for errors that the table above does not name; without it they pass
+            unchanged.
+        output: The directory of the output, to tell its files from the input's.
     """
     try:
         yield
@@ -82,16 +84,16 @@ def spark_errors(
 
 
 def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkError | None:
-    """Returns the e5spark error that an error of Spark means; None where none is known.
+    """Returns the e5spark error that an error of Spark means; None if there is none.
 
     Args:
         error: The error.
         failure: How the message begins; see ``spark_errors``.
         output: The directory of the output.
     """
-    known = from_text(str(error))
-    if known is not None:
-        return known
+    worker_error = from_text(str(error))
+    if worker_error is not None:
+        return worker_error
     name = condition(error)
     if _FULL.search(str(error)):
         return disk_full(failure)
@@ -110,34 +112,34 @@ def disk_full(failure: str) -> TransientError:
     """Returns the error for a disk, or a quota, that has no space left."""
     return TransientError(
         f"{redacted(failure)}: no space is left on the device. Free some space, or raise the "
-        "quota, and start the same command again: it goes on where this run ended."
+        "quota, and start the same command again: it continues where this run ended."
     )
 
 
 def reason(error: Exception) -> str:
-    """Returns one sentence of what Spark said, without its stack trace and without a record."""
+    """Returns Spark's message as one sentence, without a stack trace or a record's content."""
     if condition(error) == "DATA_SOURCE_NOT_FOUND" and "delta" in str(error):
         return f"this session has no Delta. Add to spark-submit: {delta.submit_flags()}"
     java: Any = getattr(error, "java_exception", None)
     text = str(java.getMessage() if java is not None else error).strip() or type(error).__name__
-    # An error that stops a task is wrapped into others, which say only that a task was stopped.
-    named = _CONDITION.search(text) or _CONDITION.search(str(error))
-    sentence = (named[0] if named else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
-    if named and named[1].startswith("MALFORMED_"):
+    # An error that stops a task is wrapped in others, which say only that a task was stopped.
+    match = _CONDITION.search(text) or _CONDITION.search(str(error))
+    sentence = (match[0] if match else text).splitlines()[0].partition(" SQLSTATE:")[0].rstrip()
+    if match and match[1].startswith("MALFORMED_"):
         # What follows is the record itself, and texts are not logged.
         sentence = sentence.partition(":")[0]
     return redacted(sentence if sentence.endswith(".") else f"{sentence}.")
 
 
 def condition(error: BaseException) -> str:
-    """Returns Spark's name of an error, such as ``PATH_NOT_FOUND``; empty if it has none."""
+    """Returns Spark's error condition, such as ``PATH_NOT_FOUND``; empty if there is none."""
     if isinstance(error, PySparkException):
-        # Spark 3.5 knows it as the error class.
+        # Spark 3.5 calls it the error class.
         name = getattr(error, "getCondition", error.getErrorClass)()
         if name:
             return str(name)
-    named = _CONDITION.search(str(error))
-    return named[1] if named else ""
+    match = _CONDITION.search(str(error))
+    return match[1] if match else ""
 
 
 def java_class(error: Exception) -> str:
@@ -162,29 +164,29 @@ def _unreadable(error: Exception, failure: str, output: str) -> E5SparkError:
     is_record = "[MALFORMED_" in text
     if file and output and _is_inside(file, output):
         return ConflictError(
-            f"The output cannot be read: its file {redacted(file)} is damaged: {reason(error)} Put "
-            "the file back from a copy, or give a new output."
+            f"The output cannot be read: its file {redacted(file)} is damaged: {reason(error)} "
+            "Restore the file from a backup, or give a new output."
         )
     if file and is_record:
         return InputError(
-            f"The input cannot be read: {redacted(file)} has a malformed record. Mend it, or "
-            "set input.options.mode = 'DROPMALFORMED' to leave such records out."
+            f"The input cannot be read: {redacted(file)} has a malformed record. Correct it, or "
+            "set input.options.mode = 'DROPMALFORMED' to skip such records."
         )
     if is_record:
         return InputError(
-            f"{redacted(failure)}: a record is malformed. Mend it, or set input.options.mode = "
-            "'DROPMALFORMED' to leave such records out."
+            f"{redacted(failure)}: a record is malformed. Correct it, or set input.options.mode = "
+            "'DROPMALFORMED' to skip such records."
         )
     if "FILE_NOT_EXIST" in condition(error):
         return InputError(f"The input cannot be read: {reason(error)} Start the job again.")
     return InputError(
-        f"The input cannot be read: {reason(error)} The file is damaged or of another format: put "
-        "it back, or take it out of the input."
+        f"The input cannot be read: {reason(error)} The file is damaged or has another format: "
+        "restore it, or take it out of the input."
     )
 
 
 def _is_inside(file: str, directory: str) -> bool:
-    """Whether the URI of a file is inside a path: file:/x, file:///x and /x are the same."""
+    """Returns whether a file's URI is inside a path: file:/x, file:///x and /x are the same."""
     path, parent = (_SCHEME.sub("", uri) for uri in (unquote(file), directory))
     parent = f"{normpath(parent)}/"
     return path.startswith(parent) or (not parent.startswith("/") and f"/{parent}" in path)

@@ -1,8 +1,8 @@
 """Export of a checkpoint to a prepared model, which runs without torch or transformers.
 
-The token embeddings stay outside of the graph, in a file that every process of a machine maps into
-its memory: they are most of a multilingual checkpoint (384 of 470 MB of multilingual-e5-small), a
-text touches few of them, and an engine would copy them all.
+The token embeddings stay outside the graph, in a file that every process of a machine maps into its
+memory: they are most of a multilingual checkpoint (384 of 470 MB of multilingual-e5-small), a text
+touches few of them, and an engine would copy them all.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from e5spark.model.checkpoint import Files, hash_files
 from e5spark.model.prepared import Manifest
 
 _ARCHITECTURES = [name for name, entry in ARCHITECTURES.items() if entry.prepared_by == "openvino"]
-# The files of a checkpoint that define how its vectors are made.
+# The files of a checkpoint that define how its vectors are computed.
 _SMALL_FILES = (
     "config.json",
     "modules.json",
@@ -38,7 +38,7 @@ def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
     """Makes a prepared model of kind ``float`` in a new directory.
 
     Args:
-        files: The checkpoint's.
+        files: The checkpoint's files.
         to: The new directory.
         checkpoint: The name of the published checkpoint, if it is one.
 
@@ -47,8 +47,8 @@ def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
     """
     if read_config(files.model).architecture.name not in _ARCHITECTURES:
         raise ModelError(
-            f"{files.model} is no {' or '.join(_ARCHITECTURES)} checkpoint, and only those can be "
-            "prepared; use engine='torch'."
+            f"{files.model} is not a {' or '.join(_ARCHITECTURES)} checkpoint, and only these can "
+            "be prepared; use engine='torch'."
         )
     prepared.build(to, lambda directory: _fill(directory, files, checkpoint))
 
@@ -77,7 +77,7 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
 
 
 class _Encoder(torch.nn.Module):
-    """The checkpoint's model from its token embeddings on."""
+    """The checkpoint's model without its embedding lookup."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

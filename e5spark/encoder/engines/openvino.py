@@ -14,7 +14,7 @@ import openvino
 
 from e5spark.cpus import available_cpus
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines.preparation import prepared_directory
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import ModelError
@@ -26,9 +26,9 @@ from e5spark.model.registry import Pooling
 log = logging.getLogger(__name__)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Tokens of a batch, measured on 2 cores with e5-small's shape. fp32: 512 are 5 % faster than 1,024
-# and 15 % faster than 2,048. int8: 1,024 are 8 % faster than 512; its activations take
-# a quarter of the memory.
+# Tokens of a batch, measured on 2 cores with e5-small's shape. fp32: 512 is 5 % faster than 1,024
+# and 15 % faster than 2,048. int8: 1,024 is 8 % faster than 512; its activations take a quarter of
+# the memory.
 _BUDGETS = {"fp32": 512, "bf16": 512, "int8": 1024}
 # Widths of batches are multiples of these. OpenVINO prepares new kernels for every shape: with
 # fewer shapes int8 takes 14 % less CPU time (MiniLM, 1,000 passages), fp32 the same. Steps of 16
@@ -39,7 +39,7 @@ _Floats = npt.NDArray[np.float32]
 _Pass = tuple[openvino.InferRequest, Batch, dict[str, npt.NDArray[Any]]]
 
 
-def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> LoadedModel:
     """Returns the tokenizer and the engine of a prepared model; prepares a checkpoint first.
 
     Args:
@@ -57,10 +57,10 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
         directory = prepared_directory(files)
     manifest = prepared.read(directory)
     if manifest is None:
-        raise ModelError(f"{directory} is no prepared model; delete it, so that it is made again.")
+        raise ModelError(f"{directory} is not a prepared model; delete it and start again.")
     tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
     engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=threads)
-    return Loaded(tokenizer=tokenizer, engine=engine)
+    return LoadedModel(tokenizer=tokenizer, engine=engine)
 
 
 class OpenVINOEngine:
@@ -87,13 +87,13 @@ class OpenVINOEngine:
         """Wraps a compiled model; ``load`` makes one.
 
         Args:
-            model: The graph from the token embeddings on.
+            model: The graph that follows the embedding lookup.
             weights: The mapped file that the model reads its weights from.
             embeddings: The mapped table of token embeddings.  # (vocabulary, hidden)
             precision: The precision that the model computes in.
-            pad_id: The token that fills up short rows.
+            pad_id: The padding token.
             pad_position: See ``Manifest``.
-            streams: Forward passes at once.
+            streams: Number of forward passes that run at once.
         """
         self._weights = weights  # kept alive for the model, which does not own them
         self._embeddings = embeddings
@@ -111,13 +111,13 @@ class OpenVINOEngine:
         """Returns the engine of a prepared model.
 
         Args:
-            directory: The prepared model's; its files are mapped into memory, not read.
-            manifest: The prepared model's.
+            directory: The prepared model's directory; its files are mapped into memory, not read.
+            manifest: The prepared model's manifest.
             precision: ``fp32``, ``bf16`` or ``int8``.
             threads: CPU threads; None for all of them.
 
         Raises:
-            ModelError: If the files are no model, or this CPU would compute wrong vectors.
+            ModelError: If the files do not hold a model, or this CPU would compute wrong vectors.
         """
         if manifest.needs_vnni and not has_vnni():
             raise ModelError(
@@ -131,8 +131,9 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": str(streams),
             # Two workers on a machine would pin themselves to the same cores.
             "ENABLE_CPU_PINNING": "NO",
-            # Entries of the cache for shapes that occurred before. The default of 5,000 grows to
-            # 0.5 GB in int8 (4,000 texts: 1,082 MB; with 512 entries 759 MB, and 4 % slower).
+            # The number of shapes whose kernels are cached. With the default, 5,000, the cache
+            # grows to 0.5 GB in int8 (4,000 texts: 1,082 MB; with 512 entries 759 MB, and 4 %
+            # slower).
             "CPU_RUNTIME_CACHE_CAPACITY": "512",
             **manifest.settings,
         }
@@ -241,7 +242,7 @@ def _compile(directory: Path, settings: dict[str, str]) -> tuple[openvino.Compil
     core = openvino.Core()
     model = core.read_model((directory / prepared.MODEL).read_text("utf-8"), shared)
     compiled = core.compile_model(model, "CPU", settings)
-    # By now the model has its own copy of most weights, in the order of its kernels. Resident
+    # The model now has its own copy of most weights, in the order of its kernels. Resident
     # memory falls from 2,706 to 1,948 MB (large), from 409 to 369 MB (small).
     _release_pages(weights)
     return compiled, weights
@@ -250,8 +251,8 @@ def _compile(directory: Path, settings: dict[str, str]) -> tuple[openvino.Compil
 def _release_pages(mapped: object) -> None:
     """Drops a mapped file's pages from this process; the next access finds them in the page cache.
 
-    Resident pages count against the limits of containers. Dropped after each sort window, they
-    leave 390 in place of 440 MB resident (small).
+    Resident pages count against the limits of containers. If they are dropped after each sort
+    window, 390 instead of 440 MB stay resident (small).
     """
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -270,8 +271,8 @@ def _pool(hidden: _Floats, batch: Batch, pooling: Pooling) -> Vectors:
     if pooling == "last":
         last: Vectors = hidden[np.arange(len(hidden)), batch.lengths - 1]
         return last
-    inside = np.arange(hidden.shape[1]) < batch.lengths[:, None]
-    weights = (inside / batch.lengths[:, None]).astype(np.float32)
+    is_token = np.arange(hidden.shape[1]) < batch.lengths[:, None]
+    weights = (is_token / batch.lengths[:, None]).astype(np.float32)
     means: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0]
     return means
 

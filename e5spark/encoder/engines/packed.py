@@ -54,7 +54,8 @@ class Kernel(Protocol):
             value: Like the key.
             rows: The rows of the sequence.
             scale: Factor of the scores.
-            window_size: Most tokens to the left and right that a token attends to; -1 is all.
+            window_size: Maximum number of tokens that a token attends to on its left and right; -1
+                means all.
         """
         ...
 
@@ -96,7 +97,7 @@ def by_length(
     scale: float,
     window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """The kernel for any device: one plain attention for each run of rows of equal length."""
+    """The kernel for any device: one plain attention call per run of rows of equal length."""
     output = query.new_empty(query.shape)
     bounds = rows.offsets.tolist()
     lengths = [end - start for start, end in pairwise(bounds)]
@@ -209,9 +210,9 @@ class PackedModel:
 
 
 def pad_position(model: PreTrainedModel) -> int | None:
-    """Returns the token that XLM-R skips when it numbers tokens, from the position after its id on.
+    """Returns the id of the token that gets no position number in XLM-R; None for BERT and Mistral.
 
-    None for BERT and Mistral, which number every token from 0.
+    XLM-R numbers all other tokens from that id plus 1; BERT and Mistral number every token from 0.
     """
     architecture = ARCHITECTURES[model.config.model_type]
     return int(model.config.pad_token_id) if architecture.skips_padding else None
@@ -229,7 +230,7 @@ def pool(hidden: torch.Tensor, rows: Rows, pooling: Pooling) -> torch.Tensor:
 
 
 def _spread(values: torch.Tensor, rows: Rows, tokens: int) -> torch.Tensor:
-    """Each row's value, repeated for its tokens; their number is an argument to spare a sync."""
+    """Each row's value, repeated for its tokens; ``tokens``, their number, spares a device sync."""
     return values.repeat_interleave(rows.offsets.diff(), output_size=tokens)
 
 
@@ -253,16 +254,16 @@ def _attend(  # noqa: PLR0913  # transformers decides
     window_size = _UNLIMITED
     if module.is_causal:
         # The sliding window of transformers counts the token itself.
-        narrow = sliding_window is not None and rows.longest > sliding_window
-        window_size = (sliding_window - 1 if sliding_window and narrow else -1, 0)
+        applies = sliding_window is not None and rows.longest > sliding_window
+        window_size = (sliding_window - 1 if sliding_window and applies else -1, 0)
     return kernel(query, key, value, rows, scale=scaling, window_size=window_size)[None], None
 
 
 def _fuse(model: torch.nn.Module) -> None:
-    """Joins the query, key and value layers of a BERT or XLM-R: one wide product in place of three.
+    """Joins the query, key and value layers of a BERT or XLM-R: one wide product instead of three.
 
     The joint layer replaces the query layer, and ``_attend`` splits its output. A decoder rotates
-    its queries and keys before that point, and keeps its three layers.
+    its queries and keys before ``_attend``, so it keeps its three layers.
     """
     for module in model.modules():
         parts = [getattr(module, name, None) for name in ("query", "key", "value")]

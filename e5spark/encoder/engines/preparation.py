@@ -15,12 +15,12 @@ from e5spark.model.digest import cache_directory
 def prepared_directory(files: Files) -> Path:
     """Returns the directory of a checkpoint's prepared model on this machine.
 
-    The first process that needs it makes it while the others wait. It is kept under the hash of
-    the checkpoint's files for every later process.
+    The first process that needs the prepared model makes it while the others wait. It is kept for
+    every later process, under the hash of the checkpoint's files.
 
     Raises:
         ModelError: If it cannot be made.
-        OptionError: If torch or transformers, which make it, are not installed.
+        OptionError: If torch or transformers is not installed.
     """
     weights = hash_files(files)
     name = f"{weights.weights[:20]}-{weights.tokenizer[:12]}-{prepared.FORMAT}"
@@ -39,7 +39,7 @@ def _export(files: Files, to: Path) -> None:
         purpose=f"Preparing {files.model} for the openvino engine (e5spark prepare does so once "
         "for every machine)",
     )
-    if "torch" in sys.modules:  # this process has paid for it already
+    if "torch" in sys.modules:  # already in this process's memory
         from e5spark.encoder.engines.export import export
 
         export(files, to)
@@ -58,5 +58,5 @@ def _export(files: Files, to: Path) -> None:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise from_text(process.stderr) or ModelError(
             f"{files.model} could not be prepared for the openvino engine: {lines[-1]}. Executors "
-            "without torch and transformers need a model that e5spark prepare made."
+            "without torch and transformers need a model made with e5spark prepare."
         )

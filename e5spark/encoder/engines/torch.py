@@ -13,10 +13,15 @@ from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
 from e5spark.encoder.batching import Batch
-from e5spark.encoder.engine import Loaded, Vectors
+from e5spark.encoder.engine import LoadedModel, Vectors
 from e5spark.encoder.engines import packed
 from e5spark.encoder.engines.packed import Kernel, PackedModel, Rows, kernel_for
-from e5spark.encoder.engines.transfer import Blocking, Overlapped, Pending, Transfer
+from e5spark.encoder.engines.transfer import (
+    BlockingTransfer,
+    OverlappedTransfer,
+    PendingVectors,
+    Transfer,
+)
 from e5spark.encoder.memory import MemoryLimit
 from e5spark.encoder.tokenizer import Tokenizer, appends_eos
 from e5spark.errors import ModelError, OptionError, TransientError
@@ -28,28 +33,28 @@ log = logging.getLogger(__name__)
 # torch >= 2.8 tells a broken device from a bad input; it does not raise this for lack of memory.
 _DeviceError: type[Exception] = getattr(torch, "AcceleratorError", TransientError)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Tokens of a forward pass, by the widest hidden state that they suit. CPUs are fastest with 512 to
-# 2,048 (measured): the activations of more no longer fit the caches. GPUs need enough to fill
-# their cores (calculated, not measured): 65,536 tokens make about 0.2 GB of bf16 activations in
-# the feed-forward layer of small and 0.4 GB in base; 32,768 make 0.3 GB in large.
+# The largest hidden size and its budget in tokens. CPUs are fastest with 512 to 2,048 (measured):
+# the activations of more tokens do not fit the caches. GPUs need enough tokens to fill their cores
+# (calculated, not measured): 65,536 tokens make about 0.2 GB of bf16 activations in the
+# feed-forward layer of small and 0.4 GB in base; 32,768 make 0.3 GB in large.
 _TOKEN_BUDGETS = {"cuda": ((768, 65_536), (math.inf, 32_768))}
-_SMALL_BUDGET = ((math.inf, 2048),)
+_DEFAULT_BUDGETS = ((math.inf, 2048),)
 
 
-def load(files: Files, *, precision: str, device: str, threads: int | None) -> Loaded:
+def load(files: Files, *, precision: str, device: str, threads: int | None) -> LoadedModel:
     """Returns the tokenizer and the engine of a checkpoint; see ``TorchEngine.load``."""
     tokenizer = Tokenizer.load(files.tokenizer, appends_eos=appends_eos(files.model))
     engine = TorchEngine.load(
         files.model, precision=precision, device=device, threads=threads, pad_id=tokenizer.pad_id
     )
-    return Loaded(tokenizer=tokenizer, engine=engine)
+    return LoadedModel(tokenizer=tokenizer, engine=engine)
 
 
 class TorchEngine:
     """A loaded checkpoint that turns token ids into pooled vectors.
 
     Attributes:
-        token_budget: See ``Engine``; lower once the device has run out of memory.
+        token_budget: See ``Engine``; lowered when the device runs out of memory.
         packed: See ``Engine``.
         multiple: See ``Engine``.
     """
@@ -72,7 +77,7 @@ class TorchEngine:
             model: BERT, XLM-R or Mistral.
             device: The device of the model's weights.
             precision: The precision of the model's weights.
-            pad_id: The token that fills up short rows, where rows are padded.
+            pad_id: The padding token, for rows that are padded.
             kernel: The attention of packed rows; None pads rows instead.
         """
         self.precision = precision
@@ -82,7 +87,9 @@ class TorchEngine:
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._packed_model = None if kernel is None else PackedModel(model, kernel)
         self.packed = kernel is not None
-        self._transfer: Transfer = Overlapped(device) if device.type == "cuda" else Blocking(device)
+        self._transfer: Transfer = (
+            OverlappedTransfer(device) if device.type == "cuda" else BlockingTransfer(device)
+        )
         self._memory = MemoryLimit()
         self._best_budget = _token_budget(device.type, model.config.hidden_size)
         self.token_budget = self._best_budget
@@ -98,7 +105,7 @@ class TorchEngine:
             precision: ``fp32`` or ``bf16``.
             device: A torch device, or ``auto``.
             threads: CPU threads of this process's forward passes; None leaves torch's own choice.
-            pad_id: The token that fills up short rows.
+            pad_id: The padding token.
 
         Raises:
             ModelError: If the weights do not fill the architecture.
@@ -128,7 +135,7 @@ class TorchEngine:
         Raises:
             TransientError: If the device failed.
         """
-        started: deque[list[Pending] | Exception] = deque()
+        started: deque[list[PendingVectors] | Exception] = deque()
         for batch in batches:
             started.append(self._start(batch, pooling))
             if len(started) > self._transfer.prefetch:
@@ -136,18 +143,18 @@ class TorchEngine:
         while started:
             yield self._finish(started.popleft())
 
-    def _start(self, batch: Batch, pooling: Pooling) -> list[Pending] | Exception:
+    def _start(self, batch: Batch, pooling: Pooling) -> list[PendingVectors] | Exception:
         """Starts a batch; returns its parts in order, or the exception that its content caused."""
         try:
             return self._parts(batch, pooling)
         except _DeviceError as error:
-            # A device that failed once fails every later call: no text is to blame.
+            # A device that failed once fails every later call: no text is at fault.
             raise _device_failure(error) from error
         except Exception as error:  # anything that a text can cause
             # The traceback's frames hold the tensors of the failed pass.
             return error.with_traceback(None)
 
-    def _finish(self, parts: list[Pending] | Exception) -> Vectors | Exception:
+    def _finish(self, parts: list[PendingVectors] | Exception) -> Vectors | Exception:
         if isinstance(parts, Exception):
             return parts
         try:
@@ -156,11 +163,11 @@ class TorchEngine:
             raise _device_failure(error) from error
         return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
-    def _parts(self, batch: Batch, pooling: Pooling) -> list[Pending]:
+    def _parts(self, batch: Batch, pooling: Pooling) -> list[PendingVectors]:
         rows = len(batch.lengths)
         if rows == 1 or self._memory.allows(self._tokens(batch)):
             try:
-                pending = self._transfer.down(self._forward(batch, pooling))
+                pending = self._transfer.to_host(self._forward(batch, pooling))
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
@@ -179,7 +186,8 @@ class TorchEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
-            "The device has no memory for a forward pass of %d tokens; the next ones have %d.",
+            "A forward pass of %d tokens did not fit the device's memory; the next ones have at "
+            "most %d.",
             self._tokens(batch),
             tokens,
         )
@@ -198,12 +206,12 @@ class TorchEngine:
             return self._padded(batch, pooling)
         offsets = np.zeros(len(batch.lengths) + 1, dtype=np.int32)
         np.cumsum(batch.lengths, out=offsets[1:])
-        ids, on_device = self._transfer.up([batch.ids, offsets])
+        ids, on_device = self._transfer.to_device([batch.ids, offsets])
         rows = Rows(offsets=on_device, longest=int(batch.lengths.max(initial=0)))
         return packed.pool(self._packed_model(ids, rows), rows, pooling)
 
     def _padded(self, batch: Batch, pooling: Pooling) -> torch.Tensor:
-        ids, counts = self._transfer.up([batch.padded(self._pad_id), batch.lengths])
+        ids, counts = self._transfer.to_device([batch.padded(self._pad_id), batch.lengths])
         mask = torch.arange(ids.shape[1], device=self._device) < counts[:, None]  # (rows, longest)
         hidden = self._model(
             input_ids=ids, attention_mask=mask.long()
@@ -213,12 +221,12 @@ class TorchEngine:
 
 def _device_failure(error: Exception) -> TransientError:
     return TransientError(
-        f"The device failed: {error}. Start the command again; if it fails again, check the device."
+        f"The device failed: {error}. Run the command again; if it fails again, check the device."
     )
 
 
 def _token_budget(device_type: str, hidden: int) -> int:
-    budgets = _TOKEN_BUDGETS.get(device_type, _SMALL_BUDGET)
+    budgets = _TOKEN_BUDGETS.get(device_type, _DEFAULT_BUDGETS)
     return next(tokens for widest, tokens in budgets if hidden <= widest)
 
 

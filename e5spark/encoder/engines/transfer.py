@@ -8,7 +8,7 @@ import torch
 
 from e5spark.encoder.engine import Vectors
 
-Pending = Callable[[], Vectors]
+PendingVectors = Callable[[], Vectors]
 """Vectors on their way to the host: a call waits for them and returns them.  # (rows, hidden)"""
 
 
@@ -21,16 +21,16 @@ class Transfer(Protocol):
 
     prefetch: int
 
-    def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+    def to_device(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         """Returns the arrays as tensors on the device, in order, for the work queued next."""
         ...
 
-    def down(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that waits for the vectors and returns them on the host, float32."""
         ...
 
 
-class Blocking:
+class BlockingTransfer:
     """Copies on any device: the host waits for each one. On the CPU nothing is copied."""
 
     prefetch = 0
@@ -43,16 +43,16 @@ class Blocking:
         """
         self._device = device
 
-    def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+    def to_device(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         """Returns the arrays as tensors on the device; see ``Transfer``."""
         return [torch.from_numpy(array).to(self._device) for array in arrays]
 
-    def down(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that brings the vectors to the host; see ``Transfer``."""
         return lambda: vectors.cpu().numpy()
 
 
-class Overlapped:
+class OverlappedTransfer:
     """Copies on a CUDA device: they overlap with forward passes, and the host prefetches.
 
     Each direction has its own stream, ordered by events, and nothing waits for the whole device.
@@ -69,32 +69,32 @@ class Overlapped:
             device: The device of the model.
         """
         self._device = device
-        self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._upload, self._download = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
-    def up(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+    def to_device(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         """Returns the arrays as tensors on the device; see ``Transfer``."""
         compute = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._up):
+        with torch.cuda.stream(self._upload):
             tensors = [
                 torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
                 for array in arrays
             ]
-        compute.wait_stream(self._up)
+        compute.wait_stream(self._upload)
         for tensor in tensors:
             # Otherwise the allocator could reuse its memory while a kernel reads it.
             tensor.record_stream(compute)
         return tensors
 
-    def down(self, vectors: torch.Tensor) -> Pending:
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
         """Returns a callable that waits for the vectors; see ``Transfer``."""
         host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-        self._down.wait_stream(torch.cuda.current_stream(self._device))
-        # An event that sleeps instead of spinning: the CPU has texts to tokenise.
+        self._download.wait_stream(torch.cuda.current_stream(self._device))
+        # The host sleeps on this event instead of spinning: the CPU has texts to tokenise.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._down):
+        with torch.cuda.stream(self._download):
             host.copy_(vectors, non_blocking=True)
             done.record()
-        vectors.record_stream(self._down)
+        vectors.record_stream(self._download)
 
         def fetch() -> Vectors:
             done.synchronize()

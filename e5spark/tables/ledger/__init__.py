@@ -1,1 +1,1 @@
-"""What e5spark knows of a table of vectors: its manifest, its commits and what is staged."""
+"""The state that e5spark keeps for a table of vectors: manifest, commits and staged rows."""

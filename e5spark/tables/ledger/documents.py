@@ -1,7 +1,7 @@
 """State files: JSON objects with a format number, checked when they are read.
 
-A release reads every format up to its own, and refuses a newer one. A file that is no such object,
-as a disk error or an edit by hand can leave it, is a conflict with a remedy and never a traceback.
+A release reads every format up to its own, and refuses a newer one. A file that a disk error or a
+manual edit has damaged raises a ConflictError with a remedy, never another error's traceback.
 """
 
 import json
@@ -15,13 +15,13 @@ from e5spark.names import redacted
 from e5spark.tables.storage.protocol import Storage
 
 FORMAT = 1
-RESTORE = "Put it back from a copy, or give a new output."
+RESTORE = "Restore it from a backup, or give a new output."
 
 Document = TypeVar("Document")
 
 
 def dumped(document: Mapping[str, Any]) -> bytes:
-    """Returns a document as the bytes of a file."""
+    """Returns a document as the content of a file."""
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
 
@@ -43,26 +43,26 @@ def read_document(
     data = storage.read(name)
     if data is None:
         return None
-    where = f"{redacted(storage.root)}/{name}"
+    path = f"{redacted(storage.root)}/{name}"
     try:
         document = json.loads(data)
         if not isinstance(document, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
         version = document["format"]
         if type(version) is not int:
-            raise TypeError("format is no whole number")
+            raise TypeError("format is not a whole number")
         if version <= FORMAT:
             return kind(**_checked(document, kind))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConflictError(f"{where} is damaged: {_cause(error)}. {remedy}") from error
+        raise ConflictError(f"{path} is damaged: {_cause(error)}. {remedy}") from error
     raise ConflictError(
-        f"{where} has format {version}; this e5spark knows up to {FORMAT}. Use the release that "
-        "wrote it, or a later one."
+        f"{path} has format {version}; this e5spark reads formats up to {FORMAT}. Use the release "
+        "that wrote it, or a later one."
     )
 
 
 def _checked(document: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The fields of a dataclass in a document, arrays as tuples."""
+    """Returns a document's values for the fields of a dataclass, arrays as tuples."""
     hints = get_type_hints(kind)
     values = {}
     for field in fields(kind):
@@ -93,11 +93,11 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401  # a type, or a for
 
 
 def _cause(error: Exception) -> str:
-    """Why a file is damaged, without its content."""
+    """Returns why a file is damaged, without its content."""
     if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON (line {error.lineno}, column {error.colno})"
+        return f"it is not JSON (line {error.lineno}, column {error.colno})"
     if isinstance(error, UnicodeDecodeError):
-        return "it is no UTF-8"
+        return "it is not UTF-8"
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]}"
     return str(error) or type(error).__name__

@@ -11,14 +11,14 @@ _counting = threading.Lock()
 
 
 def failpoint(name: str) -> None:
-    """Ends this process as SIGKILL does if ``$E5SPARK_FAILPOINT`` names this place; for tests.
+    """Kills this process with SIGKILL if ``$E5SPARK_FAILPOINT`` names this failpoint; for tests.
 
     ``written``: a chunk is staged and not recorded. ``recorded``: it is recorded and not visible.
-    ``publishing``: it is visible in part. ``rewritten``, ``replacing`` and ``removing`` are the
-    same for a commit that replaces rows. ``recorded:2`` is the second pass.
+    ``publishing``: it is partly visible. ``rewritten``, ``replacing`` and ``removing`` are the
+    same for a commit that replaces rows. ``recorded:2`` kills at the second pass.
     """
-    wanted, _, number = os.environ.get(_VARIABLE, "").partition(":")
-    if name != wanted:
+    target, _, number = os.environ.get(_VARIABLE, "").partition(":")
+    if name != target:
         return
     with _counting:
         _passes[name] += 1

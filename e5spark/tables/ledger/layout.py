@@ -4,13 +4,13 @@ Readers of Parquet and Delta skip it, because its name begins with an underscore
 
     manifest.json            what the vectors are; written once, checked by every run
     lock/                    one run at a time
-    streams/<token>.json     a stream checkpoint that is read into this table
-    work/<epoch>/            what a run has to embed
+    streams/<token>.json     ties a stream checkpoint to this table
+    work/<epoch>/            work lists: what a run has to embed
     staging/<record>/        embedded rows that are not visible yet, as Parquet files
     commits/<record>.json    recorded and not yet visible: the holder of the lock finishes it
-    done/<record>.json       recorded and visible; the last ones
+    done/<record>.json       recorded and visible; only the latest are kept
 
-Every path below it is put together in this package and nowhere else.
+Only this package builds paths inside the state directory.
 """
 
 import re
@@ -24,7 +24,7 @@ COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
 STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"
 
 
-def is_begun(storage: Storage) -> bool:
+def has_begun(storage: Storage) -> bool:
     """Returns whether a run of e5spark has ever begun here, finished or not."""
     return bool(storage.list(STATE_DIRECTORY))
 
@@ -43,10 +43,10 @@ def last_epoch(storage: Storage) -> int:
 
 
 def numbers(name: str) -> list[int]:
-    """Returns the numbers in the name of a record: the epoch is the first."""
+    """Returns the numbers in the name of a record; the first is the epoch."""
     return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
 def table_of(path: str) -> str:
-    """Returns the table's directory of a path in its state directory; other paths as they are."""
+    """Returns the table's directory for a path in its state directory; other paths unchanged."""
     return path.partition(f"/{STATE_DIRECTORY}/")[0]

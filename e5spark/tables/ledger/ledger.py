@@ -1,4 +1,4 @@
-"""The commits to a table: a record of each, and the rows that are staged for it.
+"""The commits to a table: a record of every commit, and the rows that are staged for it.
 
 The record is the commit: before it is written its rows do not exist; afterwards they are never
 embedded again. ``ledger.layout`` shows where everything is.
@@ -25,7 +25,7 @@ from e5spark.tables.ledger.manifest import Manifest, check_same, read_manifest
 from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.storage.protocol import Storage
 
-_KEPT = 100  # records in done, which every run lists
+_DONE_RECORDS = 100  # that are kept; every run lists them
 # Before and after a record is written, by whether it replaces rows.
 _FAILPOINTS = {False: ("written", "recorded"), True: ("rewritten", "replacing")}
 
@@ -35,7 +35,7 @@ class HeldLock(Protocol):
 
     @property
     def epoch(self) -> int:
-        """The number of this run, higher than those of all runs before it."""
+        """The number of this run; earlier runs have lower numbers."""
 
     def check(self) -> None:
         """Raises ``ConflictError`` once another run has taken the lock over."""
@@ -69,11 +69,11 @@ class Ledger:
         return f"{self.epoch:05d}-{self._used + number:05d}"
 
     def after(self, number: int) -> "Ledger":
-        """Returns the same ledger for the next sync of this run, after a record's number."""
+        """Returns this ledger for the run's next sync, which numbers its records from here on."""
         return Ledger(self.storage, self._lock, used=self._used + number)
 
     def work_path(self, part: str) -> str:
-        """Returns the path, for Spark, of a part of what this run has to do."""
+        """Returns the path, for Spark, of a part of this run's work lists."""
         return self._path(f"{WORK}/{self.epoch:05d}/{part}")
 
     def staging_path(self, name: str) -> str:
@@ -95,7 +95,7 @@ class Ledger:
 
     @property
     def manifest(self) -> Manifest:
-        """What the vectors are, once the ledger has begun.
+        """What the vectors are; it exists once ``begin`` has run.
 
         Raises:
             ConflictError: If the manifest is missing.
@@ -104,15 +104,15 @@ class Ledger:
         if manifest is None:
             raise ConflictError(
                 f"{redacted(self.storage.root)} has lost {MANIFEST}, which says what its vectors "
-                "are. Put it back from a copy, or give a new output."
+                "are. Restore it from a backup, or give a new output."
             )
         return manifest
 
     def check(self, manifest: Manifest) -> None:
-        """Checks that no other vectors than those of this manifest are committed.
+        """Checks that all committed vectors match this manifest.
 
         Raises:
-            ConflictError: If there are; the message names the parts that differ.
+            ConflictError: If they do not; the message names the parts that differ.
         """
         if has_commits(self.storage):
             check_same(self.manifest, manifest)
@@ -129,12 +129,12 @@ class Ledger:
             self.storage.put(MANIFEST, dumped(asdict(manifest)))
 
     def pending(self, *kinds: Kind) -> list[Record]:
-        """Returns the records of these kinds that are not visible yet, by age."""
+        """Returns the records of these kinds that are not visible yet, oldest first."""
         records = [self._read(name) for name in self._record_files(COMMITS)]
         return [record for record in records if record is not None and record.kind in kinds]
 
     def is_lost(self, record: Record) -> bool:
-        """Whether a record came too late: another run had taken over and removed its rows."""
+        """Returns whether a record came too late: another run took over and removed its rows."""
         return self.storage.read(self._anchor(record)) is None
 
     @property
@@ -142,14 +142,15 @@ class Ledger:
         """Whether any commit has ever become visible."""
         return bool(self.storage.list(DONE))
 
-    def foreign(self, names: Iterable[str]) -> set[str]:
-        """Returns the names of records, among these, that the ledger has never had.
+    def unrecorded(self, names: Iterable[str]) -> set[str]:
+        """Returns the names, among these, that belong to no record of this ledger.
 
-        A record that is older than all kept ones may have been in it, and is not returned.
+        A name that is older than every record in ``done`` may have belonged to one that was
+        removed since, and is not returned.
         """
         done = [name.removesuffix(".json") for name in self._record_files(DONE)]
         recorded = {*done, *(name.removesuffix(".json") for name in self._record_files(COMMITS))}
-        oldest = numbers(done[0]) if len(done) >= _KEPT else []
+        oldest = numbers(done[0]) if len(done) >= _DONE_RECORDS else []
         return {name for name in names if name not in recorded and numbers(name) >= oldest}
 
     def record(self, record: Record) -> None:
@@ -159,22 +160,22 @@ class Ledger:
             ConflictError: If another run has taken the table over.
         """
         before, after = _FAILPOINTS[record.kind == "replace"]
-        # A sweep removes it with the rows: a record without it was written after the sweep.
+        # A sweep removes this file with the rows: a record without it was written after the sweep.
         self.storage.put(self._anchor(record), b"")
         failpoint(before)
         self._lock.check()
         self.storage.put(f"{COMMITS}/{record.name}.json", dumped(asdict(record)))
-        # A run that was overtaken between the two lines must not go on to publish.
+        # A run that was overtaken since the first check must not publish.
         self._lock.check()
         failpoint(after)
 
     def included(self, record: Record) -> list[Record]:
-        """Returns the deferred records that a replacement makes visible and that still wait."""
+        """Returns the deferred records that a replacement includes and that are not closed yet."""
         records = [self._read(f"{name}.json") for name in record.includes]
         return [deferred for deferred in records if deferred is not None]
 
     def close(self, record: Record) -> None:
-        """Notes that a record is visible, with those it includes; they are final from now on."""
+        """Marks a record and the records that it includes as visible; from then on, as final."""
         for closed in (*self.included(record), record):
             self._lock.check()
             self.storage.rename(f"{COMMITS}/{closed.name}.json", f"{DONE}/{closed.name}.json")
@@ -189,24 +190,24 @@ class Ledger:
     def sweep(self) -> None:
         """Removes staged rows and work lists, once nothing is pending, and old records.
 
-        It covers this run and those before it: what appears there later belongs to a run that was
-        overtaken, and this run may embed its rows again. It leaves out later runs, one of which
-        may have taken over since the lock was checked. The last records are kept although visible
-        ones are not read again: that there are any says that the table has, or had, rows.
+        It covers this run and earlier runs: what appears there later belongs to a run that was
+        overtaken, and this run may embed its rows again. It leaves later runs alone: one of them
+        may have taken over since the lock was checked. The latest records are kept, although
+        visible records are not read again: their presence says that the table has, or had, rows.
         """
         self._lock.check()
         for directory in (STAGING, WORK):
             for name in self.storage.list(directory):
                 if numbers(name)[:1] <= [self.epoch]:
                     self.storage.delete(f"{directory}/{name}")
-        for name in self._record_files(DONE)[:-_KEPT]:
+        for name in self._record_files(DONE)[:-_DONE_RECORDS]:
             self.storage.delete(f"{DONE}/{name}")
 
     def _path(self, name: str) -> str:
         return f"{self.storage.root}/{name}"
 
     def _record_files(self, directory: str) -> list[str]:
-        """The files of records, by age: after epoch 99999 their digits do not line up."""
+        """Returns the files of records, oldest first: names sort by age up to epoch 99999 only."""
         names = [name for name in self.storage.list(directory) if name.endswith(".json")]
         return sorted(names, key=numbers)
 

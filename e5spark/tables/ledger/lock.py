@@ -2,8 +2,8 @@
 
 ``_e5spark/lock/`` has ``0000007.json`` (who claimed epoch 7), ``0000007.heartbeat`` (a counter that
 the run increments while it lives) and ``0000007.released``. Only the highest epoch counts: a run
-that finds it released, or its owner dead, claims the next one. A run that lost its epoch learns so
-from ``check``, which runs before every commit. Clocks of two machines are never compared.
+that finds it released, or its owner dead, claims the next one. A run that has lost its epoch learns
+it from ``check``, which runs before every commit. Clocks of two machines are never compared.
 """
 
 import re
@@ -19,7 +19,7 @@ from e5spark.tables.ledger.layout import LOCK, last_epoch
 from e5spark.tables.ledger.owner import Owner, is_alive, own_tokens, this_process
 from e5spark.tables.storage.protocol import Storage
 
-_HEARTBEATS = 4  # of a live run in one ttl
+_HEARTBEATS = 4  # of a live run in each ttl
 _CLAIM = re.compile(r"(\d+)\.json")
 
 
@@ -50,8 +50,8 @@ class Lock:
         silent = time.monotonic() - self._last_heartbeat
         if silent > self._owner.ttl * (_HEARTBEATS - 1) / _HEARTBEATS:
             raise TransientError(
-                f"This run has not written its heartbeat for {silent:.0f} s, so it commits no more "
-                f"to {redacted(self._storage.root)}: "
+                f"This run has not written its heartbeat for {silent:.0f} s, so it no longer "
+                f"commits to {redacted(self._storage.root)}: "
                 f"{self._trouble or 'the process was paused.'} Start the same command again."
             )
         highest = _highest(self._storage.list(LOCK))
@@ -62,7 +62,7 @@ class Lock:
         """Lets the next run begin.
 
         Raises:
-            TransientError: If the storage fails; the next run then takes this one for dead.
+            TransientError: If the storage fails; the next run then waits until this run is dead.
         """
         self._stop.set()
         self._thread.join()
@@ -101,15 +101,15 @@ class Lock:
 def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     """Returns the lock of an output, taken over if its holder is dead.
 
-    On the machine of the holder its death is known at once; elsewhere its heartbeat is watched for
-    its ttl.
+    On the holder's machine its death is detected at once; on any other its heartbeat is watched
+    for one ttl.
 
     Args:
         storage: The output.
         ttl: Seconds without a heartbeat after which others may take this run for dead.
 
     Raises:
-        ConflictError: If another run holds the lock, or was faster.
+        ConflictError: If another run holds the lock, or claims it first.
     """
     # Read before the lock's directory: a live run may name records after a newer epoch meanwhile.
     last = last_epoch(storage)
@@ -121,7 +121,7 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     epoch = max(highest, last) + 1
     owner = this_process(ttl)
     claim = dumped(asdict(owner))
-    # A store that repeats a request by itself finds the file of its first attempt.
+    # A store that retries a request by itself finds the file of its first attempt.
     name = _name(epoch, "json")
     if not storage.create(name, claim) and storage.read(name) != claim:
         raise _conflict(storage, epoch)
@@ -177,8 +177,8 @@ def _conflict(storage: Storage, epoch: int) -> ConflictError:
     owner = _owner(storage, epoch)
     return ConflictError(
         f"Another run writes to {redacted(storage.root)}: process {owner.pid} on {owner.host}, "
-        f"since {owner.started_at}. Wait for its end, or stop it; the same command then goes on "
-        "where that run ended."
+        f"since {owner.started_at}. Wait until it ends, or stop it; the same command then "
+        "continues where that run ended."
     )
 
 

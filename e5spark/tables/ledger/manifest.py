@@ -1,4 +1,4 @@
-"""The manifest: what the vectors of a table are, and how another run's differ."""
+"""The manifest: what the vectors of a table are, and how another run's vectors differ."""
 
 import json
 from collections.abc import Mapping
@@ -51,29 +51,29 @@ def read_manifest(storage: Storage) -> Manifest | None:
     return read_document(storage, MANIFEST, Manifest)
 
 
-def check_same(stored: Manifest, wanted: Manifest) -> None:
+def check_same(stored: Manifest, current: Manifest) -> None:
     """Raises unless two manifests describe the same vectors in the same columns.
 
     Raises:
         ConflictError: If something differs; the message names it.
     """
-    if stored.fingerprint != wanted.fingerprint:
+    if stored.fingerprint != current.fingerprint:
         raise ConflictError(
             "The output has other vectors, which must not be mixed with these: "
-            f"{'; '.join(_differences(stored.parts, wanted.parts))}. Run with the output's model "
+            f"{'; '.join(_differences(stored.parts, current.parts))}. Run with the output's model "
             "and options; or migrate: give a new output, and switch to it when it is complete."
         )
-    if stored.table != wanted.table:
+    if stored.table != current.table:
         raise ConflictError(
-            f"The output is a {stored.table} table and not {wanted.table}; set output.format to "
+            f"The output is a {stored.table} table and not {current.table}; set output.format to "
             "match it, or give a new output."
         )
-    if stored.id != wanted.id:
+    if stored.id != current.id:
         raise ConflictError(
             f"The output was written with input.id = {stored.id!r}, this run has "
-            f"{wanted.id!r}; give the same id, or a new output."
+            f"{current.id!r}; give the same id, or a new output."
         )
-    before, after = _columns(stored.schema), _columns(wanted.schema)
+    before, after = _columns(stored.schema), _columns(current.schema)
     if before != after:
         missing = [f"{name} {kind}" for name, kind in before.items() if after.get(name) != kind]
         added = [f"{name} {kind}" for name, kind in after.items() if before.get(name) != kind]
@@ -88,9 +88,9 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
 _WORDS = {"weights": "model weights", "recipe.prompts": "prompts", "recipe.dim": "dim"}
 
 
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Returns what differs between two fingerprints, part by part: "dim is 384, this run's 192"."""
-    before, after = _flat(stored), _flat(wanted)
+    before, after = _flat(stored), _flat(current)
     parts = [part for part in {**before, **after} if before.get(part) != after.get(part)]
     return [
         f"{_WORDS.get(part, part.removeprefix('recipe.'))} is {_short(before.get(part))}, this "
@@ -101,8 +101,8 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
     recipe = parts.get("recipe", {})
-    others = {key: value for key, value in parts.items() if key != "recipe"}
-    return {**others, **{f"recipe.{key}": value for key, value in recipe.items()}}
+    top_level = {key: value for key, value in parts.items() if key != "recipe"}
+    return {**top_level, **{f"recipe.{key}": value for key, value in recipe.items()}}
 
 
 def _short(value: object) -> str:
@@ -116,7 +116,7 @@ def _columns(schema: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _bare_type(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
-    """A type without nullability and metadata, which files do not keep."""
+    """Returns a type without nullability and metadata, which files do not keep."""
     if isinstance(kind, dict):
         dropped = {"nullable", "containsNull", "valueContainsNull", "metadata"}
         return {key: _bare_type(part) for key, part in kind.items() if key not in dropped}

@@ -1,4 +1,4 @@
-"""The process that holds a lock, and whether it lives."""
+"""The process that holds a lock, and whether it is alive."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ class Owner:
     Attributes:
         token: Random; no two claims share it.
         host: The name of its machine, for messages.
-        machine: Where its pid means one process; see ``_machine``.
+        machine: The scope in which its pid is unique; see ``_machine``.
         pid: The process.
         process_started: When it started, in ticks since the boot; None if unknown.
         started_at: When the run started, in UTC, for messages.
@@ -52,17 +52,17 @@ def this_process(ttl: float) -> Owner:
 
 
 def _machine() -> str:
-    """Names the scope in which a pid means one process: a boot of a kernel, and a container."""
+    """Returns the scope in which a pid is unique: a boot of the kernel, and a container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        # The network card; without one, a number that no other process shares.
+        # The address of the network card; without one, a number that no other process shares.
         return f"{getnode():x}"
 
 
 def is_alive(owner: Owner) -> bool | None:
-    """Returns whether the owner's process lives; None where only its heartbeat can tell."""
+    """Returns whether the owner's process is alive; None if only its heartbeat can tell."""
     if (owner.host, owner.machine) != (socket.gethostname(), _machine()):
         return None
     if owner.pid == os.getpid():
@@ -80,7 +80,7 @@ def is_alive(owner: Owner) -> bool | None:
 
 
 def _process_started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; -1 once it has ended; None if unknown."""
+    """Returns a process's start in ticks since the boot; -1 if it has ended; None if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

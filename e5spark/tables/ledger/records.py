@@ -1,4 +1,4 @@
-"""Records: one for each commit to a table."""
+"""The records of a ledger: one for each commit to a table."""
 
 import re
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ class Record:
     Attributes:
         name: The epoch of its run and a number within the run; names sort by age.
         kind: ``append``: rows of new ids, visible at once. ``deferred``: rows that wait for the
-            ``replace`` that includes them. ``replace``: makes those visible and removes other
-            rows, as one step.
+            ``replace`` that includes them. ``replace``: makes deferred rows visible and removes
+            other rows, in one step.
         files: Its staged Parquet files, relative to the table's directory.
         rows: How many rows the files have.
         counts: How many of its texts have each status.
@@ -37,6 +37,6 @@ class Record:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless the name is one."""
+        """Raises ValueError unless the name is two numbers."""
         if not re.fullmatch(r"\d+-\d+", self.name):
-            raise ValueError(f"{self.name!r} is no name of a record")
+            raise ValueError(f"{self.name!r} is not the name of a record")

@@ -1,4 +1,4 @@
-"""Which stream checkpoint is read into which table."""
+"""Ties a stream checkpoint to the table that its stream is read into."""
 
 from dataclasses import asdict, dataclass
 from uuid import uuid4
@@ -23,8 +23,8 @@ class _Claim:
 def claim(checkpoint: Storage, output: Storage) -> None:
     """Ties a stream checkpoint to an output whose lock is held.
 
-    A stream never repeats what its checkpoint has passed: read into another table, or into one
-    that was created anew, it would silently leave rows out.
+    A stream never repeats what its checkpoint has passed: read into another table, or into a
+    table that was created again, it would silently leave rows out.
 
     Raises:
         ConflictError: If the checkpoint belongs to another table or a later release, or is
@@ -34,17 +34,17 @@ def claim(checkpoint: Storage, output: Storage) -> None:
         checkpoint,
         _NAME,
         _Claim,
-        remedy="Put it back from a copy, or give a new input.checkpoint_location: rows that the "
+        remedy="Restore it from a backup, or give a new input.checkpoint_location: rows that the "
         "output has already are recognized by their ids.",
     )
     if stored is not None and output.read(_mark(stored.token)) is not None:
         return
     if checkpoint.list("offsets"):
         raise ConflictError(
-            f"What the checkpoint {redacted(checkpoint.root)} has passed went into another output "
-            f"than {redacted(output.root)}, or into one that was removed, and will not come again. "
-            "Give a new input.checkpoint_location: rows that the output has already are recognized "
-            "by their ids."
+            f"The rows that the checkpoint {redacted(checkpoint.root)} has passed went into "
+            f"another output than {redacted(output.root)}, or into one that was removed, and will "
+            "not be read again. Give a new input.checkpoint_location: rows that the output has "
+            "already are recognized by their ids."
         )
     claimed = stored or _Claim(token=uuid4().hex)
     document = dumped(asdict(claimed))

@@ -7,7 +7,7 @@ from pyspark.sql.types import StructType
 
 from e5spark.tables.spark_errors import EXISTS, condition, spark_errors
 
-OURS = "e5spark.fingerprint"
+FINGERPRINT = "e5spark.fingerprint"
 
 
 def location(spark: SparkSession, name: str) -> str:
@@ -20,10 +20,10 @@ def location(spark: SparkSession, name: str) -> str:
     return next((str(row["data_type"]) for row in rows if row["col_name"] == "Location"), "")
 
 
-def is_ours(spark: SparkSession, name: str) -> bool:
+def is_from_e5spark(spark: SparkSession, name: str) -> bool:
     """Returns whether e5spark created a catalog table that exists."""
     rows = spark.sql(f"SHOW TBLPROPERTIES {name}").collect()
-    return any(row["key"] == OURS for row in rows)
+    return any(row["key"] == FINGERPRINT for row in rows)
 
 
 def create(
@@ -33,7 +33,7 @@ def create(
     provider: str,
     provenance: Mapping[str, str],
 ) -> None:
-    """Creates a catalog table without rows, unless another run has done so just now.
+    """Creates a catalog table without rows, unless another run has just created it.
 
     Raises:
         InputError: If the catalog refuses it.

@@ -39,14 +39,15 @@ class Commits:
         """Creates the table and writes its manifest, unless they exist.
 
         Raises:
-            ConflictError: If other vectors are committed, or the table has rows of no commit.
+            ConflictError: If other vectors are committed, or the table has rows that no commit
+                has put there.
         """
         self.ledger.check(manifest)
         self.target.create(self.schema, properties)
-        self.check_known()
+        self.check_all_recorded()
         self.ledger.begin(manifest)
 
-    def check_known(self) -> None:
+    def check_all_recorded(self) -> None:
         """Checks that all rows of the table are in the ledger.
 
         Raises:
@@ -72,7 +73,7 @@ class Commits:
     def replace(
         self, spark: SparkSession, record: Record, *, deleted: DataFrame | None = None
     ) -> Record:
-        """Publishes the deferred rows in place of the rows that have their ids, as one step.
+        """Publishes the deferred rows in place of the rows with the same ids, in one step.
 
         Args:
             spark: The session.
@@ -94,7 +95,7 @@ class Commits:
         return self.commit(record)
 
     def recover(self, spark: SparkSession) -> int:
-        """Publishes what earlier runs have recorded, and removes what they have not.
+        """Publishes what earlier runs have recorded, and removes what they have only staged.
 
         Returns:
             How many rows became visible: killed runs had embedded them.
@@ -112,7 +113,7 @@ class Commits:
             record = Record(name=self.ledger.name(0), kind="replace", includes=names)
             self.replace(spark, record)
         else:
-            # Without ids these rows cannot be told from others: the run starts from the beginning.
+            # Without ids nothing tells which rows these are: the run starts from the beginning.
             for record in deferred:
                 self.ledger.discard(record)
         self.ledger.sweep()

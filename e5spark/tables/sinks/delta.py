@@ -18,11 +18,11 @@ from pyspark.sql.types import (
 from e5spark.errors import ConflictError
 from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
-from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_commits, is_begun
+from e5spark.tables.ledger.layout import STATE_DIRECTORY, has_begun, has_commits
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks.conflicts import not_ours, other_vectors
+from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.sinks.paths import check_path_free
@@ -30,7 +30,7 @@ from e5spark.tables.sinks.staging import stage, staged
 from e5spark.tables.storage.open import open_storage
 
 _KEY, _NEW = "__e5spark_key", "__e5spark_new"
-# Features that every reader and writer of Delta has, and no shuffle between model and files.
+# Features that every reader and writer of Delta supports, and no shuffle between model and files.
 _PROPERTIES = {
     "delta.minReaderVersion": "1",
     "delta.minWriterVersion": "2",
@@ -55,12 +55,12 @@ class DeltaSink:
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
     ) -> None:
-        """Checks what exists there.
+        """Opens the table if e5spark wrote it, or checks that nothing else is there.
 
         Args:
             spark: The session.
-            path: The directory, or
-            table: the name in a catalog.
+            path: The directory; either this or a table.
+            table: The name in a catalog.
             options: Writer options; options that begin with ``delta.`` become properties of a
                 table that is created.
 
@@ -77,7 +77,7 @@ class DeltaSink:
         self.location = ""
         self._path = absolute(spark, path) if path else ""
         self._table = DeltaTable(spark, table or delta_name(self._path))
-        self._look()
+        self._open()
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
         """Creates the table with its properties, unless it exists; see ``Sink.create``."""
@@ -85,15 +85,17 @@ class DeltaSink:
         if detail is None:
             properties = {**_PROPERTIES, **_stats(schema), **self._properties, **provenance}
             catalog.create(self._spark, self._table.name, schema, "delta", properties)
-            self._look()
+            self._open()
             detail = self._table.detail()
-        stored = "unknown" if detail is None else detail.properties.get(catalog.OURS, "unknown")
-        wanted = provenance[catalog.OURS]
-        if stored != wanted and not self._has_commits():
-            raise other_vectors(f"The output {self.name}", stored, wanted)
+        stored = (
+            "unknown" if detail is None else detail.properties.get(catalog.FINGERPRINT, "unknown")
+        )
+        current = provenance[catalog.FINGERPRINT]
+        if stored != current and not self._has_commits():
+            raise other_vectors(f"The output {self.name}", stored, current)
 
     def check_files(self, ledger: Ledger) -> None:
-        """Returns: readers see only files in Delta's log."""
+        """Does nothing: readers see only files in Delta's log."""
 
     def check_replaceable(self) -> None:
         """Checks that the table is not append-only; see ``Sink``."""
@@ -121,7 +123,7 @@ class DeltaSink:
         return replace(record, files=ids)
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
-        """Appends the rows, or replaces others by them in one MERGE; never twice."""
+        """Appends the rows, or replaces other rows in one MERGE; never twice."""
         manifest = ledger.manifest
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         schema = StructType.fromJson(dict(manifest.schema))
@@ -139,7 +141,7 @@ class DeltaSink:
         id, columns = str(manifest.id), rows.columns
         ids = staged(self._spark, ledger, StructType([rows.schema[id]]), [record])
         if manifest.parts["recipe"]["long_text"] == "split":
-            # Several rows of an id: none matches, so all are inserted and the old ones deleted.
+            # An id has several rows: none matches, so all are inserted and the old rows deleted.
             key = F.lit(None).cast(rows.schema[id].dataType)
         else:
             key = F.col(quoted(id))
@@ -159,31 +161,31 @@ class DeltaSink:
         codec = self.options.get("compression", "zstd")
         merge(source, self._table, commit, clauses=" ".join(clauses), codec=codec)
 
-    def _look(self) -> None:
-        """Takes the location of a table that e5spark created; raises if something else exists."""
+    def _open(self) -> None:
+        """Sets the location if e5spark created the table; raises if something else is there."""
         detail = self._table.detail()
         if detail is None:
             if self._path:
                 check_path_free(self._spark, self._path)
             return
-        if detail.format != "delta" or catalog.OURS not in detail.properties:
-            raise not_ours(f"The output {self.name}")
+        if detail.format != "delta" or catalog.FINGERPRINT not in detail.properties:
+            raise not_from_e5spark(f"The output {self.name}")
         self.location = self._path or detail.location
-        if not self._is_begun() and self._table.version() > 0:
+        if not self._has_begun() and self._table.version() > 0:
             raise ConflictError(
                 f"The output {redacted(self.name)} has lost its directory {STATE_DIRECTORY}, which "
-                "says what its rows are. Put it back from a copy, or give a new output."
+                "says what its rows are. Restore it from a backup, or give a new output."
             )
 
-    def _is_begun(self) -> bool:
-        return is_begun(open_storage(self._spark, self.location))
+    def _has_begun(self) -> bool:
+        return has_begun(open_storage(self._spark, self.location))
 
     def _has_commits(self) -> bool:
         return has_commits(open_storage(self._spark, self.location))
 
 
 def _stats(schema: StructType) -> dict[str, str]:
-    """The property that keeps statistics of columns that have an order, and of no vector."""
+    """Returns the property that limits statistics to columns with an order, so to no vectors."""
     names = [quoted(field.name) for field in schema if _has_stats(field.dataType)]
     if not names:
         return {"delta.dataSkippingNumIndexedCols": "0"}

@@ -1,4 +1,4 @@
-"""Columns of vectors in the Delta table of the texts: added, and kept up to date."""
+"""Adds columns of vectors to the Delta table of the texts, and brings them up to date."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -36,30 +36,30 @@ class DeltaColumns:
     publishes_once = True
 
     def __init__(
-        self, spark: SparkSession, *, path: str = "", table: str = "", kept: Sequence[str]
+        self, spark: SparkSession, *, path: str = "", table: str = "", inputs: Sequence[str]
     ) -> None:
         """Checks the table.
 
         Args:
             spark: The session.
-            path: The directory, or
-            table: the name in a catalog.
-            kept: The id and all columns that decide what is embedded.
+            path: The directory; either this or a table.
+            table: The name in a catalog.
+            inputs: The id and all columns that decide what is embedded.
 
         Raises:
             ConflictError: If the table is append-only.
-            InputError: If it is no Delta table, or the session has no Delta.
+            InputError: If it is not a Delta table, or the session has no Delta.
         """
         self._spark = spark
-        self._kept = {name.lower() for name in kept}
+        self._inputs = {name.lower() for name in inputs}
         self.name = table or path
         self.options: Mapping[str, str] = {"compression": "zstd"}
         self._table = DeltaTable(spark, table or delta_name(absolute(spark, path)))
         detail = self._table.detail()
         if detail is None or detail.format != "delta":
             raise InputError(
-                f'{redacted(self.name)} is no Delta table, which output.write = "columns" needs; '
-                "give another output."
+                f'{redacted(self.name)} is not a Delta table, which output.write = "columns" '
+                "needs; give another output."
             )
         self.check_replaceable()
         self.location = detail.location
@@ -71,16 +71,17 @@ class DeltaColumns:
         Raises:
             ConflictError: If the table has columns of these names that are not e5spark's.
         """
-        comment = f"e5spark {provenance[catalog.OURS]}"
+        comment = f"e5spark {provenance[catalog.FINGERPRINT]}"
         present = {field.name.lower(): field for field in self._table.rows().schema}
-        added = [field for field in schema if field.name.lower() not in self._kept]
+        added = [field for field in schema if field.name.lower() not in self._inputs]
         if not has_commits(open_storage(self._spark, self.location)):
             for field in added:
                 column = present.get(field.name.lower())
                 if column is not None and column.metadata.get("comment") != comment:
                     raise ConflictError(
-                        f"{redacted(self.name)} has a column {column.name!r} already, which is not "
-                        "of this run's vectors. Drop or rename it, or give embed.column_prefix."
+                        f"{redacted(self.name)} already has a column {column.name!r}, which does "
+                        "not belong to this run's vectors. Drop or rename it, or set "
+                        "embed.column_prefix."
                     )
         missing = [
             f"{quoted(field.name)} {field.dataType.simpleString()} COMMENT '{comment}'"
@@ -92,19 +93,19 @@ class DeltaColumns:
             retried(lambda: bool(self._spark.sql(sql).collect()), f"The table {self.name}")
 
     def check_files(self, ledger: Ledger) -> None:
-        """Returns: readers see only files in Delta's log."""
+        """Does nothing: readers see only files in Delta's log."""
 
     def check_replaceable(self) -> None:
         """Checks that the table is not append-only; see ``Sink``."""
         self._table.check_replaceable()
 
     def rows(self, schema: StructType) -> DataFrame:
-        """Returns the rows of the table now, also rows without a vector."""
+        """Returns the rows of the table now, including rows without a vector."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row has a value in the columns that were added."""
-        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._kept]
+        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._inputs]
         filled = reduce(Column.__or__, (column.isNotNull() for column in added))
         return self.rows(schema).filter(filled).isEmpty()
 
@@ -126,9 +127,9 @@ class DeltaColumns:
         schema = StructType.fromJson(dict(manifest.schema))
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         id = quoted(str(manifest.id))
-        texts = [quoted(name) for name in schema.names if name.lower() in self._kept]
+        texts = [quoted(name) for name in schema.names if name.lower() in self._inputs]
         same = [f"{_bytes('t', name)} <=> {_bytes('s', name)}" for name in texts if name != id]
-        added = [quoted(name) for name in schema.names if name.lower() not in self._kept]
+        added = [quoted(name) for name in schema.names if name.lower() not in self._inputs]
         clauses = (
             f"ON t.{id} = s.{id} WHEN MATCHED AND {' AND '.join(same) or 'true'} "
             f"THEN UPDATE SET {', '.join(f't.{name} = s.{name}' for name in added)}"
@@ -139,5 +140,5 @@ class DeltaColumns:
 
 
 def _bytes(side: str, name: str) -> str:
-    """A column as bytes: a collation may treat different texts as equal."""
+    """Returns SQL for a column as bytes: a collation may treat different texts as equal."""
     return f"CAST(CAST({side}.{name} AS STRING) AS BINARY)"

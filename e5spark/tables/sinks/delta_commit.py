@@ -1,4 +1,4 @@
-"""Commits to a Delta table that count once: the same commit tried again changes nothing."""
+"""Idempotent commits to a Delta table: the same commit, tried again, changes nothing."""
 
 import hashlib
 import json
@@ -40,8 +40,8 @@ class Commit:
     def of(cls, record: Record, table: str, fingerprint: str) -> "Commit":
         """Returns the commit of a record.
 
-        The transaction id is made of the names of the staged files, which Spark chooses at random:
-        a record of a later ledger, whose epochs start from 1, is not taken for this one.
+        The transaction id includes the names of the staged files, which Spark chooses at random:
+        a record of a later ledger, whose epochs start from 1 again, is not mistaken for this one.
         """
         identity = json.dumps([table, fingerprint, record.name, record.files, record.includes])
         epoch, _, number = record.name.partition("-")
@@ -65,7 +65,7 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
         TransientError: If other writers won every attempt.
         InputError: If the table cannot take the rows.
     """
-    own = {
+    commit_options = {
         "txnAppId": commit.app,
         "txnVersion": _VERSION,
         "userMetadata": commit.metadata,
@@ -75,7 +75,7 @@ def append(df: DataFrame, table: DeltaTable, commit: Commit, *, options: Mapping
 
     def write() -> bool:
         before = table.version()
-        df.writeTo(table.name).options(**{**options, **own}).append()
+        df.writeTo(table.name).options(**{**options, **commit_options}).append()
         return table.has_commit(commit.metadata, after=before)
 
     return _committed(write, table, commit)
@@ -96,7 +96,7 @@ def merge(
         "spark.databricks.delta.write.txnAppId": commit.app,
         "spark.databricks.delta.write.txnVersion": _VERSION,
         "spark.databricks.delta.commitInfo.userMetadata": commit.metadata,
-        # The rows are in files that nobody changes: Delta need not copy them to be sure.
+        # The rows are in files that nobody changes, so Delta need not copy them first.
         "spark.databricks.delta.merge.materializeSource": "none",
         "spark.sql.parquet.compression.codec": codec,
     }
@@ -115,7 +115,7 @@ def merge(
 
 
 def retried(write: Callable[[], bool], what: str) -> bool:
-    """Returns what a write returns; tries again where another writer was first.
+    """Returns what a write returns; tries again if another writer was first.
 
     Raises:
         TransientError: If another writer won every attempt.
@@ -141,7 +141,7 @@ def _committed(write: Callable[[], bool], table: DeltaTable, commit: Commit) -> 
     if not changed:
         log.warning(
             "Delta skipped commit %s to %s: the table has it already, from a run that was killed "
-            "before it could note so. No row is there twice.",
+            "before it could note that. No row is duplicated.",
             commit.record,
             redacted(table.name),
         )
@@ -149,11 +149,11 @@ def _committed(write: Callable[[], bool], table: DeltaTable, commit: Commit) -> 
 
 
 @contextmanager
-def _settings(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
-    """The session's settings while one MERGE runs, which has no options of its own."""
-    before = {key: spark.conf.get(key, None) for key in wanted}
+def _settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """Sets the session's settings while a MERGE runs, which has no options of its own."""
+    before = {key: spark.conf.get(key, None) for key in settings}
     try:
-        for key, value in wanted.items():
+        for key, value in settings.items():
             spark.conf.set(key, value)
         yield
     finally:

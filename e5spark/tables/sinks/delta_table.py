@@ -21,7 +21,7 @@ _NO_DELTA = {
 
 @dataclass(frozen=True, kw_only=True)
 class Detail:
-    """What Delta says of a table.
+    """What Delta says about a table.
 
     Attributes:
         format: ``delta``, or the format of another table of this name.
@@ -46,10 +46,10 @@ class DeltaTable:
         self.name = name
 
     def detail(self) -> Detail | None:
-        """Returns what the table is; None if there is none.
+        """Returns what the table is; None if it does not exist.
 
         Raises:
-            InputError: If the session has no Delta, or cannot look.
+            InputError: If the session has no Delta, or cannot read the table.
         """
         with spark_errors(f"The table {self.name} cannot be read", otherwise=InputError):
             try:
@@ -116,7 +116,7 @@ def absolute(spark: SparkSession, path: str) -> str:
 
 def _check_session(spark: SparkSession) -> None:
     try:
-        spark.read.format("delta").load().schema  # noqa: B018  # it has no path, and should say so
+        spark.read.format("delta").load().schema  # noqa: B018  # should fail for lack of a path
     except Exception as error:  # py4j has errors that PySpark does not wrap
         if condition(error) in _NO_DELTA:
             raise InputError(f"Delta cannot be used: {reason(error)}") from error

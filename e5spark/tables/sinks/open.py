@@ -24,8 +24,8 @@ def open_sink(
     Args:
         spark: The session.
         format: A key of ``SINKS``.
-        path: The directory, or
-        table: the name in a catalog.
+        path: The directory; either this or a table.
+        table: The name in a catalog.
         options: Spark's writer options; they win over e5spark's.
         vectors: The names of the columns of vectors.
 

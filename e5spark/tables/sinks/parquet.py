@@ -13,11 +13,11 @@ from pyspark.sql.types import StructType
 from e5spark.errors import ConflictError, E5SparkError, InputError, OptionError
 from e5spark.names import quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
-from e5spark.tables.ledger.layout import has_commits, is_begun
+from e5spark.tables.ledger.layout import has_begun, has_commits
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
-from e5spark.tables.sinks.conflicts import not_ours, other_vectors
+from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.paths import check_path_free
 from e5spark.tables.sinks.staging import stage
 from e5spark.tables.spark_errors import spark_errors
@@ -43,7 +43,7 @@ class ParquetSink:
     def __init__(
         self, spark: SparkSession, *, path: str = "", table: str = "", options: Mapping[str, str]
     ) -> None:
-        """Checks what exists there.
+        """Opens the table if e5spark wrote it, or checks that nothing else is there.
 
         Raises:
             ConflictError: If there is something that e5spark did not write.
@@ -53,9 +53,9 @@ class ParquetSink:
         self.options = options
         self.name = table or path
         self.location = path or catalog.location(spark, table)
-        if table and self.location and not catalog.is_ours(spark, table):
-            raise not_ours(f"The output table {table}")
-        if path and not _is_begun(spark, path):
+        if table and self.location and not catalog.is_from_e5spark(spark, table):
+            raise not_from_e5spark(f"The output table {table}")
+        if path and not _has_begun(spark, path):
             check_path_free(spark, path)
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
@@ -64,22 +64,22 @@ class ParquetSink:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
         if self._table and not has_commits(open_storage(self._spark, self.location)):
-            shown = f"SHOW TBLPROPERTIES {self._table} ('{catalog.OURS}')"
-            (row,) = self._spark.sql(shown).collect()
-            if row["value"] != provenance[catalog.OURS]:
-                what, wanted = f"The output table {self._table}", provenance[catalog.OURS]
-                raise other_vectors(what, row["value"], wanted)
+            sql = f"SHOW TBLPROPERTIES {self._table} ('{catalog.FINGERPRINT}')"
+            (row,) = self._spark.sql(sql).collect()
+            current = provenance[catalog.FINGERPRINT]
+            if row["value"] != current:
+                raise other_vectors(f"The output table {self._table}", row["value"], current)
 
     def check_files(self, ledger: Ledger) -> None:
-        """Checks the names of all files against the ledger: readers see each file; see ``Sink``.
+        """Checks the names of all files against the ledger: readers see every file; see ``Sink``.
 
-        A file whose record is older than the records that the ledger keeps passes, and so does the
+        A file passes if its record is older than the records that the ledger keeps. So does the
         file without rows that Spark writes when it creates a catalog table.
         """
         files = _visible_files(ledger.storage.list(""))
         records = {name: match[1] for name in files if (match := _PUBLISHED.fullmatch(name))}
-        foreign = ledger.foreign(records.values())
-        stray = [name for name in files if name not in records or records[name] in foreign]
+        unrecorded = ledger.unrecorded(records.values())
+        stray = [name for name in files if name not in records or records[name] in unrecorded]
         if stray and not (self._table and self._are_empty(stray)):
             raise ConflictError(
                 f"The output {redacted(self.name)} has files that no commit has put there: "
@@ -88,7 +88,7 @@ class ParquetSink:
             )
 
     def check_replaceable(self) -> None:
-        """Returns: files can always be rewritten."""
+        """Does nothing: files can always be rewritten."""
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
@@ -122,9 +122,9 @@ class ParquetSink:
         if not files:
             return record
         touched = self._read(schema, [f"{self.location}/{file}" for file in files])
-        kept = touched.join(ids, id, "left_anti")
+        remaining = touched.join(ids, id, "left_anti")
         expected = touched.count() - sum(row[_COUNT] for row in counts)
-        return self._rewritten(ledger, record, kept, files, expected)
+        return self._rewritten(ledger, record, remaining, files, expected)
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Moves staged files into the directory, then removes the files that they replace."""
@@ -142,7 +142,7 @@ class ParquetSink:
             failpoint("removing")
             ledger.storage.delete(file)
 
-        # Each takes some round trips to the store. No file is removed before all are moved in.
+        # A move takes several round trips to the store. No file is removed before all are moved.
         with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="e5spark-publish") as pool:
             list(pool.map(move, moves))
             list(pool.map(remove, record.removes))
@@ -152,7 +152,7 @@ class ParquetSink:
     def stage_compaction(
         self, ledger: Ledger, record: Record, *, schema: StructType, target_bytes: int
     ) -> Record:
-        """Stages the rows of small files in files of about one size; nothing is visible yet.
+        """Stages the rows of small files in files of about the same size; not visible yet.
 
         Args:
             ledger: For the directory of staged files.
@@ -195,8 +195,8 @@ class ParquetSink:
         files, rows = stage(df, self, ledger, record.name)
         if rows != expected:
             raise E5SparkError(
-                f"{rows} rows were rewritten from {len(removes)} files of {redacted(self.name)}, "
-                f"and not {expected}; nothing was changed. This is a bug in e5spark."
+                f"{rows} rows were rewritten from {len(removes)} files of {redacted(self.name)} "
+                f"instead of {expected}; nothing was changed. This is a bug in e5spark."
             )
         return replace(record, files=files, rows=rows, removes=tuple(removes))
 
@@ -205,9 +205,9 @@ class ParquetSink:
         return self._spark.read.schema(schema).parquet(*paths)
 
 
-def _is_begun(spark: SparkSession, path: str) -> bool:
+def _has_begun(spark: SparkSession, path: str) -> bool:
     try:
-        return is_begun(open_storage(spark, path))
+        return has_begun(open_storage(spark, path))
     except InputError:  # a file, or a path that no file system knows
         return False
 

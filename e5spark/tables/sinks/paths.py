@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from e5spark.errors import ConfigError, InputError
 from e5spark.names import redacted
-from e5spark.tables.sinks.conflicts import not_ours
+from e5spark.tables.sinks.conflicts import not_from_e5spark
 from e5spark.tables.spark_errors import condition, spark_errors
 from e5spark.tables.storage.open import open_storage
 
@@ -36,7 +36,7 @@ def check_path_free(spark: SparkSession, path: str) -> None:
 
     Raises:
         ConflictError: If there is a file, or anything in the directory.
-        InputError: If Spark cannot look.
+        InputError: If Spark cannot list the path.
     """
     with spark_errors(f"The output {path} cannot be checked", otherwise=InputError):
         try:
@@ -52,7 +52,7 @@ def check_path_free(spark: SparkSession, path: str) -> None:
     except InputError:  # a file
         is_empty = False
     if not is_empty:
-        raise not_ours(f"The output {path}")
+        raise not_from_e5spark(f"The output {path}")
 
 
 def check_apart(source: str, output: str) -> None:
@@ -66,7 +66,7 @@ def check_apart(source: str, output: str) -> None:
     if overlap(source, output):
         raise InputError(
             f"The output {redacted(output)} and the input {redacted(source)} are the same "
-            "directory, or one lies inside the other; write somewhere else."
+            "directory, or one lies inside the other; give another output."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run needs of the table that it writes: Parquet, Delta, whatever comes next."""
+"""What a run needs of the table that it writes, whether Parquet, Delta or another kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -14,21 +14,21 @@ class Sink(Protocol):
     """A table of vectors.
 
     For every kind of table a run embeds into staged Parquet files and records them in the ledger.
-    A sink adds how recorded rows become visible, in a way that can be repeated: a run that was
-    killed may have published a record, in whole or in part, before it could note so.
+    A sink makes recorded rows visible, in a way that can be repeated: a run that was killed may
+    have published a record, in whole or in part, before it could note that.
     """
 
     name: str
     """What the user calls it: a path or a catalog table."""
     location: str
-    """Its directory, as Spark takes it, with the ledger in it. Empty where only ``create`` makes
-    it."""
+    """Its directory, as a path for Spark; the ledger is in it. Empty until ``create`` if only that
+    makes the directory."""
     kind: str
     """The kind of table in the manifest: ``parquet``, ``delta``, ..."""
     publishes_once: bool
     """Whether rows of new ids are deferred too, so that one commit publishes all rows of a run."""
     options: Mapping[str, str]
-    """Spark's writer options of staged files."""
+    """Spark's writer options for staged files."""
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
         """Creates the table, unless it exists; under the table's lock if it has a location.
@@ -42,17 +42,17 @@ class Sink(Protocol):
         """
 
     def check_files(self, ledger: Ledger) -> None:
-        """Checks that readers of the table see no file that no commit has put there.
+        """Checks that readers of the table see only files that a commit has put there.
 
         Raises:
-            ConflictError: If there is one; the message names it.
+            ConflictError: If there is another file; the message names it.
         """
 
     def check_replaceable(self) -> None:
         """Checks that rows of the table can be changed and removed.
 
         Raises:
-            ConflictError: If the table takes new rows alone.
+            ConflictError: If the table is append-only.
         """
 
     def rows(self, schema: StructType) -> DataFrame:
@@ -77,7 +77,7 @@ class Sink(Protocol):
             record: A ``replace`` that includes the rows that take their place.
             schema: The table's columns.
             id: The column that identifies a row.
-            stale: Reads one column, ``id``: the ids, without duplicates, whose rows are removed.
+            stale: Returns one column, ``id``: the ids, without duplicates, whose rows are removed.
                 The ids of the included records are among them.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Staged rows, written and not visible yet: Parquet files in the directory of their record."""
+"""Staged rows, written but not visible yet: Parquet files in the directory of their record."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from e5spark.tables.sinks.protocol import Sink
 
 
 def stage(df: DataFrame, target: Sink, ledger: Ledger, name: str) -> tuple[tuple[str, ...], int]:
-    """Writes rows to the staging directory of a record, by one Spark job.
+    """Writes rows to the staging directory of a record, in one Spark job.
 
     Returns:
         The files, relative to the table's directory, and how many rows they really have: some

@@ -1,4 +1,4 @@
-"""A table of files or of a catalog, read as a whole."""
+"""Reads a whole table: of files, or of a catalog."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from e5spark.errors import InputError
 from e5spark.tables.sources import malformed
 from e5spark.tables.spark_errors import spark_errors
 
-# Spark's name of each format, and options that keep rows whole: quoted line breaks in CSV are data,
-# and a record that cannot be parsed stops the job instead of becoming a row of nulls.
+# Spark's name for each format, and options that keep rows intact: quoted line breaks in CSV are
+# data, and a record that cannot be parsed stops the job instead of becoming a row of nulls.
 READERS: Mapping[str, tuple[str, dict[str, str]]] = {
     "parquet": ("parquet", {}),
     "delta": ("delta", {}),
@@ -31,7 +31,7 @@ def read_path(
         spark: The session.
         path: A file, a directory or a glob, in Spark's syntax.
         format: ``parquet``, ``delta``, ``csv`` (a header, RFC 4180 quoting), ``jsonl`` (one object
-            a line) or ``text`` (one row a line, in the column ``value``).
+            per line) or ``text`` (one row per line, in the column ``value``).
         options: Spark's reader options; they win over e5spark's.
 
     Raises:

@@ -18,7 +18,7 @@ _ABSENT = {"DELTA_MISSING_CHANGE_DATA", "DELTA_CHANGE_TABLE_FEED_DISABLED"}
 
 
 def read_path(spark: SparkSession, path: str, *, options: Mapping[str, str]) -> DataFrame:
-    """Returns the changes of a table in a directory, starting at a version or a timestamp.
+    """Returns the changes to the table in a directory since a version or a timestamp.
 
     Raises:
         InputError: If the table has no change data feed, or Spark cannot read it.
@@ -28,7 +28,7 @@ def read_path(spark: SparkSession, path: str, *, options: Mapping[str, str]) -> 
 
 
 def read_table(spark: SparkSession, name: str, *, options: Mapping[str, str]) -> DataFrame:
-    """Returns the changes of a catalog table; see ``read_path``."""
+    """Returns the changes to a catalog table; see ``read_path``."""
     reader = spark.read.options(**{**options, OPTION: "true"})
     return _checked(lambda: reader.table(name), name)
 
@@ -37,12 +37,12 @@ def check(df: DataFrame, name: str) -> DataFrame:
     """Returns a change data feed unchanged.
 
     Raises:
-        InputError: If it is none: readers of other tables ignore the option.
+        InputError: If it is not one: readers of other tables ignore the option.
     """
     if not set(COLUMNS) <= set(df.columns):
         raise InputError(
-            f"{redacted(name)} has no change data feed, which input.change_feed reads: it is no "
-            "Delta table. Leave input.change_feed out."
+            f"{redacted(name)} has no change data feed, which input.change_feed reads: it is not "
+            "a Delta table. Leave out input.change_feed."
         )
     return df
 
@@ -61,24 +61,28 @@ def last(df: DataFrame, id: str) -> DataFrame:
 
 
 def split(df: DataFrame, id: str) -> tuple[DataFrame, DataFrame]:
-    """Returns the rows that ``last`` leaves, and the deleted ids without duplicates."""
+    """Splits the result of ``last`` into rows and deleted ids, which have no duplicates."""
     ids = df.filter(F.col(_DELETED)).select(F.col(quoted(id))).distinct()
     return df.filter(~F.col(_DELETED)).drop(_DELETED), ids.filter(F.col(quoted(id)).isNotNull())
 
 
 def advice(name: str) -> str:
-    """Returns what to do about an error of this name if it says that no changes are recorded."""
+    """Returns the remedy for an error that says that no changes are recorded; else empty.
+
+    Args:
+        name: Spark's name for the error.
+    """
     if name not in _ABSENT:
         return ""
     return (
         "Set the table's property delta.enableChangeDataFeed = true: changes are recorded from "
-        "then on. Bring the output up to date by a batch run (input.change_feed = false), and read "
-        "later changes with a new input.checkpoint_location or a later startingVersion."
+        "then on. Bring the output up to date with a batch run (input.change_feed = false), and "
+        "read later changes with a new input.checkpoint_location or a later startingVersion."
     )
 
 
 def _checked(load: Callable[[], DataFrame], name: str) -> DataFrame:
-    failure = f"The changes of {redacted(name)} cannot be read"
+    failure = f"The changes to {redacted(name)} cannot be read"
     try:
         with spark_errors(failure, otherwise=InputError):
             df = load()

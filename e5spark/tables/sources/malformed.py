@@ -1,7 +1,7 @@
 """Malformed records of CSV and JSON files: they stop a job, and no log shows them.
 
-In Spark's mode FAILFAST the error quotes the whole record, and executors log it. In place of that
-mode, a record that does not parse is read into a column of its own, whose presence is an error.
+In Spark's mode FAILFAST the error quotes the whole record, and executors log it. Instead, a record
+that does not parse is read into a column of its own, and a task that meets one fails.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ def is_fatal(options: Mapping[str, str]) -> bool:
 
 
 def recording(options: Mapping[str, str]) -> dict[str, str]:
-    """Returns the options with which a reader records malformed records."""
-    others = {key: value for key, value in options.items() if key.lower() != "mode"}
-    return {**others, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
+    """Returns the options with which a reader puts malformed records into a column."""
+    without_mode = {key: value for key, value in options.items() if key.lower() != "mode"}
+    return {**without_mode, "mode": "PERMISSIVE", _COLUMN_OPTION: _RECORD}
 
 
 def recording_schema(schema: StructType, path: str) -> StructType:
-    """Returns a schema with the column of malformed records, whether Spark has inferred it or not.
+    """Returns a schema with the column of malformed records, whether or not Spark inferred it.
 
     Raises:
         InputError: If every record is malformed.
@@ -45,7 +45,7 @@ def recording_schema(schema: StructType, path: str) -> StructType:
 
 
 def refused(df: DataFrame) -> DataFrame:
-    """Returns rows without the column of malformed records; a job that meets one fails.
+    """Returns rows without the column of malformed records; a job that reads one fails.
 
     The error is an InputError inside Spark's; it names the file.
     """
@@ -56,11 +56,11 @@ def refused(df: DataFrame) -> DataFrame:
         F.lit("\ne5spark.errors.InputError: The input cannot be read: "),
         F.input_file_name(),
         F.lit(
-            " has a malformed record. Mend it, or set input.options.mode = 'DROPMALFORMED' to "
-            "leave such records out.\n"
+            " has a malformed record. Correct it, or set input.options.mode = 'DROPMALFORMED' to "
+            "skip such records.\n"
         ),
     )
-    # Spark refuses queries of this column alone, such as a count; a hash is in place of another.
+    # Spark refuses queries of this column alone, such as a count: the hash reads another, too.
     is_malformed = F.col(_RECORD).isNotNull() & (F.xxhash64(F.col(quoted(columns[0]))) != 0)
     guard = F.when(is_malformed, F.raise_error(message).cast("boolean")).otherwise(F.lit(True))
     return df.filter(guard).drop(_RECORD)

@@ -1,4 +1,4 @@
-"""Incremental input: a stream of what is new in a table, which ends when all of it is read."""
+"""Incremental input: a stream of the new rows of a table, which ends when all are read."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,9 +11,8 @@ from pyspark.sql.streaming.readwriter import DataStreamReader
 
 from e5spark.errors import E5SparkError, InputError
 from e5spark.names import redacted
-from e5spark.tables.sources import batch as source
+from e5spark.tables.sources import batch, malformed
 from e5spark.tables.sources import change_feed as feed
-from e5spark.tables.sources import malformed
 from e5spark.tables.spark_errors import condition, reason, spark_errors, translated
 
 # Spark's defaults lose rows or repeat work. They silently skip files more than a week older than
@@ -34,7 +33,7 @@ def check_session(spark: SparkSession) -> None:
     """Checks that the session can run this process's code on each part of a stream.
 
     Raises:
-        InputError: If it is a Spark Connect session.
+        InputError: If this is a Spark Connect session.
     """
     try:
         _ = spark._jvm
@@ -53,7 +52,7 @@ def open_path(
     Args:
         spark: The session.
         path: A directory, or a glob; not a single file.
-        format: As for ``source.read_path``.
+        format: As for ``batch.read_path``.
         options: Spark's reader options; they win over e5spark's.
         changes: Whether a Delta table's change data feed is read.
 
@@ -64,8 +63,8 @@ def open_path(
         reader = _reader(spark, {**_DELTA, **options}, changes).format("delta")
         return _opened(lambda: reader.load(path), path)
     # The columns are the same as in a batch run.
-    schema = source.read_path(spark, path, format=format, options=options).schema
-    name, defaults = source.READERS[format]
+    schema = batch.read_path(spark, path, format=format, options=options).schema
+    name, defaults = batch.READERS[format]
     settings = {**_FILES, **defaults, **options}
     if malformed.is_fatal(settings):
         reader = _reader(spark, malformed.recording(settings), changes).format(name)
@@ -89,15 +88,15 @@ def open_table(
 
 
 def drain(
-    stream: DataFrame, *, name: str, checkpoint: str, take: Callable[[DataFrame], None]
+    stream: DataFrame, *, name: str, checkpoint: str, process: Callable[[DataFrame], None]
 ) -> None:
-    """Reads all that is new, in one part or several; the next call continues from there.
+    """Reads all new rows, in one part or several; the next call continues from there.
 
     Args:
         stream: The stream.
         name: What the user calls it.
         checkpoint: The directory in which Spark notes which parts were processed.
-        take: Processes a part. If it raises, the next call reads the part again.
+        process: Processes a part. If it raises, the next call reads the part again.
 
     Raises:
         InputError: If the stream cannot be read.
@@ -105,7 +104,8 @@ def drain(
     parts: Queue[DataFrame] = Queue()
     outcomes: Queue[bool] = Queue()
 
-    # Spark's thread only hands a part over: in this one errors keep their class and Ctrl-C works.
+    # Spark's thread only hands a part over: in the caller's thread errors keep their class and
+    # Ctrl-C works.
     def hand_over(part: DataFrame, number: int) -> None:
         parts.put(part)
         if not outcomes.get():
@@ -119,7 +119,7 @@ def drain(
     try:
         while query.isActive or not parts.empty():
             with suppress(Empty):
-                take(parts.get(timeout=_POLL))
+                process(parts.get(timeout=_POLL))
                 outcomes.put(True)
     finally:
         outcomes.put(False)
@@ -145,13 +145,13 @@ def _failure(name: str, error: Exception) -> E5SparkError:
     match = _CAUSE.search(str(error))
     # From the cause on: the error itself says only that the stream failed.
     cause = Exception(str(error)[match.start("cause") :]) if match else error
-    changed = condition(cause)
-    if changed in _CHANGED:
+    cause_name = condition(cause)
+    if cause_name in _CHANGED:
         return InputError(
             f"Rows of {redacted(name)} were updated or deleted, which a stream of rows does not "
             f"show: {reason(cause)} Set input.change_feed = true if the table's change data feed "
-            "was on by then; or bring the output up to date by a batch run and give a new "
+            "was on then; or bring the output up to date with a batch run and give a new "
             "input.checkpoint_location."
         )
-    known = translated(cause, failure) or translated(error, failure)
-    return known or InputError(f"{failure}: {reason(cause)} {feed.advice(changed)}")
+    translation = translated(cause, failure) or translated(error, failure)
+    return translation or InputError(f"{failure}: {reason(cause)} {feed.advice(cause_name)}")

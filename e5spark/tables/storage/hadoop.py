@@ -8,15 +8,15 @@ from py4j.protocol import Py4JJavaError
 
 from e5spark.errors import TransientError
 from e5spark.tables.spark_errors import FILE_EXISTS, java_class, spark_errors
-from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
+from e5spark.tables.storage.paths import hidden, relative, vanished, visible, without_slash
 
-# A file appears at the end of its write, whole. A rename would copy, and leave a gap.
+# A file appears, complete, when its write ends. A rename would copy it, and leave a gap.
 _OBJECT_STORES = {"s3", "s3a", "gs"}
 _CONDITIONAL = "fs.option.create.conditional.overwrite"
 _MISSING = "java.io.FileNotFoundException"
 _TAKEN = {
     FILE_EXISTS,
-    "org.apache.hadoop.fs.s3a.RemoteFileChangedException",  # If-None-Match did not hold
+    "org.apache.hadoop.fs.s3a.RemoteFileChangedException",  # If-None-Match failed
 }
 
 
@@ -24,7 +24,7 @@ class HadoopStorage:
     """A directory of any file system that the session's Hadoop knows."""
 
     def __init__(self, gateway: Any, conf: Any, root: str) -> None:  # noqa: ANN401
-        self.root = bare(root)
+        self.root = without_slash(root)
         self._gateway = gateway
         self._hadoop = gateway.jvm.org.apache.hadoop.fs
         path = self._hadoop.Path(self.root)
@@ -32,7 +32,7 @@ class HadoopStorage:
         uri = self._files.makeQualified(path).toUri()
         self.scheme = str(uri.getScheme())
         self.directory = Path(uri.getPath())
-        # FileSystem's own rename does not replace, and does not say why it does nothing.
+        # FileSystem's own rename does not replace a file, and gives no reason when it fails.
         renames = self.scheme not in _OBJECT_STORES
         self._context: Any = self._hadoop.FileContext.getFileContext(uri, conf) if renames else None
 
@@ -85,19 +85,19 @@ class HadoopStorage:
             return visible(line.rpartition("/")[2] for line in lines.mkString("\n").splitlines())
 
     def rename(self, source: str, target: str) -> None:
-        before, after = self._path(source), self._path(target)
+        source_path, target_path = self._path(source), self._path(target)
         with self._errors():
-            self._files.mkdirs(after.getParent())
-            # A file under the final name is whole and may be the only copy: another run can move
-            # the source away between any two of these lines. So nothing is ever replaced.
-            if self._files.exists(after):
-                self._files.delete(before, False)
-            elif self._files.exists(before):
+            self._files.mkdirs(target_path.getParent())
+            # A file under the final name is complete and may be the only copy: another run can
+            # move the source away between any two of these lines. So nothing is ever replaced.
+            if self._files.exists(target_path):
+                self._files.delete(source_path, False)
+            elif self._files.exists(source_path):
                 if self._context is None:
-                    self._files.rename(before, after)
+                    self._files.rename(source_path, target_path)
                 else:
-                    self._move(before, after, "NONE")
-            if not self._files.exists(after):
+                    self._move(source_path, target_path, "NONE")
+            if not self._files.exists(target_path):
                 raise vanished(self.root, source, target)
 
     def delete(self, name: str) -> None:
@@ -108,7 +108,7 @@ class HadoopStorage:
         return spark_errors(f"{self.root} cannot be used", otherwise=TransientError)
 
     def _path(self, name: str) -> Any:  # noqa: ANN401
-        # One string: Hadoop takes a name with a colon, passed by itself, for a URI.
+        # One string: Hadoop would parse a name with a colon, passed on its own, as a URI.
         return self._hadoop.Path(f"{self.root}/{relative(name)}")
 
     def _exclusive(self, path: Any) -> Any:  # noqa: ANN401
@@ -134,6 +134,6 @@ class HadoopStorage:
 
 
 def _write(stream: Any, data: bytes) -> None:  # noqa: ANN401
-    # Not closed after a failed write: an object store would then publish a part.
+    # Not closed after a failed write: an object store would then publish a truncated file.
     stream.write(data)
     stream.close()

@@ -1,4 +1,4 @@
-"""Small files in a directory of this machine, or of one that it mounts."""
+"""Small files in a directory that this machine has or mounts."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 from e5spark.errors import InputError, TransientError
 from e5spark.names import redacted
 from e5spark.tables.spark_errors import disk_full
-from e5spark.tables.storage.paths import bare, hidden, relative, vanished, visible
+from e5spark.tables.storage.paths import hidden, relative, vanished, visible, without_slash
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# Starting the same command again does not help.
+# Not transient: starting the same command again does not help.
 _REFUSED = {
     errno.EACCES,
     errno.EEXIST,
@@ -29,7 +29,7 @@ class LocalStorage:
     """A directory that this process reaches through its operating system."""
 
     def __init__(self, root: str, directory: Path) -> None:
-        self.root = bare(root)
+        self.root = without_slash(root)
         self._directory = directory
 
     def read(self, name: str) -> bytes | None:
@@ -55,21 +55,21 @@ class LocalStorage:
     def list(self, directory: str) -> list[str]:
         with os_errors(self.root):
             try:
-                place = self._path(directory) if directory else self._directory
-                return visible(os.listdir(place))
+                path = self._path(directory) if directory else self._directory
+                return visible(os.listdir(path))
             except FileNotFoundError:
                 return []
 
     def rename(self, source: str, target: str) -> None:
-        before, after = self._path(source), self._path(target)
+        source_path, target_path = self._path(source), self._path(target)
         with os_errors(self.root):
-            after.parent.mkdir(parents=True, exist_ok=True)
+            target_path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.replace(before, after)
+                os.replace(source_path, target_path)
             except FileNotFoundError as error:
-                if not after.is_file():
+                if not target_path.is_file():
                     raise vanished(self.root, source, target) from error
-            _sync(after.parent)
+            _sync(target_path.parent)
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -78,7 +78,7 @@ class LocalStorage:
                 path.unlink()
             except FileNotFoundError:
                 return
-            except (IsADirectoryError, PermissionError):  # what Linux and macOS say of a directory
+            except (IsADirectoryError, PermissionError):  # Linux's and macOS's for a directory
                 if not path.is_dir():
                     raise
                 shutil.rmtree(path)
@@ -88,7 +88,7 @@ class LocalStorage:
 
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
-        """A temporary file beside the named one, on the disk and not only in memory."""
+        """Yields a temporary file with the data, beside the named file and flushed to disk."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / hidden(path.name)
@@ -104,7 +104,7 @@ class LocalStorage:
 
 
 def _sync(directory: Path) -> None:
-    """Writes a directory to the disk: only then does a new name in it survive a power cut."""
+    """Flushes a directory to disk: only then does a new name in it survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -114,10 +114,10 @@ def _sync(directory: Path) -> None:
 
 @contextmanager
 def os_errors(root: str) -> Iterator[None]:
-    """Raises what the operating system raises as e5spark's errors.
+    """Translates errors of the operating system into e5spark's.
 
     Args:
-        root: What the message calls the place.
+        root: The directory, for the message.
     """
     try:
         yield
@@ -126,8 +126,8 @@ def os_errors(root: str) -> Iterator[None]:
             raise disk_full(f"{root} cannot be written") from error
         if error.errno in _REFUSED:
             raise InputError(
-                f"{redacted(root)} cannot be used: {error}. Give another path, or the right to "
-                "write there."
+                f"{redacted(root)} cannot be used: {error}. Give another path, or grant "
+                "permission to write there."
             ) from error
         raise TransientError(
             f"{redacted(root)} failed: {error}. Start the same command again."

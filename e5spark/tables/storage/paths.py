@@ -7,8 +7,8 @@ from e5spark.errors import OptionError, TransientError
 from e5spark.names import redacted
 
 
-def bare(root: str) -> str:
-    """Returns a root without a slash at its end."""
+def without_slash(root: str) -> str:
+    """Returns a root without trailing slashes."""
     return root.rstrip("/") or "/"
 
 
@@ -20,20 +20,20 @@ def relative(name: str) -> str:
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise OptionError(
-            f"The name {name!r} must be relative, without empty parts, . and ..; give another."
+            f"The name {name!r} is not relative, or has an empty part, '.' or '..'; give another."
         )
     return name
 
 
 def hidden(name: str) -> str:
-    """Returns a hidden name for a temporary file beside a file of this name; no two are equal."""
+    """Returns a unique, hidden name for a temporary file beside the named file."""
     return f".{name}.{uuid4().hex}.tmp"
 
 
 def visible(names: Iterable[str]) -> list[str]:
     """Returns the names that are not hidden, sorted.
 
-    Temporary files begin with a dot, and so do Hadoop's local checksums.
+    Temporary files and Hadoop's local checksums have names that begin with a dot.
     """
     return sorted(name for name in names if not name.startswith("."))
 
@@ -41,6 +41,6 @@ def visible(names: Iterable[str]) -> list[str]:
 def vanished(root: str, source: str, target: str) -> TransientError:
     """Returns the error for a move whose source and target are both missing."""
     return TransientError(
-        f"In {redacted(root)}, {source} cannot be moved to {target}: neither is there. Another run "
-        "may have removed it. Start the same command again."
+        f"In {redacted(root)}, {source} cannot be moved to {target}: neither exists. Another run "
+        "may have removed them. Start the same command again."
     )

@@ -6,16 +6,16 @@ from typing import Protocol
 class Storage(Protocol):
     """Files under one root. Names are relative, with ``/``; a leading dot makes a name hidden.
 
-    Every method raises InputError where the place refuses, and TransientError where it fails.
+    Every method raises InputError if the file system refuses, and TransientError if it fails.
     """
 
     root: str
 
     def read(self, name: str) -> bytes | None:
-        """Returns a file's content; None where there is no such file."""
+        """Returns a file's content; None if there is no such file."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a file, new or not; readers see the old content or the new, never a part."""
+        """Writes or replaces a file; readers see the old content or the new, never a part."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file unless it exists; of several callers exactly one gets True."""
