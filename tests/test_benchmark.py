@@ -24,6 +24,7 @@ from e5spark.benchmark.run import _best as best
 from e5spark.benchmark.shapes import SHAPES, flops
 from e5spark.benchmark.task import Task
 from e5spark.cli import main
+from e5spark.model.engines import ENGINES
 from tests.cluster import REPOSITORY
 
 MEANS = {"queries": 12, "passages": 80, "long": 350, "duplicates": 80}
@@ -212,13 +213,16 @@ def test_names_are_unique_and_patterns_choose_among_them() -> None:
     assert [contender.name for contender in chosen] == ["recipe", "spark-1x4-torch-fp32"]
 
 
-@pytest.mark.parametrize(
-    ("device", "engines"), [("cpu", {"torch", "openvino"}), ("cuda:0", {"torch"})]
-)
-def test_every_engine_that_runs_on_the_device_takes_part(device: str, engines: set[str]) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_every_engine_takes_part_on_its_devices_and_in_its_precisions(device: str) -> None:
     candidates = contenders({"isa": ["avx2"]}, threads=4, device=device, prepared={})
     own = [contender for contender in candidates if contender.kind in ("encoder", "embed")]
-    assert {contender.options["engine"] for contender in own} == engines
+    assert {(contender.options["engine"], contender.precision) for contender in own} == {
+        (name, precision)
+        for name, entry in ENGINES.items()
+        for precision in entry.precisions
+        if device.partition(":")[0] in entry.devices
+    }
     assert {contender.options["device"] for contender in own} == {device}
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from e5spark.encoder import Encoder, load
+from e5spark.encoder import Encoder, load, loading
 from e5spark.encoder.loading import decide_engine
 from e5spark.encoder.packages import missing
 from e5spark.encoder.prepare import prepare, prepare_int8
@@ -112,6 +112,13 @@ def test_auto_is_the_first_engine_that_is_installed_and_runs_there(
 ) -> None:
     hide(monkeypatch, *hidden)
     assert decide_engine(files, engine="auto", device=device) == chosen
+
+
+def test_auto_is_no_engine_that_prepares_other_architectures(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "ENGINES", {"fake": FAKE, **ENGINES})
+    assert decide_engine(files, engine="auto", device="cpu") == "openvino"
 
 
 def test_auto_is_torch_for_an_architecture_that_cannot_be_prepared(files: Files) -> None:

@@ -228,7 +228,7 @@ def test_a_value_in_place_of_a_section_is_refused(toml_file):
         ("input.columns=id", "input.columns is 'id'; it must be a list."),
         ("input.columns=[1]", "input.columns is 1; it must be a string."),
         ("input.options=header", "input.options is 'header'; it must be a table"),
-        ("input.format=avro", "must be one of parquet, delta, csv, jsonl, text."),
+        ("input.format=avro", "must be one of parquet, delta, csv, jsonl, text"),
         ("output.format=csv", "output.format is 'csv'; it must be one of parquet, delta"),
         ("model.precision=fp8", "must be one of auto, fp32, bf16"),
     ],

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from e5spark import __version__
+from e5spark.model.engines import ENGINES
 from tests.cluster import REPOSITORY
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
@@ -121,6 +122,13 @@ def test_hooks_run_the_versions_that_make_check_runs() -> None:
     pins = list(chain.from_iterable(hook.get("additional_dependencies", []) for hook in hooks))
     assert {pin.split("==")[0] for pin in pins} == {"ruff", "typos"}
     assert [pin for pin in pins if versions[pin.split("==")[0]] != pin.split("==")[1]] == []
+
+
+def test_extra_of_each_engine_installs_its_packages() -> None:
+    extras = PROJECT["optional-dependencies"]
+    for entry in ENGINES.values():
+        installed = {re.match(r"[\w-]+", each)[0] for each in extras[entry.extra]}  # type: ignore[index]
+        assert set(entry.packages) <= installed
 
 
 def test_lowest_environment_has_the_floor_of_every_dependency() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from e5spark.errors import OptionError
+from e5spark.model.engines import ENGINES
 from e5spark.model.spec import model_spec
 
 WRONG = [
@@ -24,7 +25,7 @@ WRONG = [
     ("prompts", {"query": "q", "passage": None}, "prompts has None for 'passage'"),
     ("pooling", 3, "pooling is 3; it must be one of mean, cls, last."),
     ("pooling", ["mean"], "it must be one of mean, cls, last."),
-    ("engine", 1, "it must be one of auto, openvino, torch."),
+    ("engine", 1, f"it must be one of auto, {', '.join(ENGINES)}."),
     ("precision", None, "precision is None; it must be one of auto, fp32, bf16, int8."),
     ("long_text", None, "it must be one of"),
     ("already_prompted", None, "it must be one of"),

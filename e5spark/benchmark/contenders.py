@@ -8,7 +8,6 @@ from typing import Any, Literal
 from e5spark.benchmark.machine import has_native_bf16
 from e5spark.encoder.packages import missing as missing_packages
 from e5spark.model.engines import ENGINES
-from e5spark.model.spec import PRECISIONS
 
 Kind = Literal[
     "sentence-transformers", "encoder", "recipe", "predict-batch-udf", "embed", "bare", "constant"
@@ -157,13 +156,12 @@ def _engines(native: bool, device: str, prepared: Mapping[str, str]) -> Iterator
     """An incomplete contender per engine and precision; ``_e5spark_contender`` completes it."""
     device_type = device.partition(":")[0]
     engines = [name for name in reversed(ENGINES) if device_type in ENGINES[name].devices]
-    precisions: list[str] = [precision for precision in PRECISIONS if precision != "auto"]
     for engine in engines:
-        for precision in precisions:
+        for precision in ENGINES[engine].precisions:
             name = f"{engine}-{precision}"
             missing = _absent(*ENGINES[engine].packages)
             if precision == "bf16" and not native:
-                missing = f"the CPU has no {precision} instructions"
+                missing = "the CPU has no bf16 instructions"
             if precision == "int8" and name not in prepared:
                 missing = f"it needs a prepared model: --prepared {name}=DIR"
             options = {"precision": precision, "device": device, "engine": engine}

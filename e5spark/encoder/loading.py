@@ -7,6 +7,7 @@ from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.packages import missing, require
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import prepared
+from e5spark.model.architecture import read_config
 from e5spark.model.checkpoint import Files
 from e5spark.model.engines import ENGINES
 
@@ -81,9 +82,13 @@ def _preferred(files: Files, device: str) -> str:
         for name, entry in ENGINES.items()
         if device_type in entry.devices
         and not missing(entry.packages)
-        and (not entry.runs_prepared or prepared.can_prepare(files.model))
+        and (not entry.runs_prepared or name == _prepared_by(files))
     )
     return next(runnable, list(ENGINES)[-1])
+
+
+def _prepared_by(files: Files) -> str | None:
+    return read_config(files.model).architecture.prepared_by
 
 
 def _check_runnable(engine: str, device: str) -> None:

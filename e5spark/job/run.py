@@ -111,7 +111,8 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
         )
     if manifest.table != target.kind:
         raise ConflictError(
-            f"{target.name} is a {manifest.table} table; compact it with Delta's OPTIMIZE."
+            f"{target.name} is a {manifest.table} table, and e5spark compact merges the files of "
+            "Parquet tables only. For a Delta table, use OPTIMIZE."
         )
     schema = StructType.fromJson(dict(manifest.schema))
     with acquire(files) as lock:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from e5spark.errors import ModelError
-from e5spark.model import architecture
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 
@@ -27,10 +26,6 @@ _UNREADABLE = {
 }
 MODEL, WEIGHTS = "model.xml", "model.bin"
 EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
-
-ARCHITECTURES = tuple(
-    entry.name for entry in architecture.ARCHITECTURES.values() if entry.prepared_by is not None
-)
 
 Kind = Literal["float", "int8"]
 
@@ -76,11 +71,6 @@ class Manifest:
         if self.kind == "float":
             return self.source
         return Weights(weights=self.files[WEIGHTS], tokenizer=self.source.tokenizer)
-
-
-def can_prepare(directory: Path) -> bool:
-    """Returns whether the checkpoint in a directory is of an architecture that can be prepared."""
-    return architecture.read_config(directory).architecture.prepared_by is not None
 
 
 def read(directory: Path) -> Manifest | None:

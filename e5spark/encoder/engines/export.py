@@ -19,9 +19,11 @@ from e5spark.encoder.engines.packed import pad_position
 from e5spark.encoder.engines.torch import load_model
 from e5spark.errors import ModelError
 from e5spark.model import prepared
+from e5spark.model.architecture import ARCHITECTURES, read_config
 from e5spark.model.checkpoint import Files, hash_files
 from e5spark.model.prepared import Manifest
 
+_ARCHITECTURES = [name for name, entry in ARCHITECTURES.items() if entry.prepared_by == "openvino"]
 # The files of a checkpoint that define how its vectors are computed.
 _SMALL_FILES = (
     "config.json",
@@ -43,10 +45,10 @@ def export(files: Files, to: Path, *, checkpoint: str | None = None) -> None:
     Raises:
         ModelError: If the checkpoint cannot be loaded, or its architecture cannot be prepared.
     """
-    if not prepared.can_prepare(files.model):
+    if read_config(files.model).architecture.name not in _ARCHITECTURES:
         raise ModelError(
-            f"{files.model} is not a {' or '.join(prepared.ARCHITECTURES)} checkpoint, and only "
-            "these can be prepared; use engine='torch'."
+            f"{files.model} is not a {' or '.join(_ARCHITECTURES)} checkpoint, and only these can "
+            "be prepared; use engine='torch'."
         )
     prepared.build(to, lambda directory: _fill(directory, files, checkpoint))
 

@@ -163,7 +163,7 @@ class PackedModel:
         """Replaces the attention of a model, which belongs to this object from now on.
 
         Args:
-            model: A BERT, XLM-R or Mistral in evaluation mode.
+            model: A model of one of ``ARCHITECTURES``, in evaluation mode.
             kernel: Its new attention.
 
         Raises:
@@ -210,7 +210,7 @@ class PackedModel:
 
 
 def pad_position(model: PreTrainedModel) -> int | None:
-    """Returns the id of the token that gets no position number in XLM-R; None for BERT and Mistral.
+    """Returns the id of the token that gets no position number; None if every token gets one.
 
     XLM-R numbers all other tokens from that id plus 1; BERT and Mistral number every token from 0.
     """

@@ -74,7 +74,7 @@ class TorchEngine:
         """Wraps a transformers model that is in evaluation mode on the device.
 
         Args:
-            model: BERT, XLM-R or Mistral.
+            model: A model of one of ``ARCHITECTURES``.
             device: The device of the model's weights.
             precision: The precision of the model's weights.
             pad_id: The padding token, for rows that are padded.
