@@ -27,7 +27,7 @@ from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import udf
 from tests import chaos, checkpoints, tables, tiers
-from tests.delta_driver import Driver, start_classic
+from tests.delta_driver import SHORT_LIVED, Driver, start_classic
 from tests.frames import from_arrow
 from tests.tables import Job
 from tests.texts import mixed_texts
@@ -116,6 +116,7 @@ def spark(
 ) -> Iterator[SparkSession]:
     """The session of the run: two task slots, small Arrow batches, a warehouse of its own."""
     settings = {
+        "spark.driver.extraJavaOptions": SHORT_LIVED,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.memory": "2g",
         "spark.log.level": "ERROR",
