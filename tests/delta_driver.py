@@ -86,7 +86,9 @@ class Driver:
 
     def job(self, file: str, *overrides: str, crash: str = "", command: str = "embed") -> Ended:
         """Run `e5spark embed`, or another command of a job file."""
-        return self(run_job, [command, file, *(f"--set={each}" for each in overrides)], crash)
+        return self(
+            run_job, [command, file, *(f"--set={override}" for override in overrides)], crash
+        )
 
     def killed(self, file: str, *overrides: str, at: str) -> None:
         """Run it until it kills itself at a failpoint."""

@@ -196,9 +196,9 @@ def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
 def test_a_batch_run_syncs_the_same_table_with_its_source(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
-    one = add(tmp_path / "docs", "one.parquet", ONE)
+    path = add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
-    one.unlink()
+    path.unlink()
     add(tmp_path / "docs", "two.parquet", TWO)
     done = embed("input.trigger=batch", "run.delete_missing=true")
     assert (done["embedded"], done["deleted"]) == (20, 30)

@@ -1,4 +1,4 @@
-"""A checkpoint belongs to one output; the streams that fill them are in test_arrivals."""
+"""A stream checkpoint belongs to one output; the streams that fill them are in test_streaming."""
 
 import json
 

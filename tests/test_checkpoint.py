@@ -55,10 +55,10 @@ def test_an_archive_is_found_where_spark_unpacked_it(directory, monkeypatch):
 
 
 def test_a_missing_directory_is_refused_with_the_ways_to_ship_it(tmp_path):
-    found = refusal(tmp_path / "none")
-    assert f"There is no model directory '{tmp_path}/none'" in found
-    assert "every machine of the cluster needs it" in found
-    assert "--archives" in found
+    message = refusal(tmp_path / "none")
+    assert f"There is no model directory '{tmp_path}/none'" in message
+    assert "every machine of the cluster needs it" in message
+    assert "--archives" in message
 
 
 def test_a_missing_archive_is_refused_with_the_command_that_ships_it(tmp_path, monkeypatch):
@@ -74,9 +74,9 @@ def test_a_directory_without_config_or_weights_is_refused(directory, name):
 
 def test_pickled_weights_are_refused_with_the_way_out(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    found = refusal(directory)
-    assert "its weights only as pytorch_model.bin, a format that can run code" in found
-    assert "save_pretrained" in found
+    message = refusal(directory)
+    assert "its weights only as pytorch_model.bin, a format that can run code" in message
+    assert "save_pretrained" in message
 
 
 def test_a_directory_without_tokenizer_is_refused(directory):
@@ -178,10 +178,10 @@ def test_weights_with_the_published_hash_pass(minilm):
 
 
 def test_weights_without_the_published_hash_are_refused(directory):
-    found = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     with pytest.raises(ModelError) as refused:
         check(directory)
-    assert f"model.safetensors has sha256 {found}, but {MINILM}" in str(refused.value)
+    assert f"model.safetensors has sha256 {sha256}, but {MINILM}" in str(refused.value)
     assert str(registry.find(MINILM).weights_sha256) in str(refused.value)
 
 

@@ -104,7 +104,7 @@ def test_a_job_that_cannot_run_says_why_in_one_sentence_and_touches_nothing(
     assert "\n" not in document["message"]
     assert "org.apache" not in document["message"]
     assert len(outcome.stdout.splitlines()) == 1
-    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == [
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         document["message"]
     ]
     assert trace.events("window") == []
@@ -171,8 +171,8 @@ def test_spark_submit_runs_the_job(
     assert (document["status"], document["rows_in"], document["ok"]) == ("done", 3, 3)
     assert trace.rows() == 3
     rows = sorted(pq.read_table(base["output"]["path"]).to_pylist(), key=lambda row: row["id"])
-    found = np.array([row["embedding"] for row in rows], np.float32)
-    assert_close(found, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    assert_close(vectors, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
 
 
 @pytest.mark.usefixtures("jvm")

@@ -15,10 +15,10 @@ def load(tmp_path):
 
 @pytest.mark.parametrize("key", ["input.path", "input.checkpoint_location", "output.path"])
 def test_a_path_has_no_credentials_which_spark_would_log(load, key):
-    found = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
-    assert f"{key} has a user and a password" in found
-    assert "s3a://bucket/docs" in found
-    assert "SECRET" not in found
+    message = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
+    assert f"{key} has a user and a password" in message
+    assert "s3a://bucket/docs" in message
+    assert "SECRET" not in message
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan"])
@@ -132,5 +132,5 @@ def test_the_role_is_given_once_or_by_a_column_and_not_both(load):
 
 
 def test_the_instruction_is_given_once(load):
-    found = refusal(load, "embed.instruction=Find it", "embed.instruction_column=task")
-    assert "has instruction and instruction_column" in found
+    message = refusal(load, "embed.instruction=Find it", "embed.instruction_column=task")
+    assert "has instruction and instruction_column" in message

@@ -54,7 +54,7 @@ def test_delta_is_written_read_and_never_overwritten(
     # The command brings the jars itself.
     done = e5spark_embed(job_file(**base))
     assert done.returncode == 0, done.stderr
-    check_account(done.stdout)
+    check_report(done.stdout)
     check_vectors(oracle_rows(base["output"]["path"], tmp_path), "", model)
 
     # spark-submit gets them from conf/spark-delta.conf, but for the build of another Spark.
@@ -69,7 +69,7 @@ def test_delta_is_written_read_and_never_overwritten(
     build = [] if IS_4_1 else ["--packages", packages]
     done = submit("--properties-file", str(PROPERTIES), *build, job_file(**base))
     assert done.returncode == 0, done.stderr + done.stdout
-    check_account(done.stdout)
+    check_report(done.stdout)
     rows = oracle_rows(base["output"]["path"], tmp_path)
     check_vectors(rows, "", model)
     check_vectors(rows, "query_", model)
@@ -107,8 +107,8 @@ def test_the_properties_file_is_what_the_code_asks_for() -> None:
 
 def files(table: Path) -> dict[Path, int]:
     """When each file was written; but for the ledger, where each run leaves its lock."""
-    found = [path for path in table.rglob("*") if "_e5spark" not in path.parts]
-    return {path: path.stat().st_mtime_ns for path in found}
+    paths = [path for path in table.rglob("*") if "_e5spark" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def e5spark_embed(file: str) -> subprocess.CompletedProcess[str]:
@@ -135,13 +135,13 @@ def oracle_rows(path: str, tmp_path: Path) -> list[Mapping[str, Any]]:
     return sorted(pq.read_table(out).to_pylist(), key=lambda row: row["id"])
 
 
-def check_account(stdout: str) -> None:
+def check_report(stdout: str) -> None:
     document = json.loads(stdout.splitlines()[-1])
     counts = {name: document[name] for name in ("status", "rows_in", "rows", "ok")}
     assert counts == {"status": "done", "rows_in": 3, "rows": 3, "ok": 3}
 
 
 def check_vectors(rows: list[Mapping[str, Any]], prefix: str, model: str) -> None:
-    found = np.array([row[f"{prefix}embedding"] for row in rows], np.float32)
+    vectors = np.array([row[f"{prefix}embedding"] for row in rows], np.float32)
     prompt = "query: " if prefix else "passage: "
-    assert_close(found, reference(model, TEXTS, prompt=prompt), FP32_TOLERANCE)
+    assert_close(vectors, reference(model, TEXTS, prompt=prompt), FP32_TOLERANCE)

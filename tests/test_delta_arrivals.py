@@ -32,7 +32,7 @@ def docs(driver: Driver, tmp_path: Path) -> str:
 def embed(
     driver: Driver, tmp_path: Path, model: str, job_file: Callable[..., str], trace: Trace
 ) -> Callable[..., Mapping[str, Any]]:
-    """Runs the job over what has come to docs; returns the account and what the model has seen."""
+    """Runs the job over what has come to docs; returns the report and what the model has seen."""
     sections: dict[str, dict[str, Any]] = {
         "input": {
             "path": str(tmp_path / "docs"),
@@ -136,8 +136,8 @@ def test_a_feed_brings_updates_and_deletions_of_many_commits(
     assert (done["code"], done["deleted"], done["model_rows"]) == (0, 4, 8)
     assert (done["rows_in"], done["skipped"]) == (9, 1)
     assert embed(*settings)["rows_in"] == 0
-    found = driver(rows_of, str(tmp_path / "out"), output)
-    check_rows(found, wanted, model)
+    table = driver(rows_of, str(tmp_path / "out"), output)
+    check_rows(table, wanted, model)
 
 
 def rows_of(path: str, format: str) -> Any:

@@ -75,10 +75,10 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     assert list(rows[0]) == [*before[0], *ADDED]
     assert [{name: row[name] for name in before[0]} for row in rows] == before
     # The user's properties and protocol are as they were, and one commit wrote all vectors.
-    properties = [each["configuration"] for each in actions(tmp_path / "docs", "metaData")]
+    properties = [action["configuration"] for action in actions(tmp_path / "docs", "metaData")]
     assert properties == [{}, {}]
     assert len(list(actions(tmp_path / "docs", "protocol"))) == 1
-    operations = [each["operation"] for each in actions(tmp_path / "docs", "commitInfo")]
+    operations = [action["operation"] for action in actions(tmp_path / "docs", "commitInfo")]
     assert operations == ["WRITE", "ADD COLUMNS", "MERGE"]
 
     trace.mark()
@@ -135,7 +135,7 @@ def test_a_run_killed_after_its_merge_does_nothing_twice(
     assert (ended.code, trace.rows()) == (0, 60)
     assert "Delta skipped" in ended.log
     check(rows_of(driver, table), model)
-    operations = [each["operation"] for each in actions(tmp_path / "docs", "commitInfo")]
+    operations = [action["operation"] for action in actions(tmp_path / "docs", "commitInfo")]
     assert operations == ["WRITE", "ADD COLUMNS", "MERGE"]
 
 

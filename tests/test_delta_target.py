@@ -81,9 +81,9 @@ def write_docs(path: Path, texts: Mapping[int, str]) -> None:
     pq.write_table(table, path / "docs.parquet")
 
 
-def check_rows(found: pa.Table, texts: Mapping[int, str], model: str) -> None:
+def check_rows(table: pa.Table, texts: Mapping[int, str], model: str) -> None:
     """The table is exactly these texts, each once, each with its own vector."""
-    rows = sorted(found.to_pylist(), key=lambda row: row["id"])
+    rows = sorted(table.to_pylist(), key=lambda row: row["id"])
     assert [(row["id"], row["body"]) for row in rows] == sorted(texts.items())
     vectors = np.array([row["embedding"] for row in rows], np.float32)
     bodies = tuple(row["body"] for row in rows)
@@ -98,7 +98,7 @@ def spark_rows(name: str) -> pa.Table:
     return to_arrow(session().read.table(name)).sort_by("id")
 
 
-def test_a_table_follows_its_source_and_everyone_reads_the_same(
+def test_a_table_is_synced_with_its_source_and_everyone_reads_the_same(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace
 ) -> None:
     texts = {number: f"Text number {number}." for number in range(100)}
@@ -155,7 +155,7 @@ def test_a_new_table_asks_for_little_and_says_where_its_vectors_come_from(
     assert "delta.enableChangeDataFeed" not in properties
     listed = properties["delta.dataSkippingStatsColumns"].replace("`", "").split(",")
     assert set(listed) == SCALARS
-    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    columns = {field["name"]: field for field in json.loads(metadata["schemaString"])["fields"]}
     assert columns["embedding"]["metadata"]["e5spark.fingerprint"] == fingerprint
     for add in actions(tmp_path / "out", "add"):
         stats = json.loads(add["stats"])
@@ -228,16 +228,18 @@ def test_the_windows_of_a_long_text_are_replaced_together(
     assert driver.job(job(**settings)).code == 0
     assert windows(driver, tmp_path / "out") == {1: [0], 2: before[1], 3: [0]}
     merges = [
-        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+        action
+        for action in actions(tmp_path / "out", "commitInfo")
+        if action["operation"] == "MERGE"
     ]
     assert len(merges) == 1
 
 
 def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    numbers: dict[int, list[int]] = {}
     for row in read(driver, path).to_pylist():
-        found.setdefault(row["id"], []).append(row["window"])
-    return {id: sorted(each) for id, each in found.items()}
+        numbers.setdefault(row["id"], []).append(row["window"])
+    return {id: sorted(values) for id, values in numbers.items()}
 
 
 @pytest.mark.chaos
@@ -280,7 +282,9 @@ def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     assert ("Delta skipped" in ended.log) == (at == "publishing")
     check_rows(read(driver, tmp_path / "out"), texts, model)
     merges = [
-        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+        action
+        for action in actions(tmp_path / "out", "commitInfo")
+        if action["operation"] == "MERGE"
     ]
     assert len(merges) == 1
 
@@ -298,17 +302,21 @@ def commit_twice(path: str) -> list[tuple[bool, int]]:
     spark = session()
     spark.range(0).write.format("delta").save(path)
     table = DeltaTable(spark, delta_name(path))
-    found = []
-    one = Commit.of(Record(name="00001-00001", kind="append", files=("a",)), path, "fp")
-    other = Commit.of(Record(name="00001-00002", kind="replace", files=("b",)), path, "fp")
+    outcomes = []
+    append_commit = Commit.of(Record(name="00001-00001", kind="append", files=("a",)), path, "fp")
+    merge_commit = Commit.of(Record(name="00001-00002", kind="replace", files=("b",)), path, "fp")
     for _ in range(2):
-        found.append((append(spark.range(3), table, one, options={}), table.rows().count()))
+        outcomes.append(
+            (append(spark.range(3), table, append_commit, options={}), table.rows().count())
+        )
     for _ in range(2):
         clauses = "ON t.id = s.id WHEN MATCHED THEN DELETE"
-        found.append((merge(spark.range(1), table, other, clauses=clauses), table.rows().count()))
+        outcomes.append(
+            (merge(spark.range(1), table, merge_commit, clauses=clauses), table.rows().count())
+        )
     # What a MERGE was told through the session's settings is gone with it.
     assert spark.conf.get("spark.databricks.delta.write.txnAppId", None) is None
-    return found
+    return outcomes
 
 
 def test_a_record_of_a_new_ledger_is_not_taken_for_an_old_one() -> None:
@@ -395,9 +403,9 @@ def test_a_side_table_has_the_id_and_what_was_added(
     write_docs(tmp_path, {1: "One text.", 2: "A third."})
     assert driver.job(file).document["embedded"] == 1
     added = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
-    found = read(driver, tmp_path / "out")
-    assert found.column_names == ["id", *added, "content_hash", "embedding_fp"]
-    assert found["id"].to_pylist() == [1, 2]
+    table = read(driver, tmp_path / "out")
+    assert table.column_names == ["id", *added, "content_hash", "embedding_fp"]
+    assert table["id"].to_pylist() == [1, 2]
 
 
 def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
@@ -427,7 +435,7 @@ def test_rows_without_ids_appear_all_at_once(
 
 
 @pytest.mark.cluster
-def test_a_table_follows_its_source_over_connect(
+def test_a_table_is_synced_with_its_source_over_connect(
     job: Callable[..., str],
     tmp_path: Path,
     model: str,
@@ -454,7 +462,7 @@ def test_a_table_follows_its_source_over_connect(
         check_rows(read(driver, tmp_path / "out"), texts, model)
         driver.close()
     (metadata,) = actions(tmp_path / "out", "metaData")
-    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    columns = {field["name"]: field for field in json.loads(metadata["schemaString"])["fields"]}
     assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
 
 

@@ -85,10 +85,10 @@ def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     embed: Callable[..., Any], base: Job, job_file: Callable[..., str], tmp_path: Path, command: str
 ) -> None:
     embed(FIRST)
-    home = tmp_path / "out" / "_e5spark"
+    state = tmp_path / "out" / "_e5spark"
     for name in ("commits", "done", "lock"):
-        shutil.rmtree(home / name)
-    before, manifest = files(tmp_path / "out"), (home / "manifest.json").read_bytes()
+        shutil.rmtree(state / name)
+    before, manifest = files(tmp_path / "out"), (state / "manifest.json").read_bytes()
     if command == "embed":
         refused = embed(FIRST, "model.max_tokens=64")
         assert (refused["code"], refused["model_rows"]) == (5, 0)
@@ -96,7 +96,7 @@ def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     else:
         assert main(["compact", job_file(**base)]) == 5
     assert files(tmp_path / "out") == before
-    assert (home / "manifest.json").read_bytes() == manifest
+    assert (state / "manifest.json").read_bytes() == manifest
 
 
 def test_a_run_that_ended_before_its_first_commit_is_begun_again(
@@ -266,8 +266,8 @@ def test_windows_of_a_changed_text_are_all_replaced(
     assert embed({1: long, 2: "short", 3: None}, *split)["embedded"] == 0
     done = embed({1: "now short", 2: "short", 3: None}, *split)
     assert (done["embedded"], done["skipped"]) == (1, 2)
-    found = sorted((row["id"], row["body"]) for row in rows_of(tmp_path / "out"))
-    assert found == [(1, "now short"), (2, "short"), (3, None)]
+    rows = sorted((row["id"], row["body"]) for row in rows_of(tmp_path / "out"))
+    assert rows == [(1, "now short"), (2, "short"), (3, None)]
 
 
 def test_a_change_in_any_text_column_or_role_is_a_change(
@@ -348,8 +348,8 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     by_duckdb = duckdb.sql(f"FROM '{out}/**/*.parquet' ORDER BY id").fetchall()
     assert [row[:2] for row in by_duckdb] == sorted(wanted.items())
     for number, vector in enumerate(by_arrow["embedding"].to_pylist()):
-        found = by_duckdb[number][2]
-        assert (None if found is None else list(found)) == vector
+        value = by_duckdb[number][2]
+        assert (None if value is None else list(value)) == vector
         np.testing.assert_array_equal(by_pandas["embedding"].iloc[number], vector)
 
 

@@ -277,10 +277,10 @@ def test_parquet_reads_the_same_everywhere(
     by_duckdb = duckdb.sql(f"FROM '{base['output']['path']}/*.parquet'").fetchall()
     for number, row in enumerate(by_arrow):
         expected = row["embedding"]
-        for found in (by_pandas["embedding"][number], by_duckdb[number][3]):
-            assert (found is None) == (expected is None)
+        for vector in (by_pandas["embedding"][number], by_duckdb[number][3]):
+            assert (vector is None) == (expected is None)
             if expected is not None:
-                np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+                np.testing.assert_array_equal(np.asarray(vector), np.asarray(expected))
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
@@ -316,5 +316,5 @@ def check_rows(rows: Sequence[Mapping[str, Any]], model: str) -> None:
 
 
 def check_vectors(row: Mapping[str, Any], text: str, prompt: str, model: str) -> None:
-    found = np.array(row["embedding"], np.float32)
-    assert_close(found, reference(model, (text,), prompt=prompt)[0], FP32_TOLERANCE)
+    vector = np.array(row["embedding"], np.float32)
+    assert_close(vector, reference(model, (text,), prompt=prompt)[0], FP32_TOLERANCE)

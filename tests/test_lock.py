@@ -150,7 +150,7 @@ def test_a_pid_that_another_process_has_now_is_no_live_run(
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"machine": "another boot"}])
-def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
+def test_a_run_elsewhere_is_taken_over_once_its_heartbeat_has_stood_still(
     output: LocalStorage, change: dict[str, str]
 ) -> None:
     first = acquire(output, ttl=SHORT)
@@ -221,7 +221,7 @@ def test_a_slow_claim_of_an_epoch_that_is_over_is_refused(output: LocalStorage) 
     assert acquire(output).epoch == 4
 
 
-def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> None:
+def test_a_run_whose_heartbeat_cannot_be_written_notices(output: LocalStorage) -> None:
     class Broken(LocalStorage):
         def put(self, name: str, data: bytes) -> None:
             raise TransientError("The disk is full.")
@@ -260,11 +260,11 @@ def holder(directory: Path, ttl: float = 60.0, then: str = "deferred") -> None:
 def race(output: LocalStorage) -> list[int | None]:
     """Exit codes of processes that want the lock at one moment and keep it until all have tried."""
     processes = [SPAWN.Process(target=racer, args=(Path(output.root),)) for _ in range(RACERS)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-    return sorted(each.exitcode for each in processes)
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sorted(process.exitcode for process in processes)
 
 
 def racer(directory: Path) -> None:

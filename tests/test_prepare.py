@@ -194,8 +194,8 @@ def test_a_prepared_model_knows_which_published_checkpoint_it_is(
     code, _ = prepare(minilm, "--to", tmp_path / "ready", f"--set=model.checkpoint={name}")
     assert (code, prepared.read(tmp_path / "ready").checkpoint) == (0, name)
     spec = model_spec(str(tmp_path / "ready"), {})
-    known = model_spec(minilm, {"checkpoint": name})
-    assert make_plan(spec, spec).fingerprint == make_plan(known, known).fingerprint
+    published = model_spec(minilm, {"checkpoint": name})
+    assert make_plan(spec, spec).fingerprint == make_plan(published, published).fingerprint
 
 
 def test_executors_run_a_prepared_model_in_an_environment_without_torch(

@@ -119,7 +119,9 @@ def test_no_secret_is_said_logged_or_kept_but_in_rows(
     lines = (done.stdout + done.stderr).splitlines()
     assert [line for line in lines if SECRET in line] == []
     documents = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    codes = {name: found.get("exit_code", 0) for name, found in zip(inputs, documents, strict=True)}
+    codes = {
+        name: document.get("exit_code", 0) for name, document in zip(inputs, documents, strict=True)
+    }
     assert codes == {name: case["code"] for name, case in inputs.items()}, documents
     state = [
         file

@@ -23,8 +23,8 @@ def settings(profile: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.stem)
 def test_a_task_takes_all_cores_of_its_executor(profile: Path) -> None:
-    found = settings(profile)
-    assert found.get("spark.task.cpus") == found.get("spark.executor.cores")
+    conf = settings(profile)
+    assert conf.get("spark.task.cpus") == conf.get("spark.executor.cores")
 
 
 def test_the_profile_of_a_cluster_asks_for_no_more_cores_than_any_worker_has() -> None:

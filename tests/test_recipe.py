@@ -149,10 +149,10 @@ def test_the_prompt_of_passages_has_several_names(layout, name):
     assert recipe_of(layout(own_prompts={"query": "q: ", name: "p: "})).prompts == OWN
 
 
-@pytest.mark.parametrize("given", [{}, {"query": "q: "}, {"passage": "p: "}, None], ids=str)
-def test_prompts_that_are_not_said_for_both_roles_are_asked_for(layout, given):
+@pytest.mark.parametrize("own", [{}, {"query": "q: "}, {"passage": "p: "}, None], ids=str)
+def test_prompts_that_are_not_said_for_both_roles_are_asked_for(layout, own):
     with pytest.raises(ModelError, match="prompts="):
-        recipe_of(layout(own_prompts=given))
+        recipe_of(layout(own_prompts=own))
 
 
 def test_another_module_is_refused_by_name(layout):
@@ -183,8 +183,8 @@ def test_a_plain_directory_works_with_the_user_s_word(plain):
 
 def test_the_user_s_word_goes_before_the_files_own(layout):
     own = {"query": "", "passage": ""}
-    found = recipe_of(layout(), pooling="cls", normalize=False, prompts=own, max_tokens=64)
-    assert found == Recipe(dim=32, pooling="cls", prompts=own, max_tokens=64, normalize=False)
+    recipe = recipe_of(layout(), pooling="cls", normalize=False, prompts=own, max_tokens=64)
+    assert recipe == Recipe(dim=32, pooling="cls", prompts=own, max_tokens=64, normalize=False)
 
 
 def test_a_config_that_is_no_json_is_refused_by_its_path(plain):
@@ -238,8 +238,8 @@ def test_an_architecture_that_e5spark_does_not_run_is_refused(plain, kind):
 
 
 def test_checkpoint_fills_in_what_a_plain_directory_does_not_say(plain):
-    found = recipe_of(plain(MULTILINGUAL_SMALL), checkpoint=SMALL)
-    assert found == registry.find(SMALL).recipe
+    recipe = recipe_of(plain(MULTILINGUAL_SMALL), checkpoint=SMALL)
+    assert recipe == registry.find(SMALL).recipe
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_embed_is_the_function_and_no_module():
         (e5spark.Encoder.encode, ["role", "instruction"]),
         (e5spark.Encoder.load, ["threads", "options"]),
     ],
-    ids=lambda each: getattr(each, "__qualname__", ""),
+    ids=lambda function: getattr(function, "__qualname__", ""),
 )
 def test_options_are_passed_by_keyword_and_role_has_no_default(function, keywords):
     parameters = inspect.signature(function).parameters
