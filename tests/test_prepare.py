@@ -198,6 +198,7 @@ def test_a_prepared_model_knows_which_published_checkpoint_it_is(
     assert make_plan(spec, spec).fingerprint == make_plan(known, known).fingerprint
 
 
+@pytest.mark.cluster
 def test_executors_run_a_prepared_model_in_an_environment_without_torch(
     prepare: Prepare, sections: Sections, job_file: Callable[..., str], model: str, tmp_path: Path
 ) -> None:
