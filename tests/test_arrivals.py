@@ -93,7 +93,7 @@ def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
         file = add(tmp_path / "docs", f"{number}.parquet", rows)
         os.utime(file, (2e9 + number, 2e9 + number))
     killed = subprocess.run(
-        [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base)],
+        [sys.executable, "-m", "e5spark", "embed", job_file(**base)],
         cwd=REPOSITORY,
         env={**os.environ, "E5SPARK_FAILPOINT": crash},
         capture_output=True,

@@ -371,8 +371,10 @@ def test_the_document_says_what_was_measured(document: dict[str, Any]) -> None:
 def test_every_contender_has_its_figures(by_name: dict[str, dict[str, Any]]) -> None:
     assert list(by_name) == list(FOUR)
     for summary in by_name.values():
-        for figure in ("seconds", "texts_per_second", "cpu_seconds"):
+        for figure in ("seconds", "texts_per_second"):
             assert 0 < summary[figure]["min"] <= summary[figure]["median"] <= summary[figure]["max"]
+        # The kernel counts CPU time in ticks of 10 ms, and a run of these few texts may take none.
+        assert 0 <= summary["cpu_seconds"]["min"] <= summary["cpu_seconds"]["max"]
         assert len(summary["worker_pss_mb"]) == len(summary["worker_peak_rss_mb"]) == 1
         assert summary["worker_pss_mb"][0] > 0
     for name in FOUR[:3]:

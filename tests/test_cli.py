@@ -157,7 +157,7 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CONFIG" in capsys.readouterr().err.upper()
 
 
-@pytest.mark.usefixtures("jvm")
+@pytest.mark.cluster
 def test_spark_submit_runs_the_job(
     job_file: Callable[..., str],
     base: Job,
@@ -175,7 +175,7 @@ def test_spark_submit_runs_the_job(
     assert_close(vectors, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
 
 
-@pytest.mark.usefixtures("jvm")
+@pytest.mark.cluster
 def test_spark_submit_fails_without_a_java_stack_trace(
     job_file: Callable[..., str], base: Job, trace: Trace
 ) -> None:

@@ -112,7 +112,7 @@ def files(table: Path) -> dict[Path, int]:
 
 
 def e5spark_embed(file: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "e5spark.cli", "embed", file]
+    command = [sys.executable, "-m", "e5spark", "embed", file]
     # The name that a test session gives its workers' interpreter is not needed here.
     env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
     return subprocess.run(

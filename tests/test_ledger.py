@@ -52,7 +52,7 @@ def start(base: Job, job_file: Callable[..., str]) -> Callable[..., subprocess.P
 
     def run(crash: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "e5spark.cli", "embed", job_file(**base, spark=PROCESS)],
+            [sys.executable, "-m", "e5spark", "embed", job_file(**base, spark=PROCESS)],
             cwd=REPOSITORY,
             env={**os.environ, "E5SPARK_FAILPOINT": crash},
             stdout=subprocess.PIPE,

@@ -198,6 +198,7 @@ def test_a_prepared_model_knows_which_published_checkpoint_it_is(
     assert make_plan(spec, spec).fingerprint == make_plan(published, published).fingerprint
 
 
+@pytest.mark.cluster
 def test_executors_run_a_prepared_model_in_an_environment_without_torch(
     prepare: Prepare, sections: Sections, job_file: Callable[..., str], model: str, tmp_path: Path
 ) -> None:
@@ -210,7 +211,7 @@ def test_executors_run_a_prepared_model_in_an_environment_without_torch(
         "PYSPARK_PYTHON": str(bare_environment(tmp_path / "bare")),
         "PYSPARK_DRIVER_PYTHON": sys.executable,
     }
-    command = [sys.executable, "-m", "e5spark.cli", "embed", job_file(**sections)]
+    command = [sys.executable, "-m", "e5spark", "embed", job_file(**sections)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["ok"] == 120
