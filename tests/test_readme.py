@@ -32,7 +32,7 @@ NOT_RUN = {
     "builds the environment and runs every test",
     "output of make demo",
     "needs the Delta jars; tests/test_delta.py runs such jobs",
-    "needs an input that grows; tests/test_arrivals.py runs such jobs",
+    "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
 }
