@@ -104,7 +104,7 @@ def test_the_same_command_writes_the_same_bytes(calibrate: Callable[..., Any]) -
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_sample_is_the_same_each_time_and_about_as_large_as_asked(
+def test_a_sample_is_repeatable_and_about_as_large_as_requested(
     calibrate: Callable[..., Any], trace: Trace
 ) -> None:
     _, document, first = calibrate("--sample=60", name="one.json")

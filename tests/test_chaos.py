@@ -1,4 +1,4 @@
-"""Real processes killed by SIGKILL: whatever dies, and when, the same command ends the work."""
+"""Real processes killed by SIGKILL: whatever dies, and when, the same command finishes the work."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def begun(
         for scenario in SCENARIOS
     ],
 )
-def test_whatever_is_killed_the_same_command_ends_the_work(
+def test_the_same_command_finishes_the_work_after_any_kill(
     scenario: Scenario,
     driver: Driver,
     victims: list[Driver],
@@ -148,7 +148,7 @@ def test_the_scenarios_are_those_that_were_promised() -> None:
 @pytest.mark.parametrize(
     "table", ["parquet", pytest.param("delta", marks=pytest.mark.chaos_sample)]
 )
-def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
+def test_one_of_three_concurrent_runs_commits_and_the_others_do_when_alone(
     table: Table,
     driver: Driver,
     victims: list[Driver],
@@ -169,7 +169,7 @@ def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
         ]
         lock = tmp_path / "out/_e5spark/lock"
         await_(lambda: any(lock.glob("*.json")) or all(run.done() for run in runs))
-        # The one that was first waits until the others have come, however slow they are.
+        # The first run waits until the others have started, however slow they are.
         winner = pids.index(json.loads(min(lock.glob("*.json")).read_text())["pid"])
         os.kill(pids[winner], signal.SIGSTOP)
         try:

@@ -32,7 +32,7 @@ def refusal(directory, **options):
     return str(refused.value)
 
 
-# Where it lies
+# Its location
 
 
 def test_a_directory_holds_model_and_tokenizer(directory):
@@ -85,7 +85,7 @@ def test_a_directory_without_tokenizer_is_refused(directory):
     assert f"{directory} has no tokenizer" in refusal(directory)
 
 
-def test_the_tokenizer_may_lie_elsewhere(directory, models):
+def test_the_tokenizer_may_be_in_another_directory(directory, models):
     elsewhere = models["xlmr_unigram"]
     assert locate(directory, tokenizer=elsewhere).tokenizer == Path(elsewhere)
 
@@ -137,7 +137,7 @@ def flip_last_byte(path):
     os.utime(path, ns=(0, 0))
 
 
-def test_equal_files_have_equal_hashes_wherever_they_lie(directory, model):
+def test_equal_files_have_equal_hashes_in_any_directory(directory, model):
     assert checkpoint.hash_files(locate(directory)) == checkpoint.hash_files(locate(model))
 
 
@@ -197,7 +197,7 @@ def test_one_altered_bit_is_refused(directory, monkeypatch):
         check(directory)
 
 
-def test_a_checkpoint_of_one_s_own_has_nothing_to_compare_with(directory):
+def test_an_unpublished_checkpoint_has_nothing_to_compare_with(directory):
     spec = model_spec(str(directory), {})
     checkpoint.check_published(spec, checkpoint.locate(spec))
 
@@ -205,11 +205,11 @@ def test_a_checkpoint_of_one_s_own_has_nothing_to_compare_with(directory):
 # JSON
 
 
-def test_json_that_is_not_there_is_the_default(tmp_path):
+def test_an_optional_json_file_that_is_missing_is_the_default(tmp_path):
     assert checkpoint.read_json(tmp_path / "none.json", {}) == {}
 
 
-def test_json_that_must_be_there_is_asked_for(tmp_path):
+def test_a_required_json_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(ModelError, match=re.escape(f"{tmp_path} has no none.json")):
         checkpoint.read_json(tmp_path / "none.json")
 

@@ -99,7 +99,7 @@ def test_a_reserved_name_is_refused_by_name_before_anything_is_created(
     assert embed('input.columns=["id"]')["code"] == 0
 
 
-def test_a_column_called_id_and_a_hash_id_are_told_what_helps(
+def test_a_column_called_id_with_a_hash_id_is_refused_with_the_remedy(
     embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     pq.write_table(pa.table({"ID": [1], "text": ["a"]}), tmp_path / "docs.parquet")

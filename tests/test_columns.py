@@ -140,7 +140,7 @@ def test_no_columns_are_refused(articles: DataFrame, model: str) -> None:
         embed(articles, text=[], role="query", model=model)
 
 
-def test_a_name_that_is_taken_is_refused_with_the_callers_remedy(articles: DataFrame) -> None:
+def test_a_column_name_that_exists_is_refused_with_the_callers_remedy(articles: DataFrame) -> None:
     with pytest.raises(ColumnError, match="column 'id', and e5spark adds 'ID'; unset hash_id"):
         check_free(articles, ["ID"], remedy="unset hash_id")
     check_free(articles, ["id_"])

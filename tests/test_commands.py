@@ -130,7 +130,7 @@ def test_a_refused_connection_to_the_hub_is_not_the_java_process() -> None:
     assert sessions.lost_jvm(ValueError("x")) is None
 
 
-def test_no_credential_of_a_path_is_said_or_logged(
+def test_no_credential_of_a_path_is_printed_or_logged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest

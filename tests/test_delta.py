@@ -57,7 +57,7 @@ def test_delta_is_written_read_and_never_overwritten(
     check_report(done.stdout)
     check_vectors(oracle_rows(base["output"]["path"], tmp_path), "", model)
 
-    # spark-submit gets them from conf/spark-delta.conf, but for the build of another Spark.
+    # spark-submit gets them from conf/spark-delta.conf, except for the build of another Spark.
     base["input"] = {
         "path": base["output"]["path"],
         "format": "delta",
@@ -82,7 +82,7 @@ def test_delta_is_written_read_and_never_overwritten(
 
 
 @pytest.mark.parametrize("end", ["input", "output"])
-def test_a_session_without_delta_is_told_the_flags_before_any_row_is_embedded(
+def test_a_session_without_delta_is_refused_with_the_flags_before_any_row_is_embedded(
     base: dict[str, dict[str, Any]], run_job: Callable[..., Any], trace: Trace, end: str
 ) -> None:
     base["output"].pop("format")
@@ -99,14 +99,14 @@ def test_a_session_without_delta_is_told_the_flags_before_any_row_is_embedded(
 @pytest.mark.skipif(
     not IS_4_1, reason=f"conf/spark-delta.conf is for 4.1, not for PySpark {pyspark.__version__}"
 )
-def test_the_properties_file_is_what_the_code_asks_for() -> None:
+def test_the_properties_file_is_what_the_code_requires() -> None:
     lines = PROPERTIES.read_text().splitlines()
     settings = dict(line.split() for line in lines if line and not line.startswith("#"))
     assert settings == delta.session_settings()
 
 
 def files(table: Path) -> dict[Path, int]:
-    """When each file was written; but for the ledger, where each run leaves its lock."""
+    """When each file was written, without the ledger, where each run leaves its lock."""
     paths = [path for path in table.rglob("*") if "_e5spark" not in path.parts]
     return {path: path.stat().st_mtime_ns for path in paths}
 

@@ -109,7 +109,7 @@ def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     driver.sql(f"DELETE FROM {table} WHERE id = 30")
     trace.mark()
     ended = driver.job(job())
-    # What had been embedded is in the table, but for the rows that are others now.
+    # All that was embedded is in the table, except the rows that have changed since.
     assert (ended.code, ended.document["recovered"], trace.rows()) == (0, 60, 7)
     rows = rows_of(driver, table)
     assert len(rows) == 59
@@ -178,7 +178,7 @@ def test_a_job_that_is_refused_adds_no_column(
     assert rows_of(driver, table) == before
 
 
-def test_a_job_that_another_one_is_ahead_of_adds_no_column(
+def test_a_job_that_does_not_get_the_lock_adds_no_column(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path
 ) -> None:
     before = rows_of(driver, table)
@@ -189,7 +189,7 @@ def test_a_job_that_another_one_is_ahead_of_adds_no_column(
     assert rows_of(driver, table) == before
 
 
-def test_vectors_of_which_no_commit_is_known_are_left_alone(
+def test_vectors_of_an_unknown_commit_are_left_alone(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, trace: Trace
 ) -> None:
     assert driver.job(job()).code == 0

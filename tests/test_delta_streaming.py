@@ -32,7 +32,7 @@ def docs(driver: Driver, tmp_path: Path) -> str:
 def embed(
     driver: Driver, tmp_path: Path, model: str, job_file: Callable[..., str], trace: Trace
 ) -> Callable[..., Mapping[str, Any]]:
-    """Runs the job over what has come to docs; returns the report and what the model has seen."""
+    """Runs the job over the new commits of docs; returns the report and the count of model rows."""
     sections: dict[str, dict[str, Any]] = {
         "input": {
             "path": str(tmp_path / "docs"),
@@ -144,7 +144,7 @@ def rows_of(path: str, format: str) -> Any:
     return to_arrow(session().read.format(format).load(path))
 
 
-def test_deletions_stay_unless_they_shall_go(
+def test_deleted_rows_stay_unless_delete_missing_is_set(
     driver: Driver, docs: str, embed: Callable[..., Any], tmp_path: Path, model: str
 ) -> None:
     assert embed("input.change_feed=true")["code"] == 0

@@ -39,7 +39,7 @@ READERS = {
     "pandas": "pyarrow.Table.from_pandas(table.to_pandas(), preserve_index=False)",
     "duckdb": "duckdb.sql('FROM data').to_arrow_table()",
 }
-# Their process may abort when it ends, as that of delta_rs.
+# Their process may abort when it ends, as delta_rs does.
 _READ = """
 import sys, deltalake, duckdb, pyarrow, pyarrow.parquet
 table = deltalake.DeltaTable(sys.argv[1])
@@ -171,7 +171,7 @@ def test_a_new_table_asks_for_little_and_says_where_its_vectors_come_from(
     }
 
 
-def test_what_is_asked_for_is_set_when_the_table_is_created(
+def test_table_properties_and_writer_options_are_set_when_the_table_is_created(
     driver: Driver, job: Callable[..., str], tmp_path: Path
 ) -> None:
     write_docs(tmp_path, {1: "One text."})
@@ -198,7 +198,7 @@ def test_an_append_only_table_takes_new_rows_and_refuses_others_before_it_embeds
     assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
 
 
-def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
+def test_rows_that_ended_in_an_error_are_tried_again_and_appear_once(
     driver: Driver,
     job: Callable[..., str],
     tmp_path: Path,
@@ -466,7 +466,7 @@ def test_a_table_is_synced_with_its_source_over_connect(
     assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
 
 
-def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+def test_rows_of_an_unknown_commit_are_neither_doubled_nor_changed(
     driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
 ) -> None:
     write_docs(tmp_path, {1: "One text."})

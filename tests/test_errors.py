@@ -161,14 +161,14 @@ def test_spaces_inside_a_message_are_kept():
         ("ModuleNotFoundError: No module named 'e5spark'", "Run pip install e5spark"),
     ],
 )
-def test_a_package_that_a_worker_lacks_is_said_by_name_with_its_fix(last_line, message):
+def test_a_package_that_a_worker_lacks_is_named_with_its_fix(last_line, message):
     text = PYTHON_EXCEPTION.partition("e5spark.errors")[0] + last_line + "\n\n\tat org.apache"
     error = errors.from_text(text)
     assert type(error) is errors.OptionError
     assert message in str(error)
 
 
-def test_our_own_error_goes_before_a_missing_package():
+def test_our_own_error_takes_precedence_over_a_missing_package():
     text = f"ModuleNotFoundError: No module named 'torch'\n{PYTHON_EXCEPTION}"
     assert isinstance(errors.from_text(text), ModelError)
 

@@ -193,7 +193,7 @@ def rows_by_id(table: pa.Table) -> Table:
 
 
 def check_updated(before: Table, after: Table, golden: Path) -> None:
-    """Only the changed row and the new one differ, and every vector is that of its text."""
+    """Only the changed row and the new one differ, and every vector belongs to its text."""
     assert sorted(after) == [*sorted(before), len(before)]
     assert {number for number in before if before[number] != after[number]} == {1}
     check_vectors(after, golden)

@@ -1,6 +1,6 @@
 """Checkpoints by name, against a stand-in of the Hugging Face hub on loopback.
 
-The hub's client reads its settings when it is imported: each test asks from its own process.
+The hub's client reads its settings when it is imported: each test runs it in its own process.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Hub:
             self._server.server_close()
 
     def answer(self, path):
-        """The headers and the body of what lies at a path."""
+        """The headers and the body of the file at a path."""
         if self.status is not None:
             return self.status, {}, b""
         if not (route := re.fullmatch(ROUTES, path)):
@@ -174,7 +174,7 @@ def hub():
 
 @pytest.fixture
 def client(hub, tmp_path):
-    """Asks for a checkpoint by name in a process with an empty cache of its own."""
+    """Resolves a checkpoint by name in a process with an empty cache of its own."""
     environment = dict(os.environ) | {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(tmp_path / "home"),
@@ -244,7 +244,7 @@ def test_a_known_name_is_fetched_once_at_its_pinned_revision(hub, client, small,
     assert client(SMALL, download=True)["revision"] == PINNED
 
 
-def test_a_name_that_is_not_here_tells_how_to_provide_it(hub, client):
+def test_a_name_that_is_not_cached_is_refused_with_the_ways_to_provide_it(hub, client):
     hub.publish(SMALL, PINNED, STUB)
     reply = client(SMALL)
     assert reply["error"] == "ModelError"
@@ -271,7 +271,7 @@ def test_a_checkpoint_without_pin_stays_at_the_commit_of_its_first_fetch(hub, cl
         assert (Path(reply["model"]) / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_revision_of_the_user_goes_before_the_pinned_one(hub, client):
+def test_a_revision_of_the_user_overrides_the_pinned_one(hub, client):
     hub.publish(SMALL, PINNED, STUB)
     hub.publish(SMALL, SECOND, STUB)
     reply = client(SMALL, download=True, revision=SECOND)

@@ -401,7 +401,7 @@ def test_a_catalog_table_is_updated_by_name(
         spark.sql("DROP TABLE IF EXISTS updated_docs")
 
 
-def test_a_column_called_location_is_not_where_a_catalog_table_lies(
+def test_a_column_called_location_is_not_the_location_of_a_catalog_table(
     embed: Callable[..., Any], base: Job, spark: SparkSession
 ) -> None:
     docs = pa.table({"id": [1], "body": ["One."], "Location": ["Oslo"]})

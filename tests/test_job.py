@@ -151,7 +151,7 @@ def test_the_fingerprint_tells_vectors_apart_and_nothing_else(
     assert fingerprint(2, "model.max_tokens=64") != first
 
 
-def test_keep_and_prefix_choose_the_columns_of_the_output(
+def test_columns_and_column_prefix_choose_the_columns_of_the_output(
     run_job: Callable[..., Any], base: Job
 ) -> None:
     base["input"]["columns"] = ["id"]

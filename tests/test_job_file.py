@@ -131,7 +131,7 @@ def test_the_example_names_every_choice_of_a_key():
     assert not missing
 
 
-def test_an_input_format_is_one_that_can_be_read():
+def test_every_input_format_has_a_reader():
     assert get_args(InputFormat) == tuple(READERS)
 
 
@@ -246,13 +246,13 @@ def test_a_value_of_the_wrong_type_is_refused(load, override, expected):
         ('name = "/models/e5"', "[model] has no name"),
     ],
 )
-def test_a_key_without_default_must_be_there(toml_file, line, expected):
+def test_a_key_without_default_is_required(toml_file, line, expected):
     path = toml_file(MINIMAL.replace(line, ""))
     with pytest.raises(ConfigError, match=re.escape(expected)):
         job_file.load(path)
 
 
-def test_an_empty_model_option_is_one_that_was_not_given(load):
+def test_an_empty_model_option_counts_as_unset(load):
     assert load("model.checkpoint=", 'model.tokenizer=""', "model.revision=").model.options == {}
     assert "[model] has no name" in refusal(load, "model.name=")
 

@@ -148,7 +148,7 @@ def test_a_run_without_ids_is_begun_again_or_finished(
 
 
 @pytest.mark.chaos_sample
-def test_of_two_runs_at_once_one_stops_before_it_embeds(
+def test_one_of_two_concurrent_runs_stops_before_it_embeds(
     start: Callable[..., Any],
     embed: Callable[..., Any],
     check: Callable[..., None],

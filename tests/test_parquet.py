@@ -43,7 +43,7 @@ class Noting(LocalStorage):
 
 @pytest.fixture
 def records() -> list[Record]:
-    """Some that wait, and the one that replaces some files by theirs."""
+    """Deferred records, and the record that replaces some files by theirs."""
     deferred = [
         Record(
             name=f"00001-{number:05d}",
@@ -64,7 +64,7 @@ def publish(spark: SparkSession, files: Noting, records: list[Record]) -> None:
     target.publish(Ledger(files, FakeLock(1)), record, deferred)
 
 
-def test_all_files_come_before_one_goes_and_each_has_the_name_of_its_place(
+def test_all_files_are_renamed_by_record_and_number_before_one_is_deleted(
     spark: SparkSession, tmp_path: Path, records: list[Record]
 ) -> None:
     files = Noting(tmp_path)
@@ -77,7 +77,7 @@ def test_all_files_come_before_one_goes_and_each_has_the_name_of_its_place(
             assert content == f"_e5spark/staging/{number}/{file}.parquet".encode()
 
 
-def test_no_file_goes_if_one_could_not_come(
+def test_no_file_is_deleted_if_a_rename_fails(
     spark: SparkSession, tmp_path: Path, records: list[Record]
 ) -> None:
     files = Noting(tmp_path, fails=records[1].files[7])

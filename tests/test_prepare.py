@@ -124,7 +124,7 @@ def test_int8_is_made_of_a_sample_of_the_corpus_and_runs_as_a_model(
     assert cosines.mean() >= quantized.MEAN_COSINE - 0.005  # other texts than it was judged by
 
 
-def test_int8_that_is_not_good_enough_is_not_made(
+def test_int8_below_its_quality_gate_is_not_written(
     prepare: Prepare,
     spark: object,
     sections: Sections,

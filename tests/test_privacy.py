@@ -89,7 +89,7 @@ def inputs(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("jvm")
-def test_no_secret_is_said_logged_or_kept_but_in_rows(
+def test_no_secret_is_printed_logged_or_stored_except_in_rows(
     inputs: dict[str, dict[str, Any]],
     job_file: Callable[..., str],
     base: Job,

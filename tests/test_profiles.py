@@ -27,7 +27,7 @@ def test_a_task_takes_all_cores_of_its_executor(profile: Path) -> None:
     assert conf.get("spark.task.cpus") == conf.get("spark.executor.cores")
 
 
-def test_the_profile_of_a_cluster_asks_for_no_more_cores_than_any_worker_has() -> None:
+def test_the_profile_of_a_cluster_requests_no_more_cores_than_any_worker_has() -> None:
     assert settings(REPOSITORY / "conf" / "spark-cluster.conf")["spark.executor.cores"] == "1"
 
 

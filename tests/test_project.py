@@ -37,7 +37,7 @@ def normalized(name: str) -> str:
 
 
 def make_targets() -> set[str]:
-    """The targets of the Makefile, with those that are made of $(VERSIONS)."""
+    """The targets of the Makefile, with those built from $(VERSIONS)."""
     text = (REPOSITORY / "Makefile").read_text("utf-8")
     versions = re.search(r"^VERSIONS := (.+)$", text, re.MULTILINE)
     assert versions

@@ -69,7 +69,7 @@ def test_prompts_of_the_user_are_taken_word_for_word(query, passage):
 
 
 @given(st.sampled_from(prompts.ROLES), st.text())
-def test_a_text_with_a_prompt_is_known_by_it(role, text):
+def test_a_text_with_a_prompt_is_already_prompted(role, text):
     prompted = prompts.prefix(prompts.E5, role) + text
     assert prompts.already_prompted(prompts.E5, [prompted, " " + prompted.upper()]) == [True] * 2
 

@@ -58,7 +58,7 @@ class TestHadoop(StorageContract):
         return hadoop_storage(spark, f"file:{tmp_path}/root")
 
     @pytest.mark.parametrize("step", range(1, 5))
-    def test_a_rename_that_stood_still_leaves_what_another_run_has_moved(
+    def test_a_rename_that_paused_leaves_what_another_run_has_moved(
         self, files: HadoopStorage, step: int
     ) -> None:
         real = files._files
@@ -116,7 +116,7 @@ def test_exactly_one_of_several_processes_creates(tmp_path: Path) -> None:
             list(attempts) for attempts in zip(*pool.map(racer, [tmp_path] * RACERS), strict=True)
         ]
     assert [sum(attempts) for attempts in won] == [1] * ROUNDS
-    # What stands there is the winner's, whole.
+    # The content is the winner's, whole.
     winners = [LocalStorage("", tmp_path).read(f"{number}.json") for number in range(ROUNDS)]
     assert {len(content or b"") for content in winners} == {SIZE}
     assert {len(set(content or b"")) for content in winners} == {1}

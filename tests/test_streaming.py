@@ -166,7 +166,7 @@ def test_a_hash_of_the_texts_can_be_the_id(
 
 
 @pytest.mark.parametrize("lost", ["another output", "the output made anew"])
-def test_a_checkpoint_is_not_read_on_into_another_table(
+def test_a_stream_checkpoint_of_another_table_is_refused(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path, lost: str
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
@@ -184,7 +184,7 @@ def test_a_checkpoint_is_not_read_on_into_another_table(
     check(ONE, out=out)
 
 
-def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
+def test_a_new_stream_checkpoint_for_the_same_table_embeds_nothing(
     embed: Callable[..., Any], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)

@@ -96,7 +96,7 @@ class Directories:
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
-    """Where each checkpoint lies: 9 GB for all, deleted when the module is done."""
+    """The directory of each checkpoint: 9 GB for all, deleted when the module is done."""
     root = tmp_path_factory.mktemp("true_size")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E5SPARK_CACHE", str(root / "cache"))
@@ -106,7 +106,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directorie
 
 @pytest.fixture(scope="module")
 def options(directories: Directories) -> Callable[[str], ModelOptions]:
-    """What a user gives beside the directory."""
+    """The options that a user sets besides the directory."""
 
     def of(name: str) -> ModelOptions:
         options: ModelOptions = {"checkpoint": name}
