@@ -93,8 +93,8 @@ class Driver:
     def killed(self, file: str, *overrides: str, at: str) -> None:
         """Run it until it kills itself at a failpoint."""
         with contextlib.suppress(BrokenProcessPool):
-            ended = self.job(file, *overrides, crash=at)
-            raise AssertionError(f"the job was not killed at {at}: {ended}")
+            outcome = self.job(file, *overrides, crash=at)
+            raise AssertionError(f"the job was not killed at {at}: {outcome}")
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """The rows of a query."""

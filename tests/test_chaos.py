@@ -121,9 +121,9 @@ def test_the_same_command_finishes_the_work_after_any_kill(
             break
     assert kills, "every run was faster than its kill"
 
-    ended = driver.job(job)
-    assert ended.code == 0, ended
-    assert ended.document["embedded"] == 0 or kills[-1][1] != 0
+    outcome = driver.job(job)
+    assert outcome.code == 0, outcome
+    assert outcome.document["embedded"] == 0 or kills[-1][1] != 0
     embedded = trace.rows()
     difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
     assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
@@ -176,17 +176,17 @@ def test_one_of_three_concurrent_runs_commits_and_the_others_do_when_alone(
             await_(lambda: sum(run.done() for run in runs) == 2)
         finally:
             os.kill(pids[winner], signal.SIGCONT)
-        ended = [run.result() for run in runs]
+        outcomes = [run.result() for run in runs]
     losers = [number for number in range(3) if number != winner]
-    assert [run.code for run in ended] == [0 if number == winner else 5 for number in range(3)]
+    assert [run.code for run in outcomes] == [0 if number == winner else 5 for number in range(3)]
     for number in losers:
-        assert "Another run writes to" in ended[number].document["message"]
+        assert "Another run writes to" in outcomes[number].document["message"]
     assert trace.rows() == 40
     there = rows[winner]
     check(rows_of(driver, tmp_path / "out", table), there, model)
     for number in losers:
-        done = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
-        assert (done.code, done.document["embedded"]) == (0, 40), done
+        outcome = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
+        assert (outcome.code, outcome.document["embedded"]) == (0, 40), outcome
         there = {**there, **rows[number]}
         check(rows_of(driver, tmp_path / "out", table), there, model)
     assert trace.rows() == 120

@@ -52,9 +52,9 @@ def test_delta_is_written_read_and_never_overwritten(
 ) -> None:
     """One test, because each step needs the table of the one before and a JVM of its own."""
     # The command brings the jars itself.
-    done = e5spark_embed(job_file(**base))
-    assert done.returncode == 0, done.stderr
-    check_report(done.stdout)
+    completed = e5spark_embed(job_file(**base))
+    assert completed.returncode == 0, completed.stderr
+    check_report(completed.stdout)
     check_vectors(oracle_rows(base["output"]["path"], tmp_path), "", model)
 
     # spark-submit gets them from conf/spark-delta.conf, except for the build of another Spark.
@@ -67,17 +67,17 @@ def test_delta_is_written_read_and_never_overwritten(
     base["output"]["path"] = str(tmp_path / "second")
     packages = delta.session_settings()["spark.jars.packages"]
     build = [] if IS_4_1 else ["--packages", packages]
-    done = submit("--properties-file", str(PROPERTIES), *build, job_file(**base))
-    assert done.returncode == 0, done.stderr + done.stdout
-    check_report(done.stdout)
+    completed = submit("--properties-file", str(PROPERTIES), *build, job_file(**base))
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    check_report(completed.stdout)
     rows = oracle_rows(base["output"]["path"], tmp_path)
     check_vectors(rows, "", model)
     check_vectors(rows, "query_", model)
 
     before = files(tmp_path / "second")
-    done = submit(*delta.submit_flags().split(), job_file(**base))
-    assert done.returncode == 5, done.stderr + done.stdout
-    assert "second already exists" in json.loads(done.stdout.splitlines()[-1])["message"]
+    completed = submit(*delta.submit_flags().split(), job_file(**base))
+    assert completed.returncode == 5, completed.stderr + completed.stdout
+    assert "second already exists" in json.loads(completed.stdout.splitlines()[-1])["message"]
     assert files(tmp_path / "second") == before
 
 

@@ -118,9 +118,9 @@ def test_delta_table_of_an_earlier_release_is_updated(
     driver: Driver, golden: Path, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     def run(file: Path) -> dict[str, Any]:
-        ended = driver.job(str(file))
-        assert ended.code == 0, ended.log
-        return dict(ended.document)
+        outcome = driver.job(str(file))
+        assert outcome.code == 0, outcome.log
+        return dict(outcome.document)
 
     before = rows_by_id(delta_rs(golden / "delta", tmp_path))
     assert len(before) == expected["rows"]

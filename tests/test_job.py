@@ -234,15 +234,19 @@ def test_an_error_that_is_tried_again_is_a_share_of_the_whole_input(
     base["input"]["id"] = "id"
     rate = ["run.max_error_rate=0.1"]
     for embedded in (10, 1):
-        done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
-        assert (done.code, done.document["embedded"], done.document["error"]) == (0, embedded, 1)
+        outcome = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+        assert (outcome.code, outcome.document["embedded"], outcome.document["error"]) == (
+            0,
+            embedded,
+            1,
+        )
     rows[0]["body"] = "mended"
     rows[1]["body"] = f"{poison} {poison}"
     rows[2]["body"] = f"{poison} and so on"
     pq.write_table(pa.Table.from_pylist(rows), docs)
-    done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
-    assert done.code == 4
-    assert "2 of 10 texts could not be embedded" in done.document["message"]
+    outcome = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+    assert outcome.code == 4
+    assert "2 of 10 texts could not be embedded" in outcome.document["message"]
 
 
 def test_parquet_is_compressed_with_zstd_and_vectors_have_no_dictionary(

@@ -30,8 +30,8 @@ def tools(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("version", ["17.0.15", "21.0.2"])
 def test_make_java_is_silent_about_a_java_that_spark_runs_on(tools: Path, version: str) -> None:
     fake_java(tools / "java", version)
-    done = make_java(tools)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    completed = make_java(tools)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_make_java_says_in_one_line_what_to_do_about_any_other(
 ) -> None:
     if version is not None:
         fake_java(tools / "java", version)
-    done = make_java(tools)
-    assert done.returncode != 0
-    message, trailer = done.stderr.splitlines()
+    completed = make_java(tools)
+    assert completed.returncode != 0
+    message, trailer = completed.stderr.splitlines()
     assert message.startswith(
         f"e5spark needs Java 17 or 21, found {major}. Install one (Debian: apt-"
     )
     assert message.endswith("and set JAVA_HOME to it.")
     assert trailer.startswith("make: ***")
-    assert done.stdout == ""
+    assert completed.stdout == ""
 
 
 def test_java_home_wins_over_the_path(tools: Path, tmp_path: Path) -> None:

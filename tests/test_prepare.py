@@ -212,9 +212,11 @@ def test_executors_run_a_prepared_model_in_an_environment_without_torch(
         "PYSPARK_DRIVER_PYTHON": sys.executable,
     }
     command = [sys.executable, "-m", "e5spark", "embed", job_file(**sections)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["ok"] == 120
+    completed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert json.loads(completed.stdout.splitlines()[-1])["ok"] == 120
     expected = Encoder.load(model, engine="torch").encode(
         [row["text"] for row in pq.read_table(tmp_path / "out").sort_by("id").to_pylist()[:50]],
         role="passage",

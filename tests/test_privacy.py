@@ -107,7 +107,7 @@ def test_no_secret_is_printed_logged_or_stored_except_in_rows(
         commands.append(["embed", str(path)])
         outputs.append(tmp_path / f"out-{number}")
     (tmp_path / "commands.json").write_text(json.dumps(commands))
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path / "commands.json")],
         cwd=REPOSITORY,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
@@ -116,9 +116,9 @@ def test_no_secret_is_printed_logged_or_stored_except_in_rows(
         check=True,
     )
     # Neither e5spark nor Spark, which logs warnings here, says one.
-    lines = (done.stdout + done.stderr).splitlines()
+    lines = (completed.stdout + completed.stderr).splitlines()
     assert [line for line in lines if SECRET in line] == []
-    documents = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    documents = [json.loads(line) for line in completed.stdout.splitlines() if line.startswith("{")]
     codes = {
         name: document.get("exit_code", 0) for name, document in zip(inputs, documents, strict=True)
     }

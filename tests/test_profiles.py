@@ -42,8 +42,8 @@ def test_the_profile_of_a_cluster_runs_on_a_worker_with_two_cores(
     script = str(REPOSITORY / "jobs" / "run.py")
     with standalone_cluster(tmp_path / "cluster", workers=1, cores=2, memory="4g") as url:
         arguments = ["--master", url, "--properties-file", profile, script, "embed"]
-        done = spark_submit([*arguments, job_file(**base)])
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])["ok"] == 40
+        completed = spark_submit([*arguments, job_file(**base)])
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    assert json.loads(completed.stdout.splitlines()[-1])["ok"] == 40
     # Two executors of one core, each with one worker that has loaded the model once.
     assert len(trace.events("load")) == len({event["pid"] for event in trace.events("window")}) <= 2

@@ -43,13 +43,13 @@ def test_each_run_embeds_the_rows_since_the_last(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 30, 30, 0, 30])
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [0, 0, 0, 0, 0])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [1, 30, 30, 0, 30])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [0, 0, 0, 0, 0])
     add(tmp_path / "docs", "two.parquet", {**TWO, 3: "changed", 4: ONE[4]})
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
     check({**ONE, **TWO, 3: "changed"})
 
 
@@ -60,9 +60,9 @@ def test_the_report_is_the_sum_of_all_micro_batches(
     for number, (name, rows) in enumerate({"one": ONE, "two": TWO, "three": ONE}.items()):
         file = add(tmp_path / "docs", f"{name}.parquet", rows)
         os.utime(file, (2e9 + number, 2e9 + number))
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
-    assert (done["rows"], done["ok"], done["chunks"]) == (50, 50, 3)
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
+    assert (report["rows"], report["ok"], report["chunks"]) == (50, 50, 3)
     check({**ONE, **TWO})
 
 
@@ -189,8 +189,8 @@ def test_a_new_stream_checkpoint_for_the_same_table_embeds_nothing(
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
-    done = embed(f"input.checkpoint_location={tmp_path / 'fresh'}")
-    assert [done[name] for name in COUNTS] == [1, 30, 0, 30, 0]
+    report = embed(f"input.checkpoint_location={tmp_path / 'fresh'}")
+    assert [report[name] for name in COUNTS] == [1, 30, 0, 30, 0]
 
 
 def test_a_batch_run_syncs_the_same_table_with_its_source(
@@ -200,11 +200,11 @@ def test_a_batch_run_syncs_the_same_table_with_its_source(
     assert embed()["code"] == 0
     path.unlink()
     add(tmp_path / "docs", "two.parquet", TWO)
-    done = embed("input.trigger=batch", "run.delete_missing=true")
-    assert (done["embedded"], done["deleted"]) == (20, 30)
+    report = embed("input.trigger=batch", "run.delete_missing=true")
+    assert (report["embedded"], report["deleted"]) == (20, 30)
     check(TWO)
-    done = embed()
-    assert (done["rows_in"], done["embedded"]) == (20, 0)
+    report = embed()
+    assert (report["rows_in"], report["embedded"]) == (20, 0)
 
 
 def test_a_single_file_is_no_stream(embed: Callable[..., Any], base: Job, tmp_path: Path) -> None:

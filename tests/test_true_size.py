@@ -297,14 +297,14 @@ def jobs(
         "E5SPARK_TRACE": str(root),
     }
     environment.pop("SPARK_HOME", None)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", _SESSION, *map(str, files)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert completed.returncode == 0, completed.stderr[-4000:]
     loads = [line for path in root.glob("*.jsonl") for line in path.read_text().splitlines()]
     return Jobs(outputs=outputs, loads=sum('"event": "load"' in line for line in loads))
 
