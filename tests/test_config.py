@@ -36,8 +36,8 @@ def test_a_count_is_not_too_small(load, key, least):
 @pytest.mark.parametrize("ids", ["input.id=id", "input.hash_id=true"])
 def test_what_needs_ids_is_refused_without(load, ids):
     for override, expected in {
-        "input.on_duplicate=first": "input.on_duplicate is for input.id",
-        "run.delete_missing=true": "run.delete_missing needs input.id",
+        "input.on_duplicate=first": "set input.id or input.hash_id",
+        "run.delete_missing=true": "run.delete_missing needs to know what is missing",
     }.items():
         load(ids, override)
         assert expected in refusal(load, override)
