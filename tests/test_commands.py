@@ -118,7 +118,7 @@ def test_a_java_process_that_was_killed_is_transient(
         except type(error) as cause:
             raise RuntimeError("while handling that") from cause
 
-    monkeypatch.setattr(cli.job_file, "load", fail)
+    monkeypatch.setattr("e5spark.job.job_file.load", fail)
     assert cli.main(["embed", job]) == 75
     assert "start the same command again" in outcome(capsys)["message"]
 

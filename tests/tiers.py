@@ -22,7 +22,7 @@ LONGEST_FIRST = (
     "test_options.py",
     "test_incremental.py",
     "test_delta.py",
-    "test_benchmark.py",
+    "test_benchmark_run.py",
     "test_long_text.py",
     "test_verify.py",
     "test_crash_points.py",
