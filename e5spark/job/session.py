@@ -3,8 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
@@ -20,20 +20,32 @@ _LOCAL = re.compile(r"local\[(\*|\d+)\]")
 _FIXED = {"CANNOT_MODIFY_CONFIG", "CANNOT_MODIFY_STATIC_CONFIG"}
 
 
+def session(job_config: JobConfig) -> AbstractContextManager[SparkSession]:
+    """Returns the session of a job; see ``open_session``."""
+    formats = (job_config.input.format, job_config.output.format)
+    return open_session(job_config.spark, formats=formats)
+
+
 @contextmanager
-def session(job_config: JobConfig) -> Iterator[SparkSession]:
+def open_session(
+    requested: Mapping[str, str], *, formats: Iterable[str] = ()
+) -> Iterator[SparkSession]:
     """Yields the running session, which stays, or a new one, which is stopped afterwards.
+
+    Args:
+        requested: Settings of Spark.
+        formats: The formats of the tables that are used; ``delta`` needs jars.
 
     Raises:
         ConfigError: If Spark refuses a setting, or Java is missing.
     """
     running = SparkSession.getActiveSession()
-    settings = {key: str(value) for key, value in job_config.spark.items()}
+    settings = {key: str(value) for key, value in requested.items()}
     if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
         # Without spark-submit the JVM starts here, so workers run this interpreter and Delta can
         # still be added. (spark-submit resolves packages before any Python runs.)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        if "delta" in (job_config.input.format, job_config.output.format):
+        if "delta" in formats:
             settings = {**delta.session_settings(), **settings}
     if running is None:
         settings = {**settings, **one_worker({**_submitted(), **settings})}
@@ -45,7 +57,7 @@ def session(job_config: JobConfig) -> Iterator[SparkSession]:
     except Exception as error:  # py4j has errors that PySpark does not wrap
         raise _refusal(error) from error
     try:
-        _check_settings(spark, job_config.spark)
+        _check_settings(spark, requested)
         yield spark
     finally:
         if running is None:
