@@ -34,6 +34,8 @@ NOT_RUN = {
     "needs the Delta jars; tests/test_delta.py runs such jobs",
     "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",
+    "embeds in several precisions; tests/test_compare.py runs it",
+    "downloads the data of a task; tests/test_mteb.py runs mteb on local data",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
 }
 

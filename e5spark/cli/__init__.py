@@ -11,7 +11,16 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
 from e5spark import __version__
-from e5spark.cli import benchmark, calibrate, compact, embed, init, prepare, verify
+from e5spark.cli import (
+    benchmark,
+    calibrate,
+    compact,
+    embed,
+    evaluate,
+    init,
+    prepare,
+    verify,
+)
 from e5spark.cli.failure import failed
 from e5spark.errors import E5SparkError
 from e5spark.job.session import lost_jvm
@@ -29,6 +38,7 @@ COMMANDS = {
     "calibrate": calibrate,
     "prepare": prepare,
     "verify": verify,
+    "evaluate": evaluate,
     "benchmark": benchmark,
 }
 

@@ -1,0 +1,56 @@
+"""``e5spark evaluate``: judges the vectors that jobs wrote."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from e5spark.cli.overrides import add_overrides
+from e5spark.errors import OptionError
+from e5spark.evaluate import evaluation_file, report, trec
+from e5spark.evaluate import run as evaluation
+from e5spark.job.session import open_session
+
+HELP = "judge vectors that jobs wrote: retrieval, similarity, classification and others"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to its parser."""
+    parser.add_argument("config", type=Path, help="the evaluation file")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="where to write run files and values by query"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the document here, too")
+    add_overrides(parser)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Runs the command and returns the document of its last line."""
+    config = evaluation_file.load(options.config, options.set)
+    with open_session(config.spark, formats=evaluation_file.formats(config)) as spark:
+        results = evaluation.run(spark, config)
+    document: dict[str, Any] = {"tasks": [result.as_dict() for result in results]}
+    if options.runs:
+        document["files"] = [
+            str(path)
+            for result in results
+            if result.judgement.hits is not None
+            for path in trec.write(result.judgement, options.runs, result.task.key)
+        ]
+    sys.stdout.write(report.table(results) + "\n")
+    if options.json:
+        write_document(document, options.json)
+    return document
+
+
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Writes a document as indented JSON.
+
+    Raises:
+        OptionError: If the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error.strerror}.") from error
