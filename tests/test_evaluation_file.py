@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from e5spark.errors import ConfigError
-from e5spark.evaluate import evaluation_file
+from e5spark.evaluate import embedding, evaluation_file
 from e5spark.evaluate.config import (
     ClassificationConfig,
     EvaluationConfig,
@@ -120,3 +120,40 @@ def test_wrong_file_is_refused_with_the_key_at_fault(load, text: str, message: s
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"The evaluation file .*none.toml cannot be read"):
         evaluation_file.load(tmp_path / "none.toml")
+
+
+JOB = """
+[input]
+path = "/data/docs"
+id = "doc"
+[embed]
+text = "body"
+role = "passage"
+column_prefix = "v_"
+[model]
+name = "intfloat/e5-small-v2"
+[output]
+path = "/data/vectors"
+format = "delta"
+"""
+
+
+def test_job_names_its_output_its_ids_and_its_vectors(load, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB, "utf-8")
+    table = f'{{ job = "{tmp_path}/job.toml" }}'
+    config = load(RETRIEVAL + f'data = "d"\ncorpus = {table}')
+    task = config.tasks[0]
+    found = embedding.of_job(task.tables["corpus"], task, "corpus")
+    assert found == TableConfig(
+        path="/data/vectors", format="delta", id="doc", vector=("v_embedding",)
+    )
+    assert evaluation_file.formats(config) == {"", "delta"}
+    with pytest.raises(ConfigError, match=r"embeds with role 'passage', and the queries of"):
+        embedding.of_job(task.tables["corpus"], task, "queries")
+
+
+def test_role_that_is_meant_is_accepted(load, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB, "utf-8")
+    table = f'{{ job = "{tmp_path}/job.toml", role = "passage" }}'
+    task = load(RETRIEVAL + f'data = "d"\nqueries = {table}').tasks[0]
+    assert embedding.of_job(task.tables["queries"], task, "queries").path == "/data/vectors"

@@ -42,6 +42,7 @@ class VectorTable:
         df: Its rows.
         id: The column that identifies a row; empty if there is none.
         vectors: The columns of the vectors: one, or two for pairs.
+        judged_by: The columns that the judgement needs besides: scores or labels.
         parts: What makes its vectors comparable, from the manifest; empty without one.
         report: The report of the job, if this evaluation ran it; else empty.
     """
@@ -49,6 +50,7 @@ class VectorTable:
     df: DataFrame
     id: str
     vectors: tuple[VectorColumn, ...]
+    judged_by: tuple[str, ...]
     parts: Mapping[str, Any]
     report: Mapping[str, Any]
 
@@ -96,11 +98,11 @@ def _open(spark: SparkSession, task: TaskConfig, side: str) -> tuple[TableConfig
         assert isinstance(task.settings, RetrievalConfig)  # the file was refused otherwise
         table = datasets.of_layout(task.settings, side)
     if table.job:
-        table = _of_job(table, task, side)
+        table = of_job(table, task, side)
     return table, datasets.read(spark, table)
 
 
-def _of_job(table: TableConfig, task: TaskConfig, side: str) -> TableConfig:
+def of_job(table: TableConfig, task: TaskConfig, side: str) -> TableConfig:
     """Returns the output of a job file.
 
     Raises:
@@ -139,7 +141,7 @@ def _has_vectors(df: DataFrame, task: TaskConfig, table: TableConfig) -> bool:
     return all(name in df.columns for name in _vector_columns(task, table))
 
 
-def _kept(task: TaskConfig) -> Sequence[str]:
+def _judged_by(task: TaskConfig) -> Sequence[str]:
     """The columns that the judgement of a task needs, besides vectors."""
     names = (getattr(task.settings, key, None) for key in ("score", "label"))
     return [name for name in names if name]
@@ -164,7 +166,7 @@ def _texts(df: DataFrame, task: TaskConfig, table: TableConfig) -> DataFrame:
     text = kind.text
     if "corpus" in kind.tables and not table.texts and "title" in df.columns:
         text = ("title", *text)
-    return datasets.texts(df, table, text=text, joined=not kind.is_paired, kept=_kept(task))
+    return datasets.texts(df, table, text=text, joined=not kind.is_paired, kept=_judged_by(task))
 
 
 def _only(spark: SparkSession, texts: DataFrame, ids: Iterable[str]) -> DataFrame:
@@ -213,7 +215,7 @@ def _as_it_is(
     spark: SparkSession, task: TaskConfig, table: TableConfig, df: DataFrame
 ) -> VectorTable:
     vectors = tuple(vector_column(df, name) for name in _vector_columns(task, table))
-    for name in _kept(task):
+    for name in _judged_by(task):
         datasets.check_column(df, name)
     manifest = _manifest(spark, table) if vectors[0].fingerprint else None
     id = table.id or (manifest.id if manifest and manifest.id else "")
@@ -230,6 +232,7 @@ def _as_it_is(
         df=df,
         id=id,
         vectors=vectors,
+        judged_by=tuple(_judged_by(task)),
         parts=manifest.parts if manifest else {},
         report={},
     )
