@@ -15,6 +15,7 @@ from e5spark.cli import (
     benchmark,
     calibrate,
     compact,
+    compare,
     embed,
     evaluate,
     init,
@@ -39,6 +40,7 @@ COMMANDS = {
     "prepare": prepare,
     "verify": verify,
     "evaluate": evaluate,
+    "compare": compare,
     "benchmark": benchmark,
 }
 
