@@ -20,7 +20,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test unit spark cluster chaos chaos-sample check coverage large large-sample s3 versions lowest
+.PHONY: demo test quality unit spark cluster chaos chaos-sample check coverage large large-sample s3 versions lowest
 .PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
@@ -66,6 +66,11 @@ large: .venv/installed java
 
 large-sample: .venv/installed java
 	$(PYTEST) -m large_sample
+
+# Published figures of the real e5-small-v2 in fp32, bf16 and int8, from vectors that the job writes;
+# E5SPARK_TEST_DATA names the evaluation sets. Tens of minutes on two cores.
+quality: .venv/installed java
+	$(BIN)/python jobs/quality.py $(if $(MODEL),--model $(MODEL))
 
 # Lines and branches that make test and make cluster run, also those in other processes and in
 # Spark's workers.
