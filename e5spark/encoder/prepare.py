@@ -27,7 +27,7 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
     require(
         ("openvino", "torch", "transformers"), extra="torch,openvino", purpose="e5spark prepare"
     )
-    files = _source(spec, to)
+    spec, files = _source(spec, to)
     if prepared.read(files.model) is not None:
         raise ModelError(
             f"{files.model} is a prepared model already. Use it as the model, or name the "
@@ -67,7 +67,7 @@ def prepare_int8(
         OptionError: If a package that prepares it is not installed.
     """
     require(("openvino", "nncf"), extra="torch,int8", purpose="e5spark prepare --precision int8")
-    files = _source(spec, to)
+    spec, files = _source(spec, to)
     from e5spark.encoder.engines.openvino import has_vnni
     from e5spark.encoder.engines.preparation import prepared_directory
     from e5spark.encoder.int8 import Sample, quantize
@@ -87,7 +87,7 @@ def prepare_int8(
     return _summary(to)
 
 
-def _source(spec: ModelSpec, to: Path) -> Files:
+def _source(spec: ModelSpec, to: Path) -> tuple[ModelSpec, Files]:
     if to.exists():
         raise ConflictError(f"{to} already exists; name a new directory.")
     return resolve_files(spec)
