@@ -7,7 +7,8 @@ from typing import Any
 from e5spark.encoder.packages import require
 from e5spark.errors import ConflictError, ModelError
 from e5spark.model import prepared
-from e5spark.model.checkpoint import Files, known_checkpoint
+from e5spark.model.checkpoint import Files, is_directory, known_checkpoint
+from e5spark.model.onnx_source import graph_file, is_onnx
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.resolve import resolve_files
 from e5spark.model.spec import ModelSpec
@@ -21,7 +22,8 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
 
     Raises:
         ConflictError: If the new directory exists.
-        ModelError: If the checkpoint cannot be prepared.
+        ModelError: If the checkpoint cannot be prepared, or is an ONNX graph that computes
+            something else than an encoder with its weights.
         OptionError: If a package that prepares it is not installed.
     """
     require(
@@ -34,7 +36,12 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
             "checkpoint itself."
         )
     from e5spark.encoder.engines.export import export
+    from e5spark.encoder.engines.original import check_graph
 
+    source = Path(spec.model).expanduser()
+    if is_directory(spec.model) and source.exists() and is_onnx(source):
+        with graph_file(source) as graph:
+            check_graph(graph, files.model)
     published = known_checkpoint(spec)
     export(files, to, checkpoint=published.name if published else None)
     return _summary(to)
