@@ -26,8 +26,9 @@ from e5spark.model.onnx_source import converted
 from e5spark.model.registry import Checkpoint, Recipe, Shape
 from e5spark.model.resolve import make_plan, resolve
 from e5spark.model.spec import model_spec
+from e5spark.spark.embedding import embed
 from tests import onnx_models
-from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.oracle import FP32_TOLERANCE, assert_close, reference, vectors_of
 from tests.texts import mixed_texts
 
 SHAPES = ("bert_wordpiece", "xlmr_unigram", "bert_unigram")
@@ -129,7 +130,9 @@ def test_vectors_of_a_graph_are_the_checkpoints(graphs, models, shape, engine, t
     assert_close(encoder.encode(TEXTS, role="query"), expected, FP32_TOLERANCE)
 
 
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize(
+    "dynamo", [False, pytest.param(True, marks=pytest.mark.large)], ids=["script", "dynamo"]
+)
 def test_weights_of_each_exporter_and_attention_are_the_checkpoints(models, tmp_path, dynamo):
     shape = "xlmr_unigram"
     graph = onnx_models.export(
@@ -506,3 +509,14 @@ def test_damaged_graph_is_read_or_refused(graphs, data):
         (Path(folder) / "tokenizer.json").write_text("{}")
         with contextlib.suppress(ModelError):
             converted(Path(folder))
+
+
+def test_workers_run_a_jar(make_table, graphs, models, tmp_path):
+    shape = "bert_wordpiece"
+    tokenizer = Path(models[shape]) / "tokenizer.json"
+    jar = onnx_models.jar(
+        tmp_path / "m.jar", {"m.onnx": graphs[shape], "tokenizer.json": tokenizer}
+    )
+    rows = embed(make_table(TEXTS), text="text", role="query", model=str(jar), **RECIPE)
+    expected = reference(models[shape], TEXTS, prompt="query: ")
+    assert_close(vectors_of(rows), expected, FP32_TOLERANCE)

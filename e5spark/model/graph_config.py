@@ -18,6 +18,7 @@ def graph_config(weights: GraphWeights) -> dict[str, Any]:
         ValueError: If it computes something else; the message says what differs, and its subject
             is the file.
     """
+    sizes = _sizes(weights)
     operators = Counter(node.operator for node in weights.graph.nodes)
     numbers = [
         int(name.split(".")[2]) for name in weights.tensors if name.startswith("encoder.layer.")
@@ -33,7 +34,6 @@ def graph_config(weights: GraphWeights) -> dict[str, Any]:
     approximate = {node.attributes.get("approximate") for node in _nodes(weights, "Gelu")}
     if "tanh" in approximate:
         raise ValueError("approximates GELU with tanh")
-    sizes = _sizes(weights)
     config: dict[str, Any] = {
         "model_type": "bert",
         "num_hidden_layers": layers,
