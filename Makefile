@@ -20,7 +20,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test unit spark chaos chaos-sample check coverage large large-sample s3 versions lowest
+.PHONY: demo test unit spark cluster chaos chaos-sample check coverage large large-sample s3 versions lowest
 .PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
@@ -29,9 +29,9 @@ demo: .venv/installed java
 	@$(BIN)/spark-submit --properties-file conf/spark-local.conf --master 'local[$(CORES)]' \
 		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
 
-# Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds the two
-# samples; make chaos, large, versions and s3 run every night.
-NIGHTLY := large or s3 or chaos or chaos_sample
+# Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
+# cluster and the two samples; make chaos, large, versions and s3 run every night.
+OTHER_TIERS := cluster or large or s3 or chaos or chaos_sample
 PYTEST := $(BIN)/python -m pytest
 # A worker of pytest-xdist takes whole files, because a file shares its models and tables.
 PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
@@ -40,10 +40,14 @@ test: unit spark
 
 # Two thirds of the cases. None starts a JVM: a test that tries fails.
 unit: .venv/installed
-	$(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(NIGHTLY))'
+	$(PYTEST) $(PARALLEL) $(CORES) -m 'not spark and not ($(OTHER_TIERS))'
 
 spark: .venv/jars java
-	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
+	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(OTHER_TIERS))'
+
+# Spark as it is deployed: standalone clusters, a Connect server, spark-submit, the whole benchmark.
+cluster: .venv/jars java
+	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'cluster and not (large or s3 or chaos or chaos_sample)'
 
 # 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about an
 # hour on two cores. The sample has some of them, for each kind of table and each process that can
@@ -63,12 +67,13 @@ large: .venv/installed java
 large-sample: .venv/installed java
 	$(PYTEST) -m large_sample
 
-# Lines and branches that make test runs, also those in other processes and in Spark's workers.
+# Lines and branches that make test and make cluster run, also those in other processes and in
+# Spark's workers.
 coverage: .venv/jars java
 	rm -rf build/coverage
 	$(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
-		-m 'not spark and not ($(NIGHTLY))'
-	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not ($(NIGHTLY))'
+		-m 'not spark and not ($(OTHER_TIERS))'
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not (large or s3 or chaos or chaos_sample)'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --skip-empty
 
@@ -80,7 +85,7 @@ s3: .venv/installed .venv/moto/installed java
 # What depends on Spark, on its other minor versions: embed and both kinds of UDF, the job on
 # Parquet run again and again, and Delta's rows and columns with the jars of each version. make
 # versions-3.5 is one of them: 600 MB of disk, and its jars.
-VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns changes job \
+VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns diff job \
 	incremental delta delta_target delta_columns)
 
 versions: $(VERSIONS:%=versions-%)

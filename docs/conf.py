@@ -22,7 +22,7 @@ autoapi_dirs = [str(ROOT / "e5spark")]
 autoapi_generate_api_docs = False
 autoapi_add_toctree_entry = False
 autoapi_keep_files = False
-autoapi_ignore = ["*/tables/*", "*/job/*", "*/benchmark/*", "*/cli.py", "*/__main__.py"]
+autoapi_ignore = ["*/tables/*", "*/job/*", "*/benchmark/*", "*/cli/*", "*/__main__.py"]
 # Imports of the modules ignored above, and of names that an assignment defines together.
 suppress_warnings = ["autoapi.python_import_resolution"]
 autodoc_typehints = "signature"

@@ -104,7 +104,7 @@ def test_a_huge_row_and_many_empty_ones(tmp_path: Path, model: str, content: str
     environment.pop("SPARK_HOME", None)
     stop, peaks = threading.Event(), []
     with subprocess.Popen(
-        [sys.executable, "-m", "e5spark.cli", "embed", str(job)],
+        [sys.executable, "-m", "e5spark", "embed", str(job)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,37 @@
+"""``e5spark embed``: the job."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from e5spark.cli.failure import failed
+from e5spark.cli.overrides import add_overrides
+from e5spark.errors import GateError
+from e5spark.job import job_file
+from e5spark.job import run as job
+from e5spark.job.report import check_errors
+from e5spark.job.session import session
+
+HELP = "embed the table of a job file"
+log = logging.getLogger("e5spark")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to its parser."""
+    parser.add_argument("config", type=Path, help="the job file; e5spark init writes one")
+    add_overrides(parser)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Runs the command and returns the document of its last line."""
+    config = job_file.load(options.config, options.set)
+    with session(config) as spark:
+        report = job.run(spark, config)
+    for sentence in report.sentences():
+        log.info("%s", sentence)
+    try:
+        check_errors(report, config.run.max_error_rate)
+    except GateError as error:  # the document still says what was written
+        return {**report.as_dict(), **failed(error)}
+    return report.as_dict()
