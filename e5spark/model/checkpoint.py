@@ -11,9 +11,13 @@ from pathlib import Path
 
 from e5spark.errors import ModelError
 from e5spark.model import hub, prepared, registry
+from e5spark.model.architecture import read_config
+from e5spark.model.content import content_sha256
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 from e5spark.model.json_file import read_json
+from e5spark.model.onnx_files import ZIP_SUFFIXES
+from e5spark.model.onnx_source import converted, is_onnx
 from e5spark.model.registry import Checkpoint
 from e5spark.model.spec import ModelSpec, Precision
 
@@ -64,8 +68,8 @@ def locate(spec: ModelSpec) -> Files:
         return Files(model=model, tokenizer=tokenizer)
     if not has_tokenizer(model):
         raise ModelError(
-            f"{model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name the "
-            "directory that has them with tokenizer=."
+            f"{spec.model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name "
+            "the directory that has them with tokenizer=."
         )
     return Files(model=model, tokenizer=model)
 
@@ -127,8 +131,8 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
 
 
 def is_directory(model: str) -> bool:
-    """Returns whether the model is a directory and not a name on the hub."""
-    return model.startswith(("/", ".", "~", ARCHIVE))
+    """Returns whether the model is a directory, a jar or a zip, and not a name on the hub."""
+    return model.startswith(("/", ".", "~", ARCHIVE)) or model.endswith(ZIP_SUFFIXES)
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -172,12 +176,29 @@ def hash_files(files: Files) -> Weights:
     manifest = prepared.read(files.model)
     if manifest is not None:
         return manifest.weights
-    names = ["config.json", *weight_files(files.model)]
-    tokenizer_files = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    paths = [files.model / name for name in weight_files(files.model)]
     return Weights(
-        weights=_digest(files.model / name for name in names),
-        tokenizer=_digest(files.tokenizer / name for name in tokenizer_files),
+        weights=content_sha256(paths, read_config(files.model)), tokenizer=_hash_tokenizer(files)
     )
+
+
+def earlier_hashes(files: Files) -> Weights:
+    """Returns the hashes by which e5spark 0.1.0 identified a checkpoint: those of its files.
+
+    The fingerprints of tables, calibrations and prepared models that it wrote have them.
+    """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        return manifest.earlier_weights
+    names = ["config.json", *weight_files(files.model)]
+    return Weights(
+        weights=_digest(files.model / name for name in names), tokenizer=_hash_tokenizer(files)
+    )
+
+
+def _hash_tokenizer(files: Files) -> str:
+    names = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    return _digest(files.tokenizer / name for name in names)
 
 
 def check_published(spec: ModelSpec, files: Files) -> None:
@@ -224,6 +245,12 @@ def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:
         )
     else:
         return hub.snapshot(model, revision=spec.revision, download=spec.download, weights=weights)
-    if not path.is_dir():
+    path = path.absolute()
+    is_archive = weights and path.is_file() and path.suffix in ZIP_SUFFIXES
+    if not path.is_dir() and not is_archive:
+        if path.is_file():
+            raise ModelError(
+                f"{model!r} is a file; name the directory that holds it, or a jar or zip file."
+            )
         raise ModelError(f"There is no model directory {model!r}; {remedy}")
-    return path.absolute()
+    return converted(path) if weights and is_onnx(path) else path

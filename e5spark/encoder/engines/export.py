@@ -17,10 +17,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from e5spark.encoder.engines.packed import pad_position
 from e5spark.encoder.engines.torch import load_model
+from e5spark.encoder.tokenizer import padding_id
 from e5spark.errors import ModelError
 from e5spark.model import prepared
 from e5spark.model.architecture import ARCHITECTURES, read_config
-from e5spark.model.checkpoint import Files, hash_files
+from e5spark.model.checkpoint import Files, earlier_hashes, hash_files
 from e5spark.model.prepared import Manifest
 
 _ARCHITECTURES = [name for name, entry in ARCHITECTURES.items() if entry.prepared_by == "openvino"]
@@ -65,11 +66,11 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
         if (files.model / name).is_file():
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(files.model / name, directory / name)
-    pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
     manifest = Manifest(
         kind="float",
         source=hash_files(files),
-        pad_id=int(pad),
+        earlier_source=earlier_hashes(files).weights,
+        pad_id=padding_id(loaded),
         pad_position=pad_position(model),
         checkpoint=checkpoint,
     )
