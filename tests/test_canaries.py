@@ -51,7 +51,7 @@ def unit(rows: int = 1, dim: int = 32, seed: int = 0) -> np.ndarray:
 # What is compared, and how
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 99)), max_size=4))
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 99)), min_size=1, max_size=4))
 def test_canaries_come_back_from_json_bit_by_bit(sizes: list[tuple[int, int]]) -> None:
     stored = canaries_of(*(unit(rows, seed=seed) for rows, seed in sizes))
     current = canaries.read(json.loads(json.dumps(stored.as_dict())))
@@ -112,7 +112,14 @@ def test_a_lost_vector_a_lost_window_and_a_zero_vector_are_differences() -> None
 
 @pytest.mark.parametrize(
     "change",
-    [{"texts": None}, {"vectors": [["?"]]}, {"vectors": []}, {"texts": [3]}, {"vectors": [[]]}],
+    [
+        {"texts": None},
+        {"texts": [], "vectors": []},
+        {"vectors": [["?"]]},
+        {"vectors": []},
+        {"texts": [3]},
+        {"vectors": [[]]},
+    ],
     ids=str,
 )
 def test_damaged_canaries_are_a_conflict_with_a_remedy(change: dict[str, object]) -> None:

@@ -74,7 +74,8 @@ def read(document: Mapping[str, Any]) -> Canaries:
             np.stack([np.frombuffer(base64.b64decode(row, validate=True), "<f4") for row in rows])
             for rows in document["vectors"]
         )
-        if len(texts) != len(vectors) or not all(isinstance(text, str) for text in texts):
+        are_texts = texts and all(isinstance(text, str) for text in texts)
+        if len(texts) != len(vectors) or not are_texts:
             raise ValueError("its texts and vectors do not belong together")
     except (KeyError, TypeError, ValueError) as error:
         raise ConflictError(
@@ -90,7 +91,9 @@ def embed(spark: SparkSession, plan: Plan, texts: Sequence[str] = TEXTS) -> Cana
 
     They are passages and float32, before any output type; everything else is as in the plan.
     """
-    rows = spark.createDataFrame(list(enumerate(texts)), "number int, text string").coalesce(1)
+    # One partition; a classic session would keep rows that come from Python in an RDD.
+    text = F.element_at(F.array(*map(F.lit, texts)), F.col("id").cast("int") + 1)
+    rows = spark.range(0, len(texts), 1, 1).select(F.col("id").alias("number"), text.alias("text"))
     columns = TextColumns(text="text", role="passage")
     result = embed_plan(rows, as_float32(plan), columns, event="canaries")
     embedded = (
