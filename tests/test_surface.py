@@ -73,8 +73,8 @@ def test_another_name_is_an_attribute_error():
 def test_embed_is_the_function_and_no_module():
     code = "from e5spark import embed; import e5spark.spark.embedding; print(callable(embed))"
     command = [sys.executable, "-c", f"{code}; assert embed is e5spark.spark.embed"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_embed_is_the_function_and_no_module():
         (e5spark.Encoder.encode, ["role", "instruction"]),
         (e5spark.Encoder.load, ["threads", "options"]),
     ],
-    ids=lambda each: getattr(each, "__qualname__", ""),
+    ids=lambda function: getattr(function, "__qualname__", ""),
 )
 def test_options_are_passed_by_keyword_and_role_has_no_default(function, keywords):
     parameters = inspect.signature(function).parameters
