@@ -253,7 +253,8 @@ def test_figures_of_a_run_count_every_vector(embed: Callable[..., dict[str, Any]
     assert (report["code"], report["chunks"]) == (4, 1)
     assert "equal_share is" in report["message"]
     assert (figures["vectors"], figures["not_finite"], figures["zeros"]) == (60, 0, 0)
-    assert figures["equal_share"] == pytest.approx(0.5, abs=0.05)
+    # At most a half: an engine may round equal texts differently in two batches.
+    assert 0.2 < figures["equal_share"] <= 0.55
     assert -1 < figures["pair_cosine"] < 1
     assert abs(figures["lowest_norm"] - 1) < 1e-5 > abs(figures["highest_norm"] - 1)
     assert (figures["truncated_share"], figures["error_share"]) == (0, 0)

@@ -36,7 +36,7 @@ class Figures:
         cosine_sum: The sum of their cosines.
         distinct_texts: Different texts, estimated to 1 % and summed over chunks; None for several
             text columns, whose texts are hashed together.
-        distinct_vectors: Different vectors as they are stored, counted alike.
+        distinct_vectors: Different vectors as they are stored, bit by bit, counted alike.
     """
 
     vectors: int = 0
