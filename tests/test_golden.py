@@ -117,11 +117,18 @@ def test_prepared_model_of_an_earlier_release_gives_the_checkpoints_vectors(gold
 def test_parquet_table_of_an_earlier_release_is_updated(
     spark: Any, golden: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    manifest = golden / "parquet" / "_e5spark" / "manifest.json"
+    was = json.loads(manifest.read_bytes())
     before = read_parquet(golden / "parquet")
     assert len(before) == expected["rows"]
     report = update(golden, "parquet", run_here(capsys))
     assert counts(report) == (expected["rows"] - 1, 2)
     check_updated(before, read_parquet(golden / "parquet"), golden)
+    # Canaries are added; nothing else in the manifest changes.
+    assert report["quality"]["canaries"] == "added"
+    after = json.loads(manifest.read_bytes())
+    assert list(after) == [*was, "canaries"]
+    assert {**after, "canaries": None} == {**was, "canaries": None}
 
 
 def test_run_that_an_earlier_release_left_unfinished_is_finished(

@@ -17,12 +17,13 @@ from e5spark.job.config import (
     JobConfig,
     ModelConfig,
     OutputConfig,
+    QualityConfig,
     RunConfig,
     check,
 )
 from e5spark.model.spec import ModelOptions
 
-_Section = TypeVar("_Section", InputConfig, EmbedConfig, OutputConfig, RunConfig)
+_Section = TypeVar("_Section", InputConfig, EmbedConfig, OutputConfig, RunConfig, QualityConfig)
 _Built = TypeVar("_Built", JobConfig, ModelConfig)
 # Paths of a table or a directory, which may begin with ~.
 _PATHS = ("input.path", "input.checkpoint_location", "output.path")
@@ -137,6 +138,7 @@ def _job(data: dict[str, Any]) -> JobConfig:
         model=_model(data),
         output=_section(data, "output", OutputConfig),
         run=_section(data, "run", RunConfig),
+        quality=_section(data, "quality", QualityConfig),
         spark=_strings(data.get("spark", {})),
     )
 

@@ -11,9 +11,11 @@ from e5spark.errors import ConfigError, ConflictError, OptionError
 from e5spark.job import source as sources
 from e5spark.job import streaming
 from e5spark.job.config import JobConfig
+from e5spark.job.quality import Quality
 from e5spark.job.report import Counts, RunReport, versions
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, sync
+from e5spark.job.watch import Watch
 from e5spark.model.fingerprint import Weights
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
@@ -46,7 +48,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
 
     Raises:
         ConflictError: If the output was not written by e5spark, has other vectors, or is locked by
-            another run.
+            another run; or if the canaries have other vectors.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.
@@ -65,9 +67,10 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         source = sources.open_source(spark, config)
     check_device(spark, plan)
     started = time.monotonic()
-    counts = _sync(spark, config, plan, source, target, stream)
+    counts, quality = _sync(spark, config, plan, source, target, stream)
     return RunReport(
         counts=counts,
+        quality=quality,
         seconds=time.monotonic() - started,
         model=plan.spec.checkpoint or plan.spec.model,
         dim=plan.recipe.dim,
@@ -240,7 +243,7 @@ def _sync(
     source: Source,
     target: Sink,
     stream: DataFrame | None,
-) -> Counts:
+) -> tuple[Counts, Quality]:
     schema = sources.embedded(source.rows, plan, source).schema
     properties = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
     if not target.location:
@@ -249,10 +252,15 @@ def _sync(
     with acquire(files) as lock:
         commits = Commits(Ledger(files, lock), target, schema=schema, id=source.id)
         commits.begin(_manifest(spark, plan, source, schema, target), properties)
-        context = SyncContext(run=config.run, plan=plan, source=source, commits=commits)
+        watch = Watch(config.quality, plan, commits.ledger, versions(spark))
+        context = SyncContext(
+            run=config.run, plan=plan, source=source, commits=commits, watch=watch
+        )
         if stream is not None:
-            return streaming.run_stream(spark, context, config, stream)
-        return sync(spark, context)
+            counts = streaming.run_stream(spark, context, config, stream)
+        else:
+            counts = sync(spark, context)
+        return counts, watch.finish()
 
 
 def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:

@@ -14,6 +14,7 @@ from e5spark.names import RESERVED, listed, quoted, redacted
 from e5spark.spark.columns import (
     TextColumns,
     check_free,
+    figure_names,
     resolve_column,
     result_names,
     text_column,
@@ -125,22 +126,30 @@ def _check_hash_id(df: DataFrame) -> None:
         )
 
 
-def embedded(rows: DataFrame, plan: Plan, source: Source) -> DataFrame:
+def embedded(rows: DataFrame, plan: Plan, source: Source, *, figures: bool = False) -> DataFrame:
     """Returns rows of the input with their vectors: the rows and the columns of the output.
 
     After the columns of ``embed`` come ``content_hash``, binary, and ``embedding_fp``, string: the
     first 16 digits of the fingerprint, which tell a vector's origin after any join. The metadata
     of a vector's column holds the whole fingerprint.
+
+    Args:
+        rows: Rows of the source.
+        plan: The model.
+        source: The input.
+        figures: Whether to add the columns of ``figure_names``, which the output does not have.
     """
     digest = plan.fingerprint.digest
     rows = rows.drop(diff.COPIES)
     fingerprint = f"{source.texts.column_prefix}embedding_fp"
     check_free(rows, [fingerprint])
     names = [name for names in result_names(plan, source.texts) for name in names.values()]
-    return embed_plan(rows, plan, source.texts).select(
+    hidden = [name for names in figure_names(source.texts) for name in names.values()]
+    return embed_plan(rows, plan, source.texts, figures=figures).select(
         *(F.col(quoted(name)) for name in (*source.columns, *names)),
         F.col(quoted(source.hash)),
         F.lit(digest[:16]).alias(fingerprint),
+        *(F.col(name) for name in hidden if figures),
     )
 
 

@@ -4,6 +4,7 @@ Nothing runs before an action.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack
 
 from pyspark.sql import Column, DataFrame
@@ -23,6 +24,7 @@ from e5spark.spark.columns import (
     check_model_type,
     check_reserved,
     check_role_type,
+    figure_names,
     result_names,
     text_column,
 )
@@ -143,8 +145,22 @@ def plan_for_table(plan: Plan, stored: Weights) -> Plan:
     return with_stored_identity(plan, localized(plan.spec), stored)
 
 
-def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
+def embed_plan(
+    df: DataFrame,
+    plan: Plan,
+    texts: TextColumns,
+    *,
+    figures: bool = False,
+    event: str = "window",
+) -> DataFrame:
     """Returns the same DataFrame as ``embed``, for a model that is already resolved.
+
+    Args:
+        df: The table.
+        plan: The model.
+        texts: The text columns.
+        figures: Whether to add the columns of ``figure_names`` at the end.
+        event: See ``Request``.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings, or an added name is
@@ -152,6 +168,7 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
         OptionError: If the role, the instruction or their combination is wrong.
     """
     request, arguments = udf_call(df, plan, texts)
+    request = replace(request, figures=figures, event=event)
     names = result_names(plan, texts)
     check_free(df, [name for columns in names for name in columns.values()])
     if request.texts > 1 and plan.recipe.long_text == "split":
@@ -169,7 +186,8 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
     metadata = {f"e5spark.{key}": value for key, value in facts.items()}
     added = [
         struct[field].alias(name, metadata=metadata if field == "embedding" else {})
-        for struct, columns in zip(structs, names, strict=True)
+        for group in ([names, figure_names(texts)] if figures else [names])
+        for struct, columns in zip(structs, group, strict=True)
         for field, name in columns.items()
     ]
     return result.select("*", *added).drop(_STRUCT, _WINDOW)
