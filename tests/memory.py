@@ -37,6 +37,8 @@ MANIFEST = Manifest(
     versions={},
 )
 
+CANARIES = {"texts": ["a"], "vectors": [["AACAPw=="]]}
+
 
 class Died(BaseException):
     """The process is dead: no handler of it runs."""
@@ -283,6 +285,8 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
         if id is None and (recovered or ledger.has_finished):
             return 0
         work = [row for row in source.items() if before.get(row[0]) != row[1]]
+        if work and ledger.manifest.canaries is None:
+            ledger.add_canaries(CANARIES)
         waits = sink.publishes_once or id is None
         deferred = [row for row in work if waits or row[0] in before]
         new = [row for row in work if row not in deferred]
@@ -303,6 +307,8 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
             )
             commits.replace(session, replacement, deleted=deleted)
         ledger.sweep()
+        if embedded:
+            ledger.keep_figures({"vectors": embedded})
     return embedded
 
 

@@ -1,5 +1,6 @@
 """A commit by a run that has been overtaken, and what a manifest protects: no Spark is needed."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError
+from e5spark.tables.ledger import layout
 from e5spark.tables.ledger import ledger as records
+from e5spark.tables.ledger.documents import dumped
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
 from e5spark.tables.ledger.records import Record
@@ -201,3 +204,45 @@ def test_a_table_of_another_shape_is_refused(
     Ledger(files, FakeLock(1)).record(Record(name="00001-00001", kind="append"))
     with pytest.raises(ConflictError, match=sentence):
         Ledger(files, FakeLock(2)).begin(replace(MANIFEST, **change))
+
+
+def test_canaries_are_added_to_a_manifest_of_any_release_and_change_nothing_else(
+    files: LocalStorage,
+) -> None:
+    ledger = Ledger(files, FakeLock(1))
+    ledger.begin(MANIFEST)
+    older = json.loads(files.read(layout.MANIFEST))
+    del older["canaries"]
+    older["of another release"] = 1
+    files.put(layout.MANIFEST, dumped(older))
+    ledger.add_canaries({"texts": ["a"]})
+    assert json.loads(files.read(layout.MANIFEST)) == {**older, "canaries": {"texts": ["a"]}}
+    assert ledger.manifest == replace(MANIFEST, canaries={"texts": ["a"]})
+    # They are no part of what a table's vectors are.
+    ledger.check(MANIFEST)
+    record = Record(name="00001-00001", kind="append")
+    ledger.record(record)
+    ledger.begin(MANIFEST)
+    assert ledger.manifest.canaries == {"texts": ["a"]}
+
+
+@pytest.mark.parametrize("write", [Ledger.add_canaries, Ledger.keep_figures])
+def test_a_run_that_was_overtaken_writes_neither_canaries_nor_figures(
+    files: LocalStorage, write: Callable[..., None]
+) -> None:
+    Ledger(files, FakeLock(1)).begin(MANIFEST)
+    before = files.read(layout.MANIFEST)
+
+    def overtaken(number: int) -> None:
+        raise ConflictError("Another run has taken over.")
+
+    with pytest.raises(ConflictError):
+        write(Ledger(files, FakeLock(1, overtaken)), {"vectors": 1})
+    assert files.read(layout.MANIFEST) == before
+    assert Ledger(files, FakeLock(2)).last_figures() is None
+
+
+def test_figures_of_the_last_run_replace_those_before_it(files: LocalStorage) -> None:
+    for epoch in (1, 2):
+        Ledger(files, FakeLock(epoch)).keep_figures({"vectors": epoch, "pair_cosine": None})
+    assert Ledger(files, FakeLock(3)).last_figures() == {"vectors": 2, "pair_cosine": None}

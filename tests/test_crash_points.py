@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger.ledger import Ledger
+from e5spark.tables.ledger.manifest import read_manifest
 from tests import memory
 from tests.memory import CHUNK, Died, Disk, MemoryStorage, Rows, sync
 
@@ -75,6 +77,11 @@ def check_recovery(disk: Disk, kind: str, scenario: str) -> int:
     embedded = sync(MemoryStorage(disk), kind, wanted, id=id)
     assert memory.visible_rows(disk, kind) == Counter(wanted.items())
     assert memory.left_over(disk) == []
+    manifest = read_manifest(MemoryStorage(disk))
+    assert replace(manifest, canaries=None) == replace(memory.MANIFEST, id=id)
+    # None where a run that stood still while it wrote the first manifest has overwritten its
+    # successor's: the next run that embeds adds canaries again.
+    assert manifest.canaries in (None, memory.CANARIES)
     assert sync(MemoryStorage(disk), kind, wanted, id=id) == 0
     assert memory.visible_rows(disk, kind) == Counter(wanted.items())
     return embedded
@@ -98,6 +105,7 @@ def test_a_run_that_ends_at_any_operation_is_finished_by_the_next(
             for record in Ledger(MemoryStorage(disk), None).pending("append", "deferred")
         )
         embedded = check_recovery(disk, kind, scenario)
+        assert read_manifest(MemoryStorage(disk)).canaries, f"at operation {at}"
         assert embedded <= work, f"at operation {at}"
         if id is not None:
             assert embedded <= work - recorded + CHUNK, f"at operation {at}"

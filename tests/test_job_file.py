@@ -19,6 +19,7 @@ from e5spark.job.config import (
     JobConfig,
     ModelConfig,
     OutputConfig,
+    QualityConfig,
     RunConfig,
 )
 from e5spark.model.engines import ENGINES
@@ -53,7 +54,7 @@ def load(tmp_path):
 def defaults() -> dict[str, Any]:
     """Each key of a job file, as section.key, and the value the code takes without it."""
     values = {}
-    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig):
+    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, QualityConfig):
         section = kind.__name__.removesuffix("Config").lower()
         for field in dataclasses.fields(kind):
             has_factory = field.default_factory is not dataclasses.MISSING
@@ -110,7 +111,7 @@ def comments() -> dict[str, str]:
 def choices() -> dict[str, tuple[str, ...]]:
     """Each key whose values are names from a list, and the list."""
     names = {"output.format": tuple(SINKS), "model.engine": ("auto", *ENGINES)}
-    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, ModelSpec):
+    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, QualityConfig, ModelSpec):
         section = kind.__name__.removesuffix("Config").removesuffix("Spec").lower()
         for key, hint in get_type_hints(kind).items():
             values = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
@@ -173,6 +174,7 @@ def test_a_minimal_job_has_the_defaults(load):
         model=ModelConfig(name="/models/e5", options={}),
         output=OutputConfig(path="/data/vectors"),
         run=RunConfig(),
+        quality=QualityConfig(),
         spark={},
     )
 
@@ -194,7 +196,7 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
     ("more", "expected"),
     [
         ("[outptu]\nx = 1", "unknown section [outptu]. Did you mean 'output'?"),
-        ("[qqqq]", "Use one of input, embed, model, output, run, spark."),
+        ("[qqqq]", "Use one of input, embed, model, output, run, quality, spark."),
         ("[run]\npartition = 3", "unknown key 'partition' in [run]. Did you mean 'partitions'?"),
         ("[run]\nqqqqqqqqq = 3", "Use one of partitions, max_error_rate"),
     ],
@@ -450,14 +452,18 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
     run=sections(RunConfig),
+    quality=sections(QualityConfig, "max_pair_cosine"),
 )
-def test_every_value_comes_back_as_it_was_written(tmp_path_factory, table, embed, model, run):
+def test_every_value_comes_back_as_it_was_written(
+    tmp_path_factory, table, embed, model, run, quality
+):
     written = {
         "input": {"path": "/i", "id": "i", **table},
         "embed": {"text": "t", **embed, "role": "query"},
         "model": {"name": "/m", **model},
         "output": {"path": "/o"},
         "run": run,
+        "quality": quality,
     }
     path = tmp_path_factory.mktemp("job") / "job.toml"
     path.write_text(toml(written), "utf-8")
@@ -467,6 +473,7 @@ def test_every_value_comes_back_as_it_was_written(tmp_path_factory, table, embed
         model=ModelConfig(name="/m", options=model),
         output=OutputConfig(path="/o"),
         run=RunConfig(**run),
+        quality=QualityConfig(**quality),
         spark={},
     )
 

@@ -5,7 +5,10 @@ import dataclasses
 import pytest
 
 from e5spark.errors import GateError
-from e5spark.job.report import Counts, RunReport, check_errors, total
+from e5spark.job.config import QualityConfig
+from e5spark.job.figures import Figures
+from e5spark.job.quality import Gate, Quality, judge, judge_drift
+from e5spark.job.report import Counts, RunReport, check_errors, check_gates, total
 
 COUNTS = Counts(
     rows_in=10,
@@ -26,8 +29,16 @@ COUNTS = Counts(
     chunks=1,
     epoch=7,
 )
+QUALITY = Quality(
+    figures=Figures(vectors=2, zeros=1),
+    gates=judge(Figures(vectors=2, zeros=1), [Gate(figure="zeros", highest=1)]),
+    drift=(),
+    drift_fails=False,
+    canaries="matched",
+)
 REPORT = RunReport(
     counts=COUNTS,
+    quality=QUALITY,
     seconds=2.0,
     model="intfloat/e5-small-v2",
     dim=384,
@@ -40,6 +51,7 @@ KEYS = """
     rows_in duplicates rows ok null_text empty_text error truncated already_prompted tokens
     lost_tokens embedded skipped deleted recovered chunks epoch lost_token_share seconds
     texts_per_second tokens_per_second model dim fingerprint fingerprint_parts output versions
+    quality
 """.split()  # noqa: SIM905
 
 
@@ -83,3 +95,23 @@ def test_errors_are_a_share_of_all_texts_of_the_input() -> None:
     check_errors(REPORT, 0.1)
     with pytest.raises(GateError, match="1 of 10 texts could not be embedded"):
         check_errors(REPORT, 0.09)
+
+
+def test_all_gates_that_failed_are_in_one_message() -> None:
+    check_gates(REPORT, 0.1)
+    failed = judge(QUALITY.figures, [Gate(figure="zeros", highest=0)])
+    broken = dataclasses.replace(REPORT, quality=dataclasses.replace(QUALITY, gates=failed))
+    with pytest.raises(GateError) as caught:
+        check_gates(broken, 0.0)
+    message = str(caught.value)
+    assert "1 of 10 texts could not be embedded" in message
+    assert "zeros is 1, and at most 0 is allowed" in message
+    with pytest.raises(GateError, match=r"^The vectors of this run do not pass \[quality\]"):
+        check_gates(broken, 0.1)
+
+
+def test_drift_that_does_not_fail_the_run_is_in_the_log() -> None:
+    figures = Figures(vectors=1000, truncated=900)
+    drift = judge_drift(figures, {"truncated_share": 0.1}, QualityConfig())
+    drifting = dataclasses.replace(REPORT, quality=dataclasses.replace(QUALITY, drift=drift))
+    assert drifting.sentences()[-1].startswith("Drift: truncated_share is 0.9, and at most 0.2")

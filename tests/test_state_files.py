@@ -12,7 +12,7 @@ from e5spark.tables.ledger.documents import FORMAT, dumped
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.ledger.manifest import read_manifest
-from e5spark.tables.ledger.records import Record
+from e5spark.tables.ledger.records import Record, RunFigures
 from e5spark.tables.ledger.stream_checkpoint import claim
 from e5spark.tables.storage.local import LocalStorage
 from tests.test_commit import MANIFEST, FakeLock
@@ -58,6 +58,12 @@ KINDS: dict[str, tuple[str, dict[str, object], Read, str]] = {
         asdict(RECORD),
         lambda files: Ledger(files, FakeLock(2)).pending("append"),
         "Restore it from a backup, or give a new output.",
+    ),
+    "figures": (
+        "_e5spark/figures.json",
+        asdict(RunFigures(epoch=1, figures={"vectors": 5})),
+        lambda files: Ledger(files, FakeLock(2)).last_figures(),
+        "Remove the file: the next run writes a new one",
     ),
     "lock": (
         "_e5spark/lock/0000001.json",

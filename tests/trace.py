@@ -17,7 +17,7 @@ class Trace:
         self._seen = {path: path.stat().st_size for path in self._directory.glob("*.jsonl")}
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Every "load" or "window" event since the mark."""
+        """Every "load", "window" or "canaries" event since the mark."""
         lines = [
             line
             for path in sorted(self._directory.glob("*.jsonl"))

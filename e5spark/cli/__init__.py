@@ -16,10 +16,12 @@ from e5spark.cli import (
     calibrate,
     compact,
     compare,
+    duplicates,
     embed,
     evaluate,
     init,
     prepare,
+    search,
     verify,
 )
 from e5spark.cli.failure import failed
@@ -35,6 +37,8 @@ log = logging.getLogger("e5spark")
 COMMANDS = {
     "init": init,
     "embed": embed,
+    "search": search,
+    "duplicates": duplicates,
     "compact": compact,
     "calibrate": calibrate,
     "prepare": prepare,

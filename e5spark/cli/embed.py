@@ -10,7 +10,7 @@ from e5spark.cli.overrides import add_overrides
 from e5spark.errors import GateError
 from e5spark.job import job_file
 from e5spark.job import run as job
-from e5spark.job.report import check_errors
+from e5spark.job.report import check_gates
 from e5spark.job.session import session
 
 HELP = "embed the table of a job file"
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for sentence in report.sentences():
         log.info("%s", sentence)
     try:
-        check_errors(report, config.run.max_error_rate)
+        check_gates(report, config.run.max_error_rate)
     except GateError as error:  # the document still says what was written
         return {**report.as_dict(), **failed(error)}
     return report.as_dict()

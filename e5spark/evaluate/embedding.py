@@ -20,7 +20,14 @@ from e5spark.evaluate.config import (
 )
 from e5spark.job import job_file
 from e5spark.job import run as job
-from e5spark.job.config import EmbedConfig, InputConfig, JobConfig, ModelConfig, RunConfig
+from e5spark.job.config import (
+    EmbedConfig,
+    InputConfig,
+    JobConfig,
+    ModelConfig,
+    QualityConfig,
+    RunConfig,
+)
 from e5spark.job.config import OutputConfig as JobOutput
 from e5spark.job.report import check_errors
 from e5spark.job.source import vector_names
@@ -194,6 +201,7 @@ def _embed(
         model=ModelConfig(name=config.model.name, options=options),
         output=JobOutput(path=directory),
         run=RunConfig(delete_missing=True),
+        quality=QualityConfig(),
         spark={},
     )
     log.info("%s: embedding its %s into %s", task.key, side, redacted(directory))

@@ -10,12 +10,14 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructType
 
-from e5spark.job import metrics
+from e5spark.job import figures, metrics
 from e5spark.job.diff import KIND
+from e5spark.job.figures import Figures
 from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
+from e5spark.job.watch import Watch
 from e5spark.model.resolve import Plan
-from e5spark.spark.columns import result_names
+from e5spark.spark.columns import figure_names, result_names
 from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
@@ -136,36 +138,52 @@ def _grouped(
 
 
 def embed_chunks(
-    chunks: Sequence[Chunk], *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
+    chunks: Sequence[Chunk],
+    *,
+    plan: Plan,
+    source: Source,
+    commits: Commits,
+    sizes: Sizes,
+    watch: Watch,
 ) -> list[Record]:
     """Embeds and commits each chunk; returns the records of the commits.
 
-    After a failure no further chunk begins; chunks in flight are finished and committed.
+    The watch gets the figures of each. After a failure no further chunk begins; chunks in flight
+    are finished and committed.
     """
     progress = Progress(rows=sum(chunk.rows for chunk in chunks), chunks=len(chunks))
 
     def run(chunk: Chunk) -> Record:
-        record = _embed(chunk, plan=plan, source=source, commits=commits, sizes=sizes)
+        record, chunk_figures = _embed(
+            chunk, plan=plan, source=source, commits=commits, sizes=sizes
+        )
+        watch.add(chunk_figures)
         progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
         return record
 
     return _run_concurrently(run, chunks, sizes.concurrent_chunks)
 
 
-def _embed(chunk: Chunk, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes) -> Record:
+def _embed(
+    chunk: Chunk, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
+) -> tuple[Record, Figures]:
     spark = source.rows.sparkSession
     names = result_names(plan, source.texts)
     name = commits.ledger.name(chunk.number)
     tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_PER_TASK))
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
     observation = Observation(f"e5spark_{name}")
-    vectors = embedded(rows, plan, source).observe(observation, *metrics.counts(plan, names))
-    files, staged = stage(vectors, commits.target, commits.ledger, name)
-    counts = {key: int(value or 0) for key, value in observation.get.items()}
-    metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
-    return commits.commit(
-        Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
+    vectors = (
+        embedded(rows, plan, source, figures=True)
+        .observe(observation, *metrics.counts(plan, names), *figures.columns(plan, source))
+        .drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
     )
+    files, staged = stage(vectors, commits.target, commits.ledger, name)
+    observed = observation.get
+    counts = {key: int(observed[key] or 0) for key in metrics.COUNTS}
+    metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
+    record = Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
+    return commits.commit(record), figures.observed(observed)
 
 
 def _run_concurrently(

@@ -13,6 +13,7 @@ InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 Write = Literal["rows", "columns"]
 OnDuplicate = Literal["refuse", "first"]
 Trigger = Literal["batch", "available_now"]
+Drift = Literal["warn", "fail", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,22 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """``[quality]``: what the vectors of a run must be like."""
+
+    canaries: bool = True
+    min_vectors: int = 1000
+    max_norm_error: float = 0.001
+    max_equal_share: float = 0.2
+    max_truncated_share: float = 1.0
+    min_pair_cosine: float | None = None
+    max_pair_cosine: float | None = None
+    drift: Drift = "warn"
+    max_cosine_drift: float = 0.05
+    max_share_drift: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """A whole job."""
 
@@ -89,6 +106,7 @@ class JobConfig:
     model: ModelConfig
     output: OutputConfig
     run: RunConfig
+    quality: QualityConfig
     spark: Mapping[str, str]
 
 
@@ -117,6 +135,7 @@ def check(job: JobConfig) -> None:
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError("[embed] has instruction and instruction_column; give one.")
     _check_run(job.run)
+    _check_quality(job.quality)
     _check_ids(job)
     if job.input.is_partial:
         _check_partial(job)
@@ -241,3 +260,25 @@ def _check_run(run: RunConfig) -> None:
     for name, minimum in (("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)):
         if getattr(run, name) < minimum:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {minimum} or more.")
+
+
+def _check_quality(quality: QualityConfig) -> None:
+    for name in ("max_equal_share", "max_truncated_share", "max_share_drift"):
+        if not 0 <= getattr(quality, name) <= 1:
+            raise ConfigError(
+                f"quality.{name} is {getattr(quality, name)}; it must be a share from 0 to 1."
+            )
+    for name, minimum in (("min_vectors", 1), ("max_norm_error", 0), ("max_cosine_drift", 0)):
+        if not getattr(quality, name) >= minimum:
+            raise ConfigError(
+                f"quality.{name} is {getattr(quality, name)}; it must be {minimum} or more."
+            )
+    lowest, highest = quality.min_pair_cosine, quality.max_pair_cosine
+    for name, cosine in (("min_pair_cosine", lowest), ("max_pair_cosine", highest)):
+        if cosine is not None and not -1 <= cosine <= 1:
+            raise ConfigError(f"quality.{name} is {cosine}; it must be a cosine from -1 to 1.")
+    if lowest is not None and highest is not None and lowest > highest:
+        raise ConfigError(
+            f"quality.min_pair_cosine is {lowest} and quality.max_pair_cosine is {highest}; the "
+            "smallest cosine that passes must not exceed the largest."
+        )

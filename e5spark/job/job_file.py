@@ -14,6 +14,7 @@ from e5spark.job.config import (
     JobConfig,
     ModelConfig,
     OutputConfig,
+    QualityConfig,
     RunConfig,
     check,
 )
@@ -92,6 +93,7 @@ def _job(data: dict[str, Any]) -> JobConfig:
         model=model_section(data),
         output=section(data, "output", OutputConfig),
         run=section(data, "run", RunConfig),
+        quality=section(data, "quality", QualityConfig),
         spark=settings(data.get("spark", {})),
     )
 

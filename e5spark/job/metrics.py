@@ -13,6 +13,7 @@ from e5spark.names import quoted
 
 STATUSES = ("ok", "null_text", "empty_text", "error")
 _SUMS = ("rows", *STATUSES, "truncated", "already_prompted", "tokens", "lost_tokens")
+COUNTS = (*_SUMS, "embedded")
 _NO_LIMIT = 1 << 30
 
 
@@ -45,7 +46,7 @@ def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
 
 def total(chunks: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Returns the sums of the counts of chunks."""
-    return {name: sum(chunk[name] for chunk in chunks) for name in (*_SUMS, "embedded")}
+    return {name: sum(chunk[name] for chunk in chunks) for name in COUNTS}
 
 
 def check_chunk(counts: Mapping[str, int], *, rows: int, texts: int, staged: int) -> None:

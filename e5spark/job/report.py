@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from e5spark import __version__
 from e5spark.errors import GateError
+from e5spark.job.quality import Quality, check_quality
 from e5spark.names import redacted
 
 
@@ -91,6 +92,7 @@ class RunReport:
 
     Attributes:
         counts: Rows, and texts by status.
+        quality: Figures of the vectors, the verdicts of the gates, drift and canaries.
         seconds: From the first look at the input's rows to the last commit.
         model: The checkpoint's name, or the model as the user named it.
         dim: Components of a vector.
@@ -101,6 +103,7 @@ class RunReport:
     """
 
     counts: Counts
+    quality: Quality
     seconds: float
     model: str
     dim: int
@@ -138,6 +141,7 @@ class RunReport:
             "fingerprint_parts": dict(self.fingerprint_parts),
             "output": redacted(self.output),
             "versions": dict(self.versions),
+            "quality": self.quality.as_dict(),
         }
 
     def sentences(self) -> list[str]:
@@ -160,7 +164,7 @@ class RunReport:
             f"{self.tokens_per_second:.0f} tokens/s. Vectors of {self.dim} dimensions are in "
             f"{redacted(self.output)}."
         )
-        return lines
+        return lines + [f"Drift: {warning}" for warning in self.quality.warnings]
 
 
 def check_errors(report: RunReport, max_error_rate: float) -> None:
@@ -180,6 +184,25 @@ def check_errors(report: RunReport, max_error_rate: float) -> None:
         )
 
 
+def check_gates(report: RunReport, max_error_rate: float) -> None:
+    """Checks the share of errors and the gates of ``[quality]``; the message has all that failed.
+
+    Raises:
+        GateError: If a gate failed; the good rows are written.
+    """
+    problems = []
+    try:
+        check_errors(report, max_error_rate)
+    except GateError as error:
+        problems.append(str(error))
+    try:
+        check_quality(report.quality, report.output)
+    except GateError as error:
+        problems.append(str(error))
+    if problems:
+        raise GateError(" ".join(problems))
+
+
 def versions(spark: SparkSession) -> dict[str, str]:
     """Returns the versions of e5spark, Python, Spark and the driver's packages.
 
@@ -190,7 +213,7 @@ def versions(spark: SparkSession) -> dict[str, str]:
         "python": platform.python_version(),
         "spark": spark.version,
     }
-    for name in ("pyspark", "torch", "transformers", "tokenizers", "pyarrow", "numpy"):
+    for name in ("pyspark", "torch", "openvino", "transformers", "tokenizers", "pyarrow", "numpy"):
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -11,16 +11,20 @@ from e5spark.errors import ConfigError, ConflictError, OptionError
 from e5spark.job import source as sources
 from e5spark.job import streaming
 from e5spark.job.config import JobConfig
+from e5spark.job.quality import Quality
 from e5spark.job.report import Counts, RunReport, versions
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, sync
+from e5spark.job.watch import Watch
+from e5spark.model.fingerprint import Weights
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
 from e5spark.spark.columns import TextColumns
-from e5spark.spark.embedding import embed_plan, plan_model
+from e5spark.spark.embedding import embed_plan, plan_for_table, plan_model
+from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
@@ -44,7 +48,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
 
     Raises:
         ConflictError: If the output was not written by e5spark, has other vectors, or is locked by
-            another run.
+            another run; or if the canaries have other vectors.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.
@@ -55,6 +59,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         target = _target(spark, config)
     # Required: a job does not leave the search for the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
+    plan = as_stored(spark, target.location, plan)
     stream = None
     if config.input.trigger == "available_now":
         stream, source = streaming.open_stream(spark, config)
@@ -62,9 +67,10 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         source = sources.open_source(spark, config)
     check_device(spark, plan)
     started = time.monotonic()
-    counts = _sync(spark, config, plan, source, target, stream)
+    counts, quality = _sync(spark, config, plan, source, target, stream)
     return RunReport(
         counts=counts,
+        quality=quality,
         seconds=time.monotonic() - started,
         model=plan.spec.checkpoint or plan.spec.model,
         dim=plan.recipe.dim,
@@ -237,19 +243,39 @@ def _sync(
     source: Source,
     target: Sink,
     stream: DataFrame | None,
-) -> Counts:
+) -> tuple[Counts, Quality]:
     schema = sources.embedded(source.rows, plan, source).schema
-    properties = {f"e5spark.{key}": value for key, value in sources.provenance(plan).items()}
+    properties = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
     if not target.location:
         target.create(schema, properties)
     files = open_storage(spark, target.location)
     with acquire(files) as lock:
         commits = Commits(Ledger(files, lock), target, schema=schema, id=source.id)
         commits.begin(_manifest(spark, plan, source, schema, target), properties)
-        context = SyncContext(run=config.run, plan=plan, source=source, commits=commits)
+        watch = Watch(config.quality, plan, commits.ledger, versions(spark))
+        context = SyncContext(
+            run=config.run, plan=plan, source=source, commits=commits, watch=watch
+        )
         if stream is not None:
-            return streaming.run_stream(spark, context, config, stream)
-        return sync(spark, context)
+            counts = streaming.run_stream(spark, context, config, stream)
+        else:
+            counts = sync(spark, context)
+        return counts, watch.finish()
+
+
+def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:
+    """Returns the plan, under the identity of its weights that a table's fingerprint has.
+
+    Args:
+        spark: The session.
+        location: The table's directory; empty if there is none.
+        plan: The plan as this release resolves it.
+    """
+    stored = read_manifest(open_storage(spark, location)) if location else None
+    if stored is None or stored.fingerprint == plan.fingerprint.digest:
+        return plan
+    names = ("weights", "tokenizer")
+    return plan_for_table(plan, Weights(**{name: str(stored.parts.get(name)) for name in names}))
 
 
 def _manifest(

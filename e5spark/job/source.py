@@ -14,6 +14,7 @@ from e5spark.names import RESERVED, listed, quoted, redacted
 from e5spark.spark.columns import (
     TextColumns,
     check_free,
+    figure_names,
     resolve_column,
     result_names,
     text_column,
@@ -125,30 +126,30 @@ def _check_hash_id(df: DataFrame) -> None:
         )
 
 
-def embedded(rows: DataFrame, plan: Plan, source: Source) -> DataFrame:
+def embedded(rows: DataFrame, plan: Plan, source: Source, *, figures: bool = False) -> DataFrame:
     """Returns rows of the input with their vectors: the rows and the columns of the output.
 
     After the columns of ``embed`` come ``content_hash``, binary, and ``embedding_fp``, string: the
     first 16 digits of the fingerprint, which tell a vector's origin after any join. The metadata
     of a vector's column holds the whole fingerprint.
+
+    Args:
+        rows: Rows of the source.
+        plan: The model.
+        source: The input.
+        figures: Whether to add the columns of ``figure_names``, which the output does not have.
     """
     digest = plan.fingerprint.digest
     rows = rows.drop(diff.COPIES)
     fingerprint = f"{source.texts.column_prefix}embedding_fp"
     check_free(rows, [fingerprint])
-    metadata = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
-    added = [
-        F.col(quoted(name)).alias(name, metadata=metadata)
-        if field == "embedding"
-        else F.col(quoted(name))
-        for names in result_names(plan, source.texts)
-        for field, name in names.items()
-    ]
-    return embed_plan(rows, plan, source.texts).select(
-        *(F.col(quoted(name)) for name in source.columns),
-        *added,
+    names = [name for names in result_names(plan, source.texts) for name in names.values()]
+    hidden = [name for names in figure_names(source.texts) for name in names.values()]
+    return embed_plan(rows, plan, source.texts, figures=figures).select(
+        *(F.col(quoted(name)) for name in (*source.columns, *names)),
         F.col(quoted(source.hash)),
         F.lit(digest[:16]).alias(fingerprint),
+        *(F.col(name) for name in hidden if figures),
     )
 
 
@@ -158,18 +159,6 @@ def vector_names(config: EmbedConfig) -> list[str]:
         text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
     )
     return [f"{prefix}embedding" for prefix in texts.column_prefixes]
-
-
-def provenance(plan: Plan) -> dict[str, str]:
-    """Returns where the vectors of a plan come from, for the properties of a table."""
-    return {
-        "fingerprint": plan.fingerprint.digest,
-        "model": plan.spec.checkpoint or plan.spec.model,
-        "revision": plan.spec.revision or "",
-        "dim": str(plan.recipe.dim),
-        "precision": plan.spec.precision,
-        "output_type": plan.spec.output_type,
-    }
 
 
 def read(spark: SparkSession, config: JobConfig) -> DataFrame:

@@ -12,6 +12,7 @@ from e5spark.job.config import RunConfig
 from e5spark.job.metrics import total
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
+from e5spark.job.watch import Watch
 from e5spark.model.resolve import Plan
 from e5spark.spark.columns import result_names
 from e5spark.tables.ledger.records import Record
@@ -31,12 +32,14 @@ class SyncContext:
         plan: The model.
         source: The input.
         commits: The table, whose lock is held.
+        watch: The watch over the run.
     """
 
     run: RunConfig
     plan: Plan
     source: Source
     commits: Commits
+    watch: Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,8 @@ def sync(spark: SparkSession, context: SyncContext) -> Counts:
     Rows that earlier runs have committed and not made visible become visible first.
 
     Raises:
-        ConflictError: If another run takes over the table meanwhile, or the table is complete and
-            its rows have no ids.
+        ConflictError: If another run takes over the table meanwhile, the table is complete and its
+            rows have no ids, or the canaries have other vectors.
         InputError: If ids are null or duplicates, or the source cannot be read.
         TransientError: If the source changes while it is read.
     """
@@ -89,6 +92,7 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
         plan = replace(plan, work=plan.work.withColumn(diff.KIND, F.lit("deferred")))
     records: list[Record] = []
     if plan.rows != 0:
+        context.watch.check_canaries(spark)
         run = context.run
         sizes = chunks.sizes(
             spark,
@@ -100,7 +104,12 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
         if plan.rows is not None:
             diff.check_unchanged(plan.rows, sum(chunk.rows for chunk in parts))
         records = chunks.embed_chunks(
-            parts, plan=context.plan, source=source, commits=commits, sizes=sizes
+            parts,
+            plan=context.plan,
+            source=source,
+            commits=commits,
+            sizes=sizes,
+            watch=context.watch,
         )
     return _finish(spark, commits, records, plan, recovered)
 

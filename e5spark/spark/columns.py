@@ -10,7 +10,7 @@ from pyspark.sql.types import StringType, StructField
 from e5spark.errors import ColumnError, OptionError
 from e5spark.model.resolve import Plan
 from e5spark.names import RESERVED, listed
-from e5spark.spark.results import result_type
+from e5spark.spark.results import FIGURES, result_type
 
 RENAME = "drop or rename it, or set column_prefix='...' for the added columns"
 
@@ -96,6 +96,12 @@ def result_names(plan: Plan, texts: TextColumns) -> list[dict[str, str]]:
     """Returns the names of the added columns, for each text: field of the result to column."""
     fields = result_type(plan).names
     return [{field: prefix + field for field in fields} for prefix in texts.column_prefixes]
+
+
+def figure_names(texts: TextColumns) -> list[dict[str, str]]:
+    """Returns the names of the columns of figures, for each text: figure to column."""
+    count = len(texts.column_prefixes)
+    return [{field: f"{RESERVED}_{field}_{n}" for field in FIGURES} for n in range(count)]
 
 
 def resolve_column(df: DataFrame, name: str) -> StructField:

@@ -4,6 +4,7 @@ Nothing runs before an action.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack
 
 from pyspark.sql import Column, DataFrame
@@ -11,7 +12,8 @@ from pyspark.sql import functions as F
 
 from e5spark.errors import OptionError
 from e5spark.model import prompts
-from e5spark.model.resolve import Plan, make_plan
+from e5spark.model.fingerprint import Weights
+from e5spark.model.resolve import Plan, make_plan, with_stored_identity
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.names import RESERVED, quoted
 from e5spark.spark.archive import localized
@@ -22,9 +24,11 @@ from e5spark.spark.columns import (
     check_model_type,
     check_reserved,
     check_role_type,
+    figure_names,
     result_names,
     text_column,
 )
+from e5spark.spark.results import provenance
 from e5spark.spark.udf import Udf, result_udf, vector_udf
 from e5spark.spark.worker import Request
 
@@ -48,7 +52,8 @@ def embed(
     Nothing runs before an action. All columns pass through, and these are added:
 
     - ``embedding``: ``array<float>`` of unit length, null unless ``status`` is ``ok``. With
-      another ``output_type`` it is ``array<tinyint>`` (int8) or ``binary`` (all others).
+      another ``output_type`` it is ``array<tinyint>`` (int8) or ``binary`` (all others). The
+      column's metadata says which vectors they are, unless only the executors have the checkpoint.
     - ``n_tokens``: int, tokens before truncation, including prompt and special tokens; 0 where
       there is no text, an estimate beyond 65,536 characters.
     - ``truncated``: boolean, whether tokens were cut.
@@ -132,8 +137,30 @@ def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
     return make_plan(spec, localized(spec), required=required)
 
 
-def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
+def plan_for_table(plan: Plan, stored: Weights) -> Plan:
+    """Returns the plan for a table whose fingerprint has this identity of weights.
+
+    See ``with_stored_identity``.
+    """
+    return with_stored_identity(plan, localized(plan.spec), stored)
+
+
+def embed_plan(
+    df: DataFrame,
+    plan: Plan,
+    texts: TextColumns,
+    *,
+    figures: bool = False,
+    event: str = "window",
+) -> DataFrame:
     """Returns the same DataFrame as ``embed``, for a model that is already resolved.
+
+    Args:
+        df: The table.
+        plan: The model.
+        texts: The text columns.
+        figures: Whether to add the columns of ``figure_names`` at the end.
+        event: See ``Request``.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings, or an added name is
@@ -141,6 +168,7 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
         OptionError: If the role, the instruction or their combination is wrong.
     """
     request, arguments = udf_call(df, plan, texts)
+    request = replace(request, figures=figures, event=event)
     names = result_names(plan, texts)
     check_free(df, [name for columns in names for name in columns.values()])
     if request.texts > 1 and plan.recipe.long_text == "split":
@@ -154,9 +182,12 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
         structs = [F.col(_WINDOW)]
     else:
         structs = [F.col(_STRUCT)[f"t{number}"] for number in range(request.texts)]
+    facts = provenance(plan) if plan.weights is not None else {}
+    metadata = {f"e5spark.{key}": value for key, value in facts.items()}
     added = [
-        struct[field].alias(name)
-        for struct, columns in zip(structs, names, strict=True)
+        struct[field].alias(name, metadata=metadata if field == "embedding" else {})
+        for group in ([names, figure_names(texts)] if figures else [names])
+        for struct, columns in zip(structs, group, strict=True)
         for field, name in columns.items()
     ]
     return result.select("*", *added).drop(_STRUCT, _WINDOW)

@@ -24,6 +24,7 @@ _LISTS = {"float32": (pa.float32(), T.FloatType()), "int8": (pa.int8(), T.ByteTy
 _INT = (pa.int32(), T.IntegerType())
 _BOOLEAN = (pa.bool_(), T.BooleanType())
 _STRING = (pa.string(), T.StringType())
+_FLOAT = (pa.float32(), T.FloatType())
 _WINDOWS = {"window": _INT, "start": _INT, "end": _INT}
 _SCALARS = {
     "n_tokens": _INT,
@@ -32,6 +33,12 @@ _SCALARS = {
     "status": _STRING,
     "error": _STRING,
 }
+# Of each vector, for a job to aggregate; see ``_figures``.
+_FIGURES = {"norm": _FLOAT, "pair_cosine": _FLOAT}
+FIGURES = tuple(_FIGURES)
+# Of a sort window's vectors: how far apart the two of a pair are. It is no fraction with a small
+# denominator, so that the columns of a row, or neighbouring rows, are no pairs.
+_PAIR_DISTANCE = (3 - 5**0.5) / 2
 
 
 def vector_type(plan: Plan) -> T.DataType:
@@ -41,21 +48,43 @@ def vector_type(plan: Plan) -> T.DataType:
     return T.BinaryType()
 
 
-def result_type(plan: Plan) -> T.StructType:
-    """Returns the Spark type of the result of one text, or of one window of a split text."""
+def provenance(plan: Plan) -> dict[str, str]:
+    """Returns where the vectors of a plan come from, for a column's metadata or a table.
+
+    Raises:
+        ModelError: If the driver does not have the checkpoint's files.
+    """
+    return {
+        "fingerprint": plan.fingerprint.digest,
+        "model": plan.spec.checkpoint or plan.spec.model,
+        "revision": plan.spec.revision or "",
+        "dim": str(plan.recipe.dim),
+        "precision": plan.spec.precision,
+        "output_type": plan.spec.output_type,
+    }
+
+
+def result_type(plan: Plan, *, figures: bool = False) -> T.StructType:
+    """Returns the Spark type of the result of one text, or of one window of a split text.
+
+    Args:
+        plan: The model.
+        figures: Whether the fields ``FIGURES`` follow the others.
+    """
     windows = _WINDOWS if plan.recipe.long_text == "split" else {}
     return T.StructType(
         [
             *(T.StructField(name, kind) for name, (_, kind) in windows.items()),
             T.StructField("embedding", vector_type(plan)),
             *(T.StructField(name, kind) for name, (_, kind) in _SCALARS.items()),
+            *(T.StructField(name, kind) for name, (_, kind) in _FIGURES.items() if figures),
         ]
     )
 
 
-def udf_type(plan: Plan) -> T.DataType:
-    """Returns the Spark type of a worker's result for one text column."""
-    result = result_type(plan)
+def udf_type(plan: Plan, *, figures: bool = False) -> T.DataType:
+    """Returns the Spark type of a worker's result for one text column; see ``result_type``."""
+    result = result_type(plan, figures=figures)
     return T.ArrayType(result, containsNull=False) if plan.recipe.long_text == "split" else result
 
 
@@ -66,6 +95,7 @@ def result_array(
     status: Sequence[Status],
     errors: Mapping[int, str],
     plan: Plan,
+    figures: bool = False,
 ) -> pa.Array:
     """Returns one struct for each text, or a list of them, in order.
 
@@ -77,6 +107,7 @@ def result_array(
         status: Status of every text before it was encoded.
         errors: Number of a text to message, for texts that were not encoded.
         plan: The plan, which has the type of the vectors.
+        figures: Whether the structs have the fields ``FIGURES``.
     """
     encoding = _one_error_per_text(encoding)
     # Output rows: one for a text that was not encoded, one per window for a text that was.
@@ -106,7 +137,9 @@ def result_array(
     arrays["embedding"] = _vectors(vectors, ok, plan)
     if plan.recipe.long_text == "split":
         arrays |= _windows(encoding, target, first, ok)
-    names = result_type(plan).names
+    if figures:
+        arrays |= _figures(vectors, ok, plan)
+    names = result_type(plan, figures=figures).names
     structs = pa.StructArray.from_arrays([arrays[name] for name in names], names=names)
     if plan.recipe.long_text == "split":
         return pa.ListArray.from_arrays(pa.array(first, pa.int32()), structs)
@@ -173,6 +206,37 @@ def _vectors(vectors: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_], plan: 
     validity = pa.py_buffer(np.packbits(ok, bitorder="little"))
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(values)]
     return pa.Array.from_buffers(pa.binary(), len(ok), buffers)
+
+
+def _figures(
+    vectors: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_], plan: Plan
+) -> dict[str, pa.Array]:
+    """L2 norm of each vector, and its cosine with another vector of the sort window.
+
+    They are taken from the float32 vectors, before integers or bits replace them, so that all
+    output types are judged alike; float16 keeps values, and its own are taken. Both are null
+    without a vector, and the cosine is null without a pair, or if a norm is zero or not finite.
+    """
+    if plan.spec.output_type == "float16":
+        vectors = vectors.astype(np.float16).astype(np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # (vectors,)
+    # The partner of vector i is i + distance, from the beginning again after the end.
+    distance = max(1, round(_PAIR_DISTANCE * len(vectors)))
+    parts = (
+        (slice(None, -distance), slice(distance, None)),
+        (slice(-distance, None), slice(distance)),
+    )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Slices, because a gathered copy of all partners takes several times as long.
+        dots = [np.einsum("ij,ij->i", vectors[one], vectors[other]) for one, other in parts]
+        cosines = np.concatenate(dots) / (norms * np.roll(norms, -distance))
+    is_pair = np.isfinite(cosines) & (len(vectors) > 1)
+    rows, target = len(ok), np.flatnonzero(ok)
+    has_cosine = _scattered(is_pair, target, rows)
+    return {
+        "norm": pa.array(_scattered(norms, target, rows), mask=~ok),
+        "pair_cosine": pa.array(_scattered(cosines, target, rows), mask=~has_cosine),
+    }
 
 
 def _offsets(ok: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int32]:

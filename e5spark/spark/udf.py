@@ -30,7 +30,7 @@ def has_arrow_udf() -> bool:
 
 def result_udf(request: Request) -> Udf:
     """Returns a UDF from text columns to a struct of their results: ``t0``, ``t1`` ..."""
-    result = udf_type(request.plan)
+    result = udf_type(request.plan, figures=request.figures)
     fields = [StructField(f"t{number}", result) for number in range(request.texts)]
     return _udf(request, StructType(fields), _all)
 

@@ -46,6 +46,8 @@ class Request:
         role: The role of every row; None if the argument after the texts holds it.
         instruction: The instruction of every row, if there is one.
         has_instructions: Whether the last argument holds instructions.
+        figures: Whether the result has ``results.FIGURES`` of each vector.
+        event: The trace event of a sort window; what is not a user's row has one of its own.
     """
 
     plan: Plan
@@ -53,6 +55,8 @@ class Request:
     role: str | None
     instruction: str | None = None
     has_instructions: bool = False
+    figures: bool = False
+    event: str = "window"
 
     @property
     def arguments(self) -> int:
@@ -209,9 +213,10 @@ def _encode(request: Request, encoder: "Encoder", window: _TokenizedWindow) -> l
         status=window.status,
         errors={row + rows * c: message for row, message in window.errors.items() for c in columns},
         plan=request.plan,
+        figures=request.figures,
     )
     trace(
-        "window",
+        request.event,
         rows=len(window.encoded),
         tokens=int(encoding.n_tokens.sum()),
         tokenize_seconds=window.seconds,

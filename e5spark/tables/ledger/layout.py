@@ -2,7 +2,8 @@
 
 Readers of Parquet and Delta skip it, because its name begins with an underscore::
 
-    manifest.json            what the vectors are; written once, checked by every run
+    manifest.json            what the vectors are; written once, checked by every run; canaries
+    figures.json             figures of the vectors of the last run
     lock/                    one run at a time
     streams/<token>.json     ties a stream checkpoint to this table
     work/<epoch>/            work lists: what a run has to embed
@@ -19,6 +20,7 @@ from e5spark.tables.storage.protocol import Storage
 
 STATE_DIRECTORY = "_e5spark"
 MANIFEST = f"{STATE_DIRECTORY}/manifest.json"
+FIGURES = f"{STATE_DIRECTORY}/figures.json"
 LOCK, STREAMS = f"{STATE_DIRECTORY}/lock", f"{STATE_DIRECTORY}/streams"
 COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
 STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"

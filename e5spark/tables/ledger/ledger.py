@@ -4,9 +4,10 @@ The record is the commit: before it is written its rows do not exist; afterwards
 embedded again. ``ledger.layout`` shows where everything is.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 from e5spark.errors import ConflictError
 from e5spark.names import redacted
@@ -15,6 +16,7 @@ from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import (
     COMMITS,
     DONE,
+    FIGURES,
     MANIFEST,
     STAGING,
     WORK,
@@ -22,9 +24,12 @@ from e5spark.tables.ledger.layout import (
     numbers,
 )
 from e5spark.tables.ledger.manifest import Manifest, check_same, read_manifest
-from e5spark.tables.ledger.records import Kind, Record
+from e5spark.tables.ledger.records import Kind, Record, RunFigures
 from e5spark.tables.storage.protocol import Storage
 
+_FIGURES_REMEDY = (
+    "Remove the file: the next run writes a new one, and has no last run to compare with."
+)
 _DONE_RECORDS = 100  # that are kept; every run lists them
 # Before and after a record is written, by whether it replaces rows.
 _FAILPOINTS = {False: ("written", "recorded"), True: ("rewritten", "replacing")}
@@ -127,6 +132,31 @@ class Ledger:
         self.check(manifest)
         if not has_commits(self.storage):
             self.storage.put(MANIFEST, dumped(asdict(manifest)))
+
+    def add_canaries(self, canaries: Mapping[str, Any]) -> None:
+        """Writes canaries into the manifest; all else in it stays as it is.
+
+        Raises:
+            ConflictError: If another run has taken the table over.
+        """
+        stored = self.manifest  # checked: what follows reads the same file
+        self._lock.check()
+        document = json.loads(self.storage.read(MANIFEST) or dumped(asdict(stored)))
+        self.storage.put(MANIFEST, dumped({**document, "canaries": canaries}))
+
+    def last_figures(self) -> Mapping[str, Any] | None:
+        """Returns the figures that ``keep_figures`` has kept; None if there are none.
+
+        Raises:
+            ConflictError: If the file is damaged, or a later release of e5spark wrote it.
+        """
+        kept = read_document(self.storage, FIGURES, RunFigures, remedy=_FIGURES_REMEDY)
+        return None if kept is None else kept.figures
+
+    def keep_figures(self, figures: Mapping[str, Any]) -> None:
+        """Keeps the figures of this run's vectors for the next run."""
+        self._lock.check()
+        self.storage.put(FIGURES, dumped(asdict(RunFigures(epoch=self.epoch, figures=figures))))
 
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, oldest first."""

@@ -23,6 +23,8 @@ class Manifest:
         id: The column that identifies a row; None if there is none.
         table: The kind of table, such as ``parquet``.
         versions: The package versions of the run that created the table.
+        canaries: Fixed texts and their vectors; None until a run has embedded some. They are added
+            to a manifest of an earlier release.
         format: The format of the state file.
     """
 
@@ -33,6 +35,7 @@ class Manifest:
     id: str | None
     table: str
     versions: Mapping[str, str]
+    canaries: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
-"""The records of a ledger: one for each commit to a table."""
+"""The records of a ledger: one for each commit to a table, and the figures of the last run."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from e5spark.tables.ledger.documents import FORMAT
 
@@ -40,3 +40,18 @@ class Record:
         """Raises ValueError unless the name is two numbers."""
         if not re.fullmatch(r"\d+-\d+", self.name):
             raise ValueError(f"{self.name!r} is not the name of a record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """Figures of the vectors that a run wrote.
+
+    Attributes:
+        epoch: The number of the run.
+        figures: The figures by name.
+        format: The format of the state file.
+    """
+
+    epoch: int
+    figures: Mapping[str, Any]
+    format: int = FORMAT
