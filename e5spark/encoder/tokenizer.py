@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,10 +124,9 @@ class Tokenizer:
                 f"{directory} has no tokenizer that can be read: {error}. Fetch its files again."
             ) from error
         eos = int(loaded.eos_token_id) if appends_eos else None
-        pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
         # A copy, because the object that transformers returns keeps its own truncation state.
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-        return cls(backend, pad_id=int(pad), eos_id=eos)
+        return cls(backend, pad_id=padding_id(loaded), eos_id=eos)
 
     @classmethod
     def read(cls, path: Path, *, pad_id: int) -> "Tokenizer":
@@ -201,6 +201,20 @@ class Tokenizer:
             beginning = _beginning(text, 4 * len(beginning))
             ids = self._backend.encode(beginning).ids + self._appended
         return ids, round(len(ids) * len(text) / len(beginning))
+
+
+def padding_id(loaded: Any) -> int:  # noqa: ANN401  # transformers is not typed
+    """Returns the padding token of a tokenizer that transformers loaded.
+
+    A tokenizer.json without settings does not say which of its tokens is for padding; BERT's and
+    XLM-R's are ``[PAD]`` and ``<pad>``. A decoder without one is padded with its end of sequence.
+    """
+    backend = loaded.backend_tokenizer
+    named = (backend.token_to_id(token) for token in ("[PAD]", "<pad>"))
+    for token in (loaded.pad_token_id, loaded.eos_token_id, *named):
+        if token is not None:
+            return int(token)
+    return 0
 
 
 def appends_eos(directory: Path) -> bool:

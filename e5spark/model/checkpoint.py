@@ -14,6 +14,8 @@ from e5spark.model import hub, prepared, registry
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 from e5spark.model.json_file import read_json
+from e5spark.model.onnx_files import ZIP_SUFFIXES
+from e5spark.model.onnx_source import converted, is_onnx
 from e5spark.model.registry import Checkpoint
 from e5spark.model.spec import ModelSpec, Precision
 
@@ -64,8 +66,8 @@ def locate(spec: ModelSpec) -> Files:
         return Files(model=model, tokenizer=tokenizer)
     if not has_tokenizer(model):
         raise ModelError(
-            f"{model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name the "
-            "directory that has them with tokenizer=."
+            f"{spec.model} has no tokenizer ({', '.join(_VOCABULARIES)}); add its files, or name "
+            "the directory that has them with tokenizer=."
         )
     return Files(model=model, tokenizer=model)
 
@@ -127,8 +129,8 @@ def known_checkpoint(spec: ModelSpec) -> Checkpoint | None:
 
 
 def is_directory(model: str) -> bool:
-    """Returns whether the model is a directory and not a name on the hub."""
-    return model.startswith(("/", ".", "~", ARCHIVE))
+    """Returns whether the model is a directory, a jar or a zip, and not a name on the hub."""
+    return model.startswith(("/", ".", "~", ARCHIVE)) or model.endswith(ZIP_SUFFIXES)
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -224,6 +226,12 @@ def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:
         )
     else:
         return hub.snapshot(model, revision=spec.revision, download=spec.download, weights=weights)
-    if not path.is_dir():
+    path = path.absolute()
+    is_archive = weights and path.is_file() and path.suffix in ZIP_SUFFIXES
+    if not path.is_dir() and not is_archive:
+        if path.is_file():
+            raise ModelError(
+                f"{model!r} is a file; name the directory that holds it, or a jar or zip file."
+            )
         raise ModelError(f"There is no model directory {model!r}; {remedy}")
-    return path.absolute()
+    return converted(path) if weights and is_onnx(path) else path

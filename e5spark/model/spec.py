@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, get_args
 
 from e5spark.errors import OptionError
 from e5spark.model.engines import ENGINES
+from e5spark.model.onnx_files import ZIP_SUFFIXES
 from e5spark.model.prompts import ROLES
 from e5spark.model.registry import (
     ALREADY_PROMPTED,
@@ -58,7 +59,8 @@ class ModelSpec:
     """A model and how to run it.
 
     Attributes:
-        model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) or
+        model: A checkpoint's name on the hub, a directory (an absolute path, ``./relative``) of
+            safetensors or ONNX, a ``.jar`` or ``.zip`` file that holds an ONNX model, or
             ``archive:name``, a directory that Spark unpacked from ``--archives``.
         checkpoint: The known checkpoint that a directory holds: its prompts, pooling and limits
             then come from the registry, whatever the directory's own files say.
@@ -198,9 +200,13 @@ def model_spec(model: str, options: Mapping[str, object]) -> ModelSpec:
 
 
 def _absolute(model: object) -> object:
-    """The model with a relative directory made absolute; any other value as it is."""
-    if isinstance(model, str) and model.startswith((".", "~")):
-        return str(Path(model).expanduser().absolute())
+    """The model with a relative directory or archive made absolute; any other value as it is."""
+    is_local = isinstance(model, str) and (
+        model.startswith((".", "~"))
+        or (model.endswith(ZIP_SUFFIXES) and not model.startswith(("/", "archive:")))
+    )
+    if is_local:
+        return str(Path(str(model)).expanduser().absolute())
     return model
 
 

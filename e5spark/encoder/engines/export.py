@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from e5spark.encoder.engines.packed import pad_position
 from e5spark.encoder.engines.torch import load_model
+from e5spark.encoder.tokenizer import padding_id
 from e5spark.errors import ModelError
 from e5spark.model import prepared
 from e5spark.model.architecture import ARCHITECTURES, read_config
@@ -65,11 +66,10 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
         if (files.model / name).is_file():
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(files.model / name, directory / name)
-    pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
     manifest = Manifest(
         kind="float",
         source=hash_files(files),
-        pad_id=int(pad),
+        pad_id=padding_id(loaded),
         pad_position=pad_position(model),
         checkpoint=checkpoint,
     )

@@ -245,9 +245,12 @@ def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTraine
     Raises:
         ModelError: If the weights do not fill the architecture.
     """
+    # A progress bar for each worker would drown an executor's log, and so would transformers' table
+    # of missing weights, which are checked below.
+    transformers.utils.logging.disable_progress_bar()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
     try:
-        # A progress bar for each worker would drown an executor's log.
-        transformers.utils.logging.disable_progress_bar()
         model, report = AutoModel.from_pretrained(
             directory,
             dtype=dtype,
@@ -261,6 +264,8 @@ def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTraine
             f"{directory} could not be loaded: {error}. Check that it holds a complete checkpoint, "
             "or fetch it again."
         ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
     # E5's pooler is never used, and some checkpoints ship without it.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
