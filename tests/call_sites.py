@@ -27,10 +27,10 @@ def right_calls(docs: DataFrame) -> None:
     udf: Callable[..., Column] = embedding_udf(role="query", model=MODEL, output_type="binary")
     vectors.withColumn("embedding", udf("body"))
     encoder: Encoder = Encoder.load(MODEL, threads=4, dim=128, force_dim=True)
-    found: npt.NDArray[np.float32] = encoder.encode(["a text"], role="query")
+    array: npt.NDArray[np.float32] = encoder.encode(["a text"], role="query")
     code: int = errors.ModelError("No model.").exit_code
     version: str = e5spark.__version__
-    del found, code, version
+    del array, code, version
 
 
 def wrong_calls(docs: DataFrame, encoder: Encoder, anything: Any) -> None:

@@ -102,7 +102,7 @@ def scenarios() -> list[Scenario]:
     chance = random.Random(SEED)
     parquet = [
         *_chosen("parquet", chance),
-        *(_killed_again(each, chance) for each in _chosen("parquet", chance)),
+        *(_killed_again(scenario, chance) for scenario in _chosen("parquet", chance)),
         *_random("parquet", {"driver": 10, "jvm": 4, "worker": 10, "executor": 8}, chance),
     ]
     merging = Kill(what="executor", at="merging", cluster=True)
@@ -136,20 +136,20 @@ def figures() -> list[str]:
     """The figures of all scenarios of this process, in lines."""
     if not PLAYED:
         return []
-    kills = Counter(str(kill.what) for each in PLAYED for kill, _ in each.kills)
-    ends = Counter(f"exit {code}:" for each in PLAYED for _, code in each.kills)
-    tables = Counter(each.scenario.table for each in PLAYED)
-    again = [each.embedded - each.scenario.todo for each in PLAYED]
-    bound = sum(CHUNK * IN_FLIGHT * len(each.kills) for each in PLAYED)
+    kills = Counter(str(kill.what) for played in PLAYED for kill, _ in played.kills)
+    ends = Counter(f"exit {code}:" for played in PLAYED for _, code in played.kills)
+    tables = Counter(played.scenario.table for played in PLAYED)
+    again = [played.embedded - played.scenario.todo for played in PLAYED]
+    bound = sum(CHUNK * IN_FLIGHT * len(played.kills) for played in PLAYED)
     return [
         f"scenarios: {len(PLAYED)} ({_listed(tables)}); kills: {kills.total()} ({_listed(kills)})",
         f"runs that were hit: {_listed(ends)}",
-        f"rows in the tables: {sum(len(each.scenario.rows) for each in PLAYED)}; to embed: "
-        f"{sum(each.scenario.todo for each in PLAYED)}; embedded: "
-        f"{sum(each.embedded for each in PLAYED)}",
+        f"rows in the tables: {sum(len(played.scenario.rows) for played in PLAYED)}; to embed: "
+        f"{sum(played.scenario.todo for played in PLAYED)}; embedded: "
+        f"{sum(played.embedded for played in PLAYED)}",
         f"embedded twice: {sum(again)}, where chunks in flight allow {bound}; most in a scenario: "
         f"{max(again)}",
-        f"worst difference of a component: {max(each.difference for each in PLAYED):.2g}",
+        f"worst difference of a component: {max(played.difference for played in PLAYED):.2g}",
     ]
 
 

@@ -89,8 +89,8 @@ class _Running:
         while time.monotonic() < deadline:
             ended = self.process.poll() is not None
             text = self.log.read_text(errors="replace")
-            if found := re.search(pattern, text):
-                return found[1]
+            if match := re.search(pattern, text):
+                return match[1]
             if ended:
                 break
             time.sleep(0.1)

@@ -270,7 +270,7 @@ def job_file(tmp_path: Path) -> Callable[..., str]:
         for name, values in sections.items():
             lines.append(f"[{name}]")
             # Strings, numbers, booleans and lists look the same in JSON and in TOML.
-            lines += [f"{json.dumps(key)} = {json.dumps(each)}" for key, each in values.items()]
+            lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
         path.write_text("\n".join(lines), "utf-8")
         return str(path)
 
@@ -285,7 +285,9 @@ def run_job(
 
     def run(*overrides: str, **sections: Mapping[str, object]) -> Outcome:
         capsys.readouterr()
-        code = main(["embed", job_file(**sections), *(f"--set={each}" for each in overrides)])
+        code = main(
+            ["embed", job_file(**sections), *(f"--set={override}" for override in overrides)]
+        )
         return Outcome(code=code, stdout=capsys.readouterr().out)
 
     return run
@@ -306,7 +308,7 @@ def base(tmp_path: Path, model: str) -> Job:
 def embed(
     run_job: Callable[..., Outcome], base: Job, trace: Trace
 ) -> Callable[..., dict[str, Any]]:
-    """Runs the job `base`; returns the account, with the rows that the model has seen."""
+    """Runs the job `base`; returns the report, with the rows that the model has seen."""
 
     def run(*overrides: str) -> dict[str, Any]:
         before = trace.rows()

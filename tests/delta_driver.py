@@ -86,13 +86,15 @@ class Driver:
 
     def job(self, file: str, *overrides: str, crash: str = "", command: str = "embed") -> Ended:
         """Run `e5spark embed`, or another command of a job file."""
-        return self(run_job, [command, file, *(f"--set={each}" for each in overrides)], crash)
+        return self(
+            run_job, [command, file, *(f"--set={override}" for override in overrides)], crash
+        )
 
     def killed(self, file: str, *overrides: str, at: str) -> None:
         """Run it until it kills itself at a failpoint."""
         with contextlib.suppress(BrokenProcessPool):
-            ended = self.job(file, *overrides, crash=at)
-            raise AssertionError(f"the job was not killed at {at}: {ended}")
+            outcome = self.job(file, *overrides, crash=at)
+            raise AssertionError(f"the job was not killed at {at}: {outcome}")
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """The rows of a query."""

@@ -224,7 +224,9 @@ class MemoryDelta:
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         sources = included if record.kind == "replace" else [record]
-        new = [row for one in sources for file in one.files for row in load(self.storage, file)]
+        new = [
+            row for source in sources for file in source.files for row in load(self.storage, file)
+        ]
         stale = (
             {id for file in record.files for id, _ in load(self.storage, file)}
             if record.kind == "replace"

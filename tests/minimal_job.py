@@ -23,14 +23,14 @@ path = "/data/vectors"
 
 
 def load(directory: Path, *overrides: str, more: str = "") -> JobConfig:
-    """Its config, with overrides and further lines."""
+    """The config of a minimal job, with overrides and further lines."""
     path = directory / "job.toml"
     path.write_text(MINIMAL + more, "utf-8")
     return job_file.load(path, overrides)
 
 
 def refusal(load: Callable[..., JobConfig], *overrides: str, more: str = "") -> str:
-    """What is said of it when it is refused."""
+    """The message with which the job is refused."""
     with pytest.raises(ConfigError) as refused:
         load(*overrides, more=more)
     return str(refused.value)

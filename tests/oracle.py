@@ -45,11 +45,11 @@ def reference(
     return vectors
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     """Every component within the tolerance; the largest difference is in the message."""
-    assert found.shape == expected.shape
-    assert np.isfinite(found).all()
-    largest = float(np.abs(found.astype(np.float64) - expected).max())
+    assert actual.shape == expected.shape
+    assert np.isfinite(actual).all()
+    largest = float(np.abs(actual.astype(np.float64) - expected).max())
     assert largest <= tolerance, f"the largest difference is {largest:.3g}, over {tolerance:g}"
 
 

@@ -73,7 +73,7 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """Returns the names of a page's headings as links spell them."""
     headings = _HEADING.findall(_BLOCK.sub("", page.read_text("utf-8")))
-    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(code: str) -> list[list[str]]:
@@ -125,5 +125,5 @@ def _session(todo: list[Block]) -> list[dict[str, str | None]]:
 
 
 if __name__ == "__main__":
-    todo = [Block(**each) for each in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
+    todo = [Block(**fields) for fields in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
     Path(sys.argv[2]).write_text(json.dumps(_session(todo)), "utf-8")

@@ -27,11 +27,11 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 def check(wanted: Rows, *, out: Path, model: str) -> None:
     """The table has each row once, with the right vector."""
-    found = rows_of(out)
-    assert sorted((row["id"], row["body"] or "") for row in found) == sorted(
+    rows = rows_of(out)
+    assert sorted((row["id"], row["body"] or "") for row in rows) == sorted(
         (number, text or "") for number, text in wanted.items()
     )
-    good = [row for row in found if row["body"]]
+    good = [row for row in rows if row["body"]]
     vectors = np.array([row["embedding"] for row in good], np.float32)
     texts = tuple(row["body"] for row in good)
     assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)

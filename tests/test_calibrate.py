@@ -104,14 +104,14 @@ def test_the_same_command_writes_the_same_bytes(calibrate: Callable[..., Any]) -
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_sample_is_the_same_each_time_and_about_as_large_as_asked(
+def test_a_sample_is_repeatable_and_about_as_large_as_requested(
     calibrate: Callable[..., Any], trace: Trace
 ) -> None:
-    _, document, one = calibrate("--sample=60", name="one.json")
+    _, document, first = calibrate("--sample=60", name="one.json")
     assert 30 <= document["rows"] <= 100
     assert document["rows"] <= trace.rows() <= document["rows"] + 2
     _, _, again = calibrate("--sample=60", name="again.json")
-    assert one.read_bytes() == again.read_bytes()
+    assert first.read_bytes() == again.read_bytes()
 
 
 def test_each_sampled_row_runs_through_the_model_once(

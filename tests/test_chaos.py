@@ -1,4 +1,4 @@
-"""Real processes killed by SIGKILL: whatever dies, and when, the same command ends the work."""
+"""Real processes killed by SIGKILL: whatever dies, and when, the same command finishes the work."""
 
 import json
 import os
@@ -56,12 +56,12 @@ def begun(
     driver: Driver, model: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Table, bool], Path | None]:
     """Makes each table that scenarios begin with once."""
-    made: dict[tuple[Table, bool], Path] = {}
+    places: dict[tuple[Table, bool], Path] = {}
 
     def make(table: Table, update: bool) -> Path | None:
         if not update and table != "columns":
             return None
-        if (table, update) not in made:
+        if (table, update) not in places:
             place = tmp_path_factory.mktemp("begun")
             out = place / "out"
             write_docs(place, ROWS)
@@ -72,8 +72,8 @@ def begun(
                 assert driver.job(job).code == 0
             if update and table == "columns":
                 driver(change_docs, place)
-            made[table, update] = out
-        return made[table, update]
+            places[table, update] = out
+        return places[table, update]
 
     return make
 
@@ -81,11 +81,13 @@ def begun(
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param(each, id=str(each), marks=[pytest.mark.chaos_sample] * (each in SAMPLE))
-        for each in SCENARIOS
+        pytest.param(
+            scenario, id=str(scenario), marks=[pytest.mark.chaos_sample] * (scenario in SAMPLE)
+        )
+        for scenario in SCENARIOS
     ],
 )
-def test_whatever_is_killed_the_same_command_ends_the_work(
+def test_the_same_command_finishes_the_work_after_any_kill(
     scenario: Scenario,
     driver: Driver,
     victims: list[Driver],
@@ -104,7 +106,7 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
         if begin is not None:
             shutil.copytree(begin, tmp_path / "out")
         trace.mark()
-        for kill in (each.earlier(attempt) for each in scenario.kills):
+        for kill in (planned.earlier(attempt) for planned in scenario.kills):
             if kill.cluster:
                 run = request.getfixturevalue("cluster")
             else:
@@ -119,9 +121,9 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
             break
     assert kills, "every run was faster than its kill"
 
-    ended = driver.job(job)
-    assert ended.code == 0, ended
-    assert ended.document["embedded"] == 0 or kills[-1][1] != 0
+    outcome = driver.job(job)
+    assert outcome.code == 0, outcome
+    assert outcome.document["embedded"] == 0 or kills[-1][1] != 0
     embedded = trace.rows()
     difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
     assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
@@ -134,10 +136,10 @@ def test_whatever_is_killed_the_same_command_ends_the_work(
 
 @pytest.mark.chaos_sample
 def test_the_scenarios_are_those_that_were_promised() -> None:
-    assert [each.table == "parquet" for each in SCENARIOS] == [True] * 50 + [False] * 25
+    assert [scenario.table == "parquet" for scenario in SCENARIOS] == [True] * 50 + [False] * 25
     assert len(set(SCENARIOS)) == 75
-    assert [each.table == "parquet" for each in SAMPLE] == [True] * 3 + [False] * 2
-    assert {kill.what for each in SAMPLE for kill in each.kills} == {
+    assert [scenario.table == "parquet" for scenario in SAMPLE] == [True] * 3 + [False] * 2
+    assert {kill.what for scenario in SAMPLE for kill in scenario.kills} == {
         *("driver", "jvm", "worker", "executor")
     }
 
@@ -146,7 +148,7 @@ def test_the_scenarios_are_those_that_were_promised() -> None:
 @pytest.mark.parametrize(
     "table", ["parquet", pytest.param("delta", marks=pytest.mark.chaos_sample)]
 )
-def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
+def test_one_of_three_concurrent_runs_commits_and_the_others_do_when_alone(
     table: Table,
     driver: Driver,
     victims: list[Driver],
@@ -157,34 +159,34 @@ def test_of_three_runs_at_once_one_commits_and_the_others_do_when_alone(
     drivers = [driver, *victims]
     rows = [{100 * run + id: f"run {run} has {id}" for id in range(40)} for run in range(3)]
     job = write_job(tmp_path, table, model, run={})
-    for number, each in enumerate(rows):
-        write_docs(tmp_path / str(number), each)
-    pids = [each(os.getpid) for each in drivers]
+    for number, texts in enumerate(rows):
+        write_docs(tmp_path / str(number), texts)
+    pids = [process(os.getpid) for process in drivers]
     with ThreadPoolExecutor(3) as pool:
         runs = [
-            pool.submit(each.job, job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
-            for number, each in enumerate(drivers)
+            pool.submit(process.job, job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
+            for number, process in enumerate(drivers)
         ]
         lock = tmp_path / "out/_e5spark/lock"
         await_(lambda: any(lock.glob("*.json")) or all(run.done() for run in runs))
-        # The one that was first waits until the others have come, however slow they are.
+        # The first run waits until the others have started, however slow they are.
         winner = pids.index(json.loads(min(lock.glob("*.json")).read_text())["pid"])
         os.kill(pids[winner], signal.SIGSTOP)
         try:
             await_(lambda: sum(run.done() for run in runs) == 2)
         finally:
             os.kill(pids[winner], signal.SIGCONT)
-        ended = [run.result() for run in runs]
+        outcomes = [run.result() for run in runs]
     losers = [number for number in range(3) if number != winner]
-    assert [each.code for each in ended] == [0 if number == winner else 5 for number in range(3)]
+    assert [run.code for run in outcomes] == [0 if number == winner else 5 for number in range(3)]
     for number in losers:
-        assert "Another run writes to" in ended[number].document["message"]
+        assert "Another run writes to" in outcomes[number].document["message"]
     assert trace.rows() == 40
     there = rows[winner]
     check(rows_of(driver, tmp_path / "out", table), there, model)
     for number in losers:
-        done = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
-        assert (done.code, done.document["embedded"]) == (0, 40), done
+        outcome = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
+        assert (outcome.code, outcome.document["embedded"]) == (0, 40), outcome
         there = {**there, **rows[number]}
         check(rows_of(driver, tmp_path / "out", table), there, model)
     assert trace.rows() == 120
@@ -208,7 +210,7 @@ def strike(
             await_(lambda: run.done() or trace.rows() - before >= share)
             time.sleep(kill.delay)
         if kill.what == "worker":
-            await_(lambda: run.done() or any(state(each) == "R" for each in workers(trace)))
+            await_(lambda: run.done() or any(state(worker) == "R" for worker in workers(trace)))
         if run.done():
             return None
         os.kill(target(kill, pid, trace), signal.SIGKILL)
@@ -243,9 +245,9 @@ def is_merging(out: Path) -> bool:
     """Whether a MERGE that has been recorded has written files that no commit has yet."""
     records = (out / "_e5spark/commits").glob("*.json")
     with suppress(OSError, ValueError):  # moved, or not written to its end
-        if any(json.loads(each.read_text())["kind"] == "replace" for each in records):
+        if any(json.loads(path.read_text())["kind"] == "replace" for path in records):
             files = {path.name for path in out.glob("part-*.parquet")}
-            return bool(files - {each["path"] for each in actions(out, "add")})
+            return bool(files - {action["path"] for action in actions(out, "add")})
     return False
 
 
@@ -309,7 +311,10 @@ def write_job(
     lines = [
         line
         for name, values in sections.items()
-        for line in (f"[{name}]", *(f"{key} = {json.dumps(each)}" for key, each in values.items()))
+        for line in (
+            f"[{name}]",
+            *(f"{key} = {json.dumps(value)}" for key, value in values.items()),
+        )
     ]
     path = directory / "job.toml"
     path.write_text("\n".join(lines), "utf-8")
@@ -342,11 +347,11 @@ def rows_of(driver: Driver, out: Path, table: Table) -> list[dict[str, Any]]:
     return driver.sql(f"SELECT id, body, embedding FROM {delta_name(str(out))}")
 
 
-def check(found: list[dict[str, Any]], wanted: Mapping[int, str], model: str) -> float:
+def check(rows: list[dict[str, Any]], wanted: Mapping[int, str], model: str) -> float:
     """Each row is there once with its own vector; returns the worst difference of a component."""
-    found = sorted(found, key=lambda row: row["id"])
-    assert [(row["id"], row["body"]) for row in found] == sorted(wanted.items())
-    vectors = np.array([row["embedding"] for row in found], np.float32)
-    expected = reference(model, tuple(row["body"] for row in found), prompt="passage: ")
+    rows = sorted(rows, key=lambda row: row["id"])
+    assert [(row["id"], row["body"]) for row in rows] == sorted(wanted.items())
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    expected = reference(model, tuple(row["body"] for row in rows), prompt="passage: ")
     assert_close(vectors, expected, FP32_TOLERANCE)
     return float(np.abs(vectors.astype(np.float64) - expected).max())

@@ -32,7 +32,7 @@ def refusal(directory, **options):
     return str(refused.value)
 
 
-# Where it lies
+# Its location
 
 
 def test_a_directory_holds_model_and_tokenizer(directory):
@@ -55,10 +55,10 @@ def test_an_archive_is_found_where_spark_unpacked_it(directory, monkeypatch):
 
 
 def test_a_missing_directory_is_refused_with_the_ways_to_ship_it(tmp_path):
-    found = refusal(tmp_path / "none")
-    assert f"There is no model directory '{tmp_path}/none'" in found
-    assert "every machine of the cluster needs it" in found
-    assert "--archives" in found
+    message = refusal(tmp_path / "none")
+    assert f"There is no model directory '{tmp_path}/none'" in message
+    assert "every machine of the cluster needs it" in message
+    assert "--archives" in message
 
 
 def test_a_missing_archive_is_refused_with_the_command_that_ships_it(tmp_path, monkeypatch):
@@ -74,9 +74,9 @@ def test_a_directory_without_config_or_weights_is_refused(directory, name):
 
 def test_pickled_weights_are_refused_with_the_way_out(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    found = refusal(directory)
-    assert "its weights only as pytorch_model.bin, a format that can run code" in found
-    assert "save_pretrained" in found
+    message = refusal(directory)
+    assert "its weights only as pytorch_model.bin, a format that can run code" in message
+    assert "save_pretrained" in message
 
 
 def test_a_directory_without_tokenizer_is_refused(directory):
@@ -85,7 +85,7 @@ def test_a_directory_without_tokenizer_is_refused(directory):
     assert f"{directory} has no tokenizer" in refusal(directory)
 
 
-def test_the_tokenizer_may_lie_elsewhere(directory, models):
+def test_the_tokenizer_may_be_in_another_directory(directory, models):
     elsewhere = models["xlmr_unigram"]
     assert locate(directory, tokenizer=elsewhere).tokenizer == Path(elsewhere)
 
@@ -137,7 +137,7 @@ def flip_last_byte(path):
     os.utime(path, ns=(0, 0))
 
 
-def test_equal_files_have_equal_hashes_wherever_they_lie(directory, model):
+def test_equal_files_have_equal_hashes_in_any_directory(directory, model):
     assert checkpoint.hash_files(locate(directory)) == checkpoint.hash_files(locate(model))
 
 
@@ -178,10 +178,10 @@ def test_weights_with_the_published_hash_pass(minilm):
 
 
 def test_weights_without_the_published_hash_are_refused(directory):
-    found = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     with pytest.raises(ModelError) as refused:
         check(directory)
-    assert f"model.safetensors has sha256 {found}, but {MINILM}" in str(refused.value)
+    assert f"model.safetensors has sha256 {sha256}, but {MINILM}" in str(refused.value)
     assert str(registry.find(MINILM).weights_sha256) in str(refused.value)
 
 
@@ -197,7 +197,7 @@ def test_one_altered_bit_is_refused(directory, monkeypatch):
         check(directory)
 
 
-def test_a_checkpoint_of_one_s_own_has_nothing_to_compare_with(directory):
+def test_an_unpublished_checkpoint_has_nothing_to_compare_with(directory):
     spec = model_spec(str(directory), {})
     checkpoint.check_published(spec, checkpoint.locate(spec))
 
@@ -205,11 +205,11 @@ def test_a_checkpoint_of_one_s_own_has_nothing_to_compare_with(directory):
 # JSON
 
 
-def test_json_that_is_not_there_is_the_default(tmp_path):
+def test_an_optional_json_file_that_is_missing_is_the_default(tmp_path):
     assert checkpoint.read_json(tmp_path / "none.json", {}) == {}
 
 
-def test_json_that_must_be_there_is_asked_for(tmp_path):
+def test_a_required_json_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(ModelError, match=re.escape(f"{tmp_path} has no none.json")):
         checkpoint.read_json(tmp_path / "none.json")
 

@@ -12,10 +12,10 @@ def test_a_session_has_as_many_slots_as_tasks_run_at_once(
 ) -> None:
     """Of the two cores that the session has."""
     monkeypatch.setattr(type(spark.conf), "get", lambda *_: cpus)
-    found = sizes(spark, rows=0, tasks=0, concurrent_chunks=2)
-    assert found == Sizes(rows=20_000, tasks=slots, concurrent_chunks=2)
+    chunks = sizes(spark, rows=0, tasks=0, concurrent_chunks=2)
+    assert chunks == Sizes(rows=20_000, tasks=slots, concurrent_chunks=2)
 
 
 def test_sizes_of_the_config_are_kept(spark: SparkSession) -> None:
-    found = sizes(spark, rows=7, tasks=3, concurrent_chunks=1)
-    assert found == Sizes(rows=7, tasks=3, concurrent_chunks=1, forced=True)
+    chunks = sizes(spark, rows=7, tasks=3, concurrent_chunks=1)
+    assert chunks == Sizes(rows=7, tasks=3, concurrent_chunks=1, forced=True)

@@ -104,7 +104,7 @@ def test_a_job_that_cannot_run_says_why_in_one_sentence_and_touches_nothing(
     assert "\n" not in document["message"]
     assert "org.apache" not in document["message"]
     assert len(outcome.stdout.splitlines()) == 1
-    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == [
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         document["message"]
     ]
     assert trace.events("window") == []
@@ -165,28 +165,28 @@ def test_spark_submit_runs_the_job(
     model: str,
 ) -> None:
     trace = Trace(trace_directory)
-    done = submit(job_file(**base), "--set", "run.partitions=2")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+    completed = submit(job_file(**base), "--set", "run.partitions=2")
+    assert completed.returncode == 0, completed.stderr
+    document = json.loads(completed.stdout.splitlines()[-1])
     assert (document["status"], document["rows_in"], document["ok"]) == ("done", 3, 3)
     assert trace.rows() == 3
     rows = sorted(pq.read_table(base["output"]["path"]).to_pylist(), key=lambda row: row["id"])
-    found = np.array([row["embedding"] for row in rows], np.float32)
-    assert_close(found, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    assert_close(vectors, reference(model, TEXTS, prompt="passage: "), FP32_TOLERANCE)
 
 
 @pytest.mark.cluster
 def test_spark_submit_fails_without_a_java_stack_trace(
     job_file: Callable[..., str], base: Job, trace: Trace
 ) -> None:
-    done = submit(job_file(**base), "--set", "input.path=/nowhere/docs")
-    assert done.returncode == 3
+    completed = submit(job_file(**base), "--set", "input.path=/nowhere/docs")
+    assert completed.returncode == 3
     # spark-submit sends the stderr of a Python driver to stdout.
-    *said, last = done.stdout.splitlines()
+    *lines, last = completed.stdout.splitlines()
     message = json.loads(last)["message"]
     assert "/nowhere/docs cannot be read as parquet" in message
-    assert said == [f"ERROR e5spark: {message}"]
-    for output in (done.stdout, done.stderr):
+    assert lines == [f"ERROR e5spark: {message}"]
+    for output in (completed.stdout, completed.stderr):
         assert "at org.apache" not in output
         assert "Traceback" not in output
     assert trace.events("window") == []

@@ -50,11 +50,11 @@ def test_the_cluster_gives_the_vectors_of_local_mode_and_uses_both_workers(
     both = ["--conf", "spark.scheduler.minRegisteredResourcesRatio=1.0", "--total-executor-cores=2"]
     script = str(REPOSITORY / "jobs" / "embed.py")
     out = f"output.path={tmp_path / 'cluster'}"
-    done = spark_submit(
+    completed = spark_submit(
         ["--master", master, "--executor-memory=1g", *both, script, job_file(**job), "--set", out]
     )
-    assert done.returncode == 0, done.stderr + done.stdout
-    document = json.loads(done.stdout.splitlines()[-1])
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    document = json.loads(completed.stdout.splitlines()[-1])
     assert document["ok"] == local.document["ok"] == len(some)
     assert document["fingerprint"] == local.document["fingerprint"]
     assert trace.rows() == len(some)
@@ -91,11 +91,11 @@ def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(
     confs = [f"--conf=spark.{setting}" for setting in small]
     script = str(REPOSITORY / "jobs" / "embed.py")
     with standalone_cluster(tmp_path / "cluster", workers=1) as url:
-        done = spark_submit(
+        completed = spark_submit(
             ["--master", url, "--properties-file", profile, *confs, script, job_file(**job)]
         )
-    assert done.returncode == 2, done.stderr + done.stdout
-    assert "device is 'cuda:97', but" in done.stderr
+    assert completed.returncode == 2, completed.stderr + completed.stdout
+    assert "device is 'cuda:97', but" in completed.stderr
 
 
 def vectors(path: Path) -> np.ndarray:

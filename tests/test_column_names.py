@@ -61,9 +61,9 @@ def test_a_column_may_have_the_name_of_anything_inside(
     pq.write_table(pa.concat_tables([first, first.slice(0, 2)]), tmp_path / "docs.parquet")
     if settings == {"id": "count"}:
         pq.write_table(first, tmp_path / "docs.parquet")
-    done = embed("model.long_text=split", "model.max_tokens=16", "model.overlap=2")
-    assert done["code"] == 0, done["message"]
-    assert done["duplicates"] == (2 if len(settings) > 1 or left_out else 0)
+    report = embed("model.long_text=split", "model.max_tokens=16", "model.overlap=2")
+    assert report["code"] == 0, report["message"]
+    assert report["duplicates"] == (2 if len(settings) > 1 or left_out else 0)
     if not settings:
         assert len(rows_of(tmp_path / "out")) == 8
         return
@@ -72,9 +72,9 @@ def test_a_column_may_have_the_name_of_anything_inside(
     second = table(*range(2, 8), changed=3, left_out=left_out)
     pq.write_table(second, tmp_path / "docs.parquet")
     split = ("model.long_text=split", "model.max_tokens=16", "model.overlap=2")
-    done = embed("run.delete_missing=true", *split)
-    assert done["code"] == 0, done["message"]
-    assert (done["embedded"], done["deleted"]) == (3, 3 if left_out else 2)
+    report = embed("run.delete_missing=true", *split)
+    assert report["code"] == 0, report["message"]
+    assert (report["embedded"], report["deleted"]) == (3, 3 if left_out else 2)
     check(second, tmp_path / "out")
 
 
@@ -99,7 +99,7 @@ def test_a_reserved_name_is_refused_by_name_before_anything_is_created(
     assert embed('input.columns=["id"]')["code"] == 0
 
 
-def test_a_column_called_id_and_a_hash_id_are_told_what_helps(
+def test_a_column_called_id_with_a_hash_id_is_refused_with_the_remedy(
     embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     pq.write_table(pa.table({"ID": [1], "text": ["a"]}), tmp_path / "docs.parquet")

@@ -96,7 +96,7 @@ def test_joined_columns_are_one_text_and_nulls_are_left_out(
         embed(articles, text=["title", "body"], join=separator, role="passage", model=model)
     )
     parts = [[row[name] for name in ("title", "body") if row[name] is not None] for row in rows]
-    whole = [separator.join(each) if each else None for each in parts]
+    whole = [separator.join(texts) if texts else None for texts in parts]
     assert [row["status"] for row in rows] == ["null_text" if t is None else "ok" for t in whole]
     assert [row["id"] for row in rows if row["status"] == "null_text"] == [5]
     good = [number for number, text in enumerate(whole) if text is not None]
@@ -112,11 +112,11 @@ def test_joined_blanks_are_an_empty_text(spark: SparkSession, model: str) -> Non
 
 
 def test_the_order_of_the_columns_is_the_order_of_the_text(articles: DataFrame, model: str) -> None:
-    one, other = (
+    forward, backward = (
         rows_of(embed(articles, text=names, join=" ", role="query", model=model))[0]["embedding"]
         for names in (["title", "body"], ["body", "title"])
     )
-    assert np.abs(np.array(one) - np.array(other)).max() > 100 * FP32_TOLERANCE
+    assert np.abs(np.array(forward) - np.array(backward)).max() > 100 * FP32_TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_no_columns_are_refused(articles: DataFrame, model: str) -> None:
         embed(articles, text=[], role="query", model=model)
 
 
-def test_a_name_that_is_taken_is_refused_with_the_callers_remedy(articles: DataFrame) -> None:
+def test_a_column_name_that_exists_is_refused_with_the_callers_remedy(articles: DataFrame) -> None:
     with pytest.raises(ColumnError, match="column 'id', and e5spark adds 'ID'; unset hash_id"):
         check_free(articles, ["ID"], remedy="unset hash_id")
     check_free(articles, ["id_"])

@@ -34,8 +34,8 @@ def outcome(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 def test_python_m_e5spark_is_the_command_line() -> None:
     command = [sys.executable, "-m", "e5spark", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"e5spark {__version__}"
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == f"e5spark {__version__}"
 
 
 @pytest.mark.parametrize(
@@ -84,18 +84,18 @@ def test_the_size_of_a_file_is_positive(
 
 def test_without_java_the_message_names_the_versions_and_java_home(job: str) -> None:
     home = str(Path(job).parent / "no-java")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "e5spark", "embed", job],
         env={**os.environ, "JAVA_HOME": home},
         capture_output=True,
         text=True,
         check=False,
     )
-    document = json.loads(done.stdout.splitlines()[-1])
-    assert (done.returncode, document["error"]) == (2, "ConfigError")
+    document = json.loads(completed.stdout.splitlines()[-1])
+    assert (completed.returncode, document["error"]) == (2, "ConfigError")
     assert "Java 17 or 21" in document["message"]
     assert f"JAVA_HOME is {home!r}" in document["message"]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_java_process_that_was_killed_is_transient(
         except type(error) as cause:
             raise RuntimeError("while handling that") from cause
 
-    monkeypatch.setattr(cli.job_file, "load", fail)
+    monkeypatch.setattr("e5spark.job.job_file.load", fail)
     assert cli.main(["embed", job]) == 75
     assert "start the same command again" in outcome(capsys)["message"]
 
@@ -130,7 +130,7 @@ def test_a_refused_connection_to_the_hub_is_not_the_java_process() -> None:
     assert sessions.lost_jvm(ValueError("x")) is None
 
 
-def test_no_credential_of_a_path_is_said_or_logged(
+def test_no_credential_of_a_path_is_printed_or_logged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest
@@ -141,6 +141,6 @@ def test_no_credential_of_a_path_is_said_or_logged(
     for override in (*overrides, f"run.partitions={secret}", f"input.format={secret}"):
         assert cli.main(["embed", str(path), "--set", override, "--set", "run.z=1"]) == 2
     cli.log.warning("Somebody else logs %s.", secret)
-    said = "".join(capfd.readouterr())
-    assert "Somebody else logs s3a://bucket/checkpoint." in said
-    assert "SECRET" not in said
+    output = "".join(capfd.readouterr())
+    assert "Somebody else logs s3a://bucket/checkpoint." in output
+    assert "SECRET" not in output

@@ -65,7 +65,7 @@ def test_a_run_that_was_overtaken_commits_nothing(files: LocalStorage, at: int) 
     target = FakeTarget()
 
     def overtake(number: int) -> None:
-        # The next run recovers, which sweeps, while this one stands before its check.
+        # The next run recovers, which sweeps, while this one is paused before its check.
         if number == at:
             commits(Ledger(files, FakeLock(2)), target).recover(None)
             raise ConflictError("Another run has taken over.")
@@ -104,7 +104,7 @@ def test_a_record_that_is_put_after_the_sweep_is_dropped(files: LocalStorage) ->
     assert files.list("_e5spark/commits") == []
 
 
-def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: LocalStorage) -> None:
+def test_a_sweep_that_paused_leaves_what_the_next_run_has_staged(files: LocalStorage) -> None:
     def stage(epoch: int) -> list[str]:
         run = Ledger(files, FakeLock(epoch))
         paths = (run.staging_path(run.name(1)), run.work_path("rows"))
@@ -120,7 +120,7 @@ def test_a_sweep_that_stood_still_leaves_what_the_next_run_has_staged(files: Loc
     assert [files.read(name) for name in later] == [b"rows"] * 2
 
 
-def test_of_many_records_the_last_stay_and_the_table_is_known_as_begun(
+def test_the_last_of_many_records_stay_and_the_table_counts_as_begun(
     files: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "_DONE_RECORDS", 4)

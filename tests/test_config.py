@@ -15,10 +15,10 @@ def load(tmp_path):
 
 @pytest.mark.parametrize("key", ["input.path", "input.checkpoint_location", "output.path"])
 def test_a_path_has_no_credentials_which_spark_would_log(load, key):
-    found = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
-    assert f"{key} has a user and a password" in found
-    assert "s3a://bucket/docs" in found
-    assert "SECRET" not in found
+    message = refusal(load, f"{key}=s3a://KEY:SECRET@bucket/docs")
+    assert f"{key} has a user and a password" in message
+    assert "s3a://bucket/docs" in message
+    assert "SECRET" not in message
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan"])
@@ -36,8 +36,8 @@ def test_a_count_is_not_too_small(load, key, least):
 @pytest.mark.parametrize("ids", ["input.id=id", "input.hash_id=true"])
 def test_what_needs_ids_is_refused_without(load, ids):
     for override, expected in {
-        "input.on_duplicate=first": "input.on_duplicate is for input.id",
-        "run.delete_missing=true": "run.delete_missing needs input.id",
+        "input.on_duplicate=first": "set input.id or input.hash_id",
+        "run.delete_missing=true": "run.delete_missing needs to know what is missing",
     }.items():
         load(ids, override)
         assert expected in refusal(load, override)
@@ -93,7 +93,9 @@ CHANGES = [*STREAM, "input.change_feed=true", "input.format=delta"]
         ([*CHANGES, *COLUMNS[:1], *COLUMNS[3:5]], COLUMNS[5], "input.trigger is for output.write"),
     ],
 )
-def test_a_partial_input_needs_ids_and_a_checkpoint(load, settings, override, expected):
+def test_an_incremental_input_needs_ids_and_a_checkpoint_location(
+    load, settings, override, expected
+):
     load(*settings)
     assert expected in refusal(load, *settings, override)
 
@@ -116,7 +118,7 @@ def test_a_catalog_table_has_options_only_where_its_commits_are_read(load, overr
 
 
 @pytest.mark.parametrize("section", ["input", "output"])
-def test_a_table_is_given_by_path_or_name_and_not_both(load, section):
+def test_a_table_has_a_path_or_a_name_and_not_both(load, section):
     by_name = load(f"{section}.path=", f"{section}.table=db.docs")
     assert getattr(by_name, section).table == "db.docs"
     expected = f"[{section}] needs either path or table, and not both."
@@ -124,13 +126,13 @@ def test_a_table_is_given_by_path_or_name_and_not_both(load, section):
     assert expected in refusal(load, f"{section}.path=")
 
 
-def test_the_role_is_given_once_or_by_a_column_and_not_both(load):
+def test_the_role_is_a_constant_or_a_column_and_not_both(load):
     by_column = load("embed.role=", "embed.role_column=kind").embed
     assert (by_column.role, by_column.role_column) == ("", "kind")
     assert "needs either role" in refusal(load, "embed.role_column=kind")
     assert "needs either role" in refusal(load, "embed.role=")
 
 
-def test_the_instruction_is_given_once(load):
-    found = refusal(load, "embed.instruction=Find it", "embed.instruction_column=task")
-    assert "has instruction and instruction_column" in found
+def test_the_instruction_is_a_constant_or_a_column_and_not_both(load):
+    message = refusal(load, "embed.instruction=Find it", "embed.instruction_column=task")
+    assert "has instruction and instruction_column" in message

@@ -1,4 +1,4 @@
-"""Runs that die, fail or stand still at every single storage operation, in memory, without Spark.
+"""Runs that die, fail or pause at every single storage operation, in memory, without Spark.
 
 The number of crash points is in the name of each test. Real processes are killed in test_ledger
 and test_chaos.
@@ -104,7 +104,7 @@ def test_a_run_that_ends_at_any_operation_is_finished_by_the_next(
 
 
 @pytest.mark.parametrize(("kind", "scenario", "points"), CASES)
-def test_a_run_that_stands_still_at_any_operation_loses_and_doubles_nothing(
+def test_a_run_that_pauses_at_any_operation_loses_and_doubles_nothing(
     kind: str, scenario: str, points: int
 ) -> None:
     """Another run takes the output over, ends, and then the first one goes on."""

@@ -48,9 +48,9 @@ def data() -> Path:
 def test_minilm_has_the_published_spearman_on_stsb(
     spark: SparkSession, data: Path, minilm: str, language: str
 ) -> None:
-    found = spearman(spark, pairs(data, language), minilm)
-    print(f"{language}: {found:.6f}, published {PUBLISHED[language]}")
-    assert found == pytest.approx(PUBLISHED[language], abs=TOLERANCE)
+    correlation = spearman(spark, pairs(data, language), minilm)
+    print(f"{language}: {correlation:.6f}, published {PUBLISHED[language]}")
+    assert correlation == pytest.approx(PUBLISHED[language], abs=TOLERANCE)
 
 
 def test_int8_loses_less_than_promised_on_stsb(
@@ -58,18 +58,18 @@ def test_int8_loses_less_than_promised_on_stsb(
 ) -> None:
     rows = pairs(data, "en")
     int8 = quantised(minilm, tmp_path / "int8", [row[side] for row in rows[::4] for side in SIDES])
-    found = spearman(spark, rows, int8)
-    print(f"int8: {found:.6f}, fp32 {PUBLISHED['en']}")
-    assert found == pytest.approx(PUBLISHED["en"], abs=INT8_TOLERANCE)
+    correlation = spearman(spark, rows, int8)
+    print(f"int8: {correlation:.6f}, fp32 {PUBLISHED['en']}")
+    assert correlation == pytest.approx(PUBLISHED["en"], abs=INT8_TOLERANCE)
 
 
 @pytest.mark.large
 def test_minilm_has_the_published_ndcg_on_scifact(
     spark: SparkSession, data: Path, minilm: str
 ) -> None:
-    found = ndcg(spark, data / "scifact", minilm)
-    print(f"SciFact: nDCG@10 {found:.6f}, published {PUBLISHED_NDCG}")
-    assert found == pytest.approx(PUBLISHED_NDCG, abs=TOLERANCE)
+    score = ndcg(spark, data / "scifact", minilm)
+    print(f"SciFact: nDCG@10 {score:.6f}, published {PUBLISHED_NDCG}")
+    assert score == pytest.approx(PUBLISHED_NDCG, abs=TOLERANCE)
 
 
 @pytest.mark.large
@@ -77,9 +77,9 @@ def test_int8_loses_less_than_promised_on_scifact(
     spark: SparkSession, data: Path, minilm: str, tmp_path: Path
 ) -> None:
     sample = list(documents(data / "scifact").values())[::20]
-    found = ndcg(spark, data / "scifact", quantised(minilm, tmp_path / "int8", sample))
-    print(f"SciFact in int8: nDCG@10 {found:.6f}, fp32 {PUBLISHED_NDCG}")
-    assert found == pytest.approx(PUBLISHED_NDCG, abs=INT8_TOLERANCE)
+    score = ndcg(spark, data / "scifact", quantised(minilm, tmp_path / "int8", sample))
+    print(f"SciFact in int8: nDCG@10 {score:.6f}, fp32 {PUBLISHED_NDCG}")
+    assert score == pytest.approx(PUBLISHED_NDCG, abs=INT8_TOLERANCE)
 
 
 def quantised(model: str, to: Path, sample: list[str]) -> str:
@@ -88,8 +88,8 @@ def quantised(model: str, to: Path, sample: list[str]) -> str:
     with pytest.MonkeyPatch.context() as patch:
         # Whether it is faster is the machine's affair; what it gives is the test's.
         patch.setattr(quantized, "_speedup", lambda before, after: 2.0)
-        made = prepare_int8(spec, to, sample, [""] * len(sample), overflow_safe=None)
-    print(made["quality"])
+        manifest = prepare_int8(spec, to, sample, [""] * len(sample), overflow_safe=None)
+    print(manifest["quality"])
     return str(to)
 
 
@@ -113,11 +113,11 @@ def spearman(spark: SparkSession, rows: list[dict[str, str]], model: str) -> flo
         model=model,
         checkpoint=MINILM,
     )
-    found = to_arrow(df).sort_by("id")
-    one, other = (
-        np.array(found[f"{side}_embedding"].to_pylist(), dtype=np.float32) for side in SIDES
+    table = to_arrow(df).sort_by("id")
+    first, second = (
+        np.array(table[f"{side}_embedding"].to_pylist(), dtype=np.float32) for side in SIDES
     )
-    return float(spearmanr((one * other).sum(axis=1), scores).statistic)
+    return float(spearmanr((first * second).sum(axis=1), scores).statistic)
 
 
 def ndcg(spark: SparkSession, directory: Path, model: str) -> float:
@@ -129,14 +129,14 @@ def ndcg(spark: SparkSession, directory: Path, model: str) -> float:
         ]
     queries = {row["_id"]: row["text"] for row in read_lines(directory / "queries.jsonl")}
     texts = documents(directory)
-    asked = sorted({query for query, _, _ in judged})
-    columns = {each: number for number, each in enumerate(texts)}
-    relevance = np.zeros((len(asked), len(texts)))
+    query_ids = sorted({query for query, _, _ in judged})
+    columns = {document: number for number, document in enumerate(texts)}
+    relevance = np.zeros((len(query_ids), len(texts)))
     for query, document, score in judged:
-        relevance[asked.index(query), columns[document]] = score
-    wanted = vectors(spark, [queries[each] for each in asked], model, role="query")
-    found = vectors(spark, list(texts.values()), model, role="passage")
-    return float(ndcg_score(relevance, wanted @ found.T, k=10))
+        relevance[query_ids.index(query), columns[document]] = score
+    query_vectors = vectors(spark, [queries[query] for query in query_ids], model, role="query")
+    document_vectors = vectors(spark, list(texts.values()), model, role="passage")
+    return float(ndcg_score(relevance, query_vectors @ document_vectors.T, k=10))
 
 
 def documents(directory: Path) -> dict[str, str]:

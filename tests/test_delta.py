@@ -52,12 +52,12 @@ def test_delta_is_written_read_and_never_overwritten(
 ) -> None:
     """One test, because each step needs the table of the one before and a JVM of its own."""
     # The command brings the jars itself.
-    done = e5spark_embed(job_file(**base))
-    assert done.returncode == 0, done.stderr
-    check_account(done.stdout)
+    completed = e5spark_embed(job_file(**base))
+    assert completed.returncode == 0, completed.stderr
+    check_report(completed.stdout)
     check_vectors(oracle_rows(base["output"]["path"], tmp_path), "", model)
 
-    # spark-submit gets them from conf/spark-delta.conf, but for the build of another Spark.
+    # spark-submit gets them from conf/spark-delta.conf, except for the build of another Spark.
     base["input"] = {
         "path": base["output"]["path"],
         "format": "delta",
@@ -67,22 +67,22 @@ def test_delta_is_written_read_and_never_overwritten(
     base["output"]["path"] = str(tmp_path / "second")
     packages = delta.session_settings()["spark.jars.packages"]
     build = [] if IS_4_1 else ["--packages", packages]
-    done = submit("--properties-file", str(PROPERTIES), *build, job_file(**base))
-    assert done.returncode == 0, done.stderr + done.stdout
-    check_account(done.stdout)
+    completed = submit("--properties-file", str(PROPERTIES), *build, job_file(**base))
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    check_report(completed.stdout)
     rows = oracle_rows(base["output"]["path"], tmp_path)
     check_vectors(rows, "", model)
     check_vectors(rows, "query_", model)
 
     before = files(tmp_path / "second")
-    done = submit(*delta.submit_flags().split(), job_file(**base))
-    assert done.returncode == 5, done.stderr + done.stdout
-    assert "second already exists" in json.loads(done.stdout.splitlines()[-1])["message"]
+    completed = submit(*delta.submit_flags().split(), job_file(**base))
+    assert completed.returncode == 5, completed.stderr + completed.stdout
+    assert "second already exists" in json.loads(completed.stdout.splitlines()[-1])["message"]
     assert files(tmp_path / "second") == before
 
 
 @pytest.mark.parametrize("end", ["input", "output"])
-def test_a_session_without_delta_is_told_the_flags_before_any_row_is_embedded(
+def test_a_session_without_delta_is_refused_with_the_flags_before_any_row_is_embedded(
     base: dict[str, dict[str, Any]], run_job: Callable[..., Any], trace: Trace, end: str
 ) -> None:
     base["output"].pop("format")
@@ -99,16 +99,16 @@ def test_a_session_without_delta_is_told_the_flags_before_any_row_is_embedded(
 @pytest.mark.skipif(
     not IS_4_1, reason=f"conf/spark-delta.conf is for 4.1, not for PySpark {pyspark.__version__}"
 )
-def test_the_properties_file_is_what_the_code_asks_for() -> None:
+def test_the_properties_file_is_what_the_code_requires() -> None:
     lines = PROPERTIES.read_text().splitlines()
     settings = dict(line.split() for line in lines if line and not line.startswith("#"))
     assert settings == delta.session_settings()
 
 
 def files(table: Path) -> dict[Path, int]:
-    """When each file was written; but for the ledger, where each run leaves its lock."""
-    found = [path for path in table.rglob("*") if "_e5spark" not in path.parts]
-    return {path: path.stat().st_mtime_ns for path in found}
+    """When each file was written, without the ledger, where each run leaves its lock."""
+    paths = [path for path in table.rglob("*") if "_e5spark" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def e5spark_embed(file: str) -> subprocess.CompletedProcess[str]:
@@ -135,13 +135,13 @@ def oracle_rows(path: str, tmp_path: Path) -> list[Mapping[str, Any]]:
     return sorted(pq.read_table(out).to_pylist(), key=lambda row: row["id"])
 
 
-def check_account(stdout: str) -> None:
+def check_report(stdout: str) -> None:
     document = json.loads(stdout.splitlines()[-1])
     counts = {name: document[name] for name in ("status", "rows_in", "rows", "ok")}
     assert counts == {"status": "done", "rows_in": 3, "rows": 3, "ok": 3}
 
 
 def check_vectors(rows: list[Mapping[str, Any]], prefix: str, model: str) -> None:
-    found = np.array([row[f"{prefix}embedding"] for row in rows], np.float32)
+    vectors = np.array([row[f"{prefix}embedding"] for row in rows], np.float32)
     prompt = "query: " if prefix else "passage: "
-    assert_close(found, reference(model, TEXTS, prompt=prompt), FP32_TOLERANCE)
+    assert_close(vectors, reference(model, TEXTS, prompt=prompt), FP32_TOLERANCE)

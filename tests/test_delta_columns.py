@@ -68,17 +68,17 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, model: str, trace: Trace
 ) -> None:
     before = rows_of(driver, table)
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (0, 60), ended
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (0, 60), outcome
     rows = rows_of(driver, table)
     check(rows, model)
     assert list(rows[0]) == [*before[0], *ADDED]
     assert [{name: row[name] for name in before[0]} for row in rows] == before
     # The user's properties and protocol are as they were, and one commit wrote all vectors.
-    properties = [each["configuration"] for each in actions(tmp_path / "docs", "metaData")]
+    properties = [action["configuration"] for action in actions(tmp_path / "docs", "metaData")]
     assert properties == [{}, {}]
     assert len(list(actions(tmp_path / "docs", "protocol"))) == 1
-    operations = [each["operation"] for each in actions(tmp_path / "docs", "commitInfo")]
+    operations = [action["operation"] for action in actions(tmp_path / "docs", "commitInfo")]
     assert operations == ["WRITE", "ADD COLUMNS", "MERGE"]
 
     trace.mark()
@@ -108,9 +108,9 @@ def test_a_row_that_changes_while_it_is_embedded_gets_no_stale_vector(
     driver.sql(f"UPDATE {table} SET body = concat('Changed ', id) WHERE id < 7")
     driver.sql(f"DELETE FROM {table} WHERE id = 30")
     trace.mark()
-    ended = driver.job(job())
-    # What had been embedded is in the table, but for the rows that are others now.
-    assert (ended.code, ended.document["recovered"], trace.rows()) == (0, 60, 7)
+    outcome = driver.job(job())
+    # All that was embedded is in the table, except the rows that have changed since.
+    assert (outcome.code, outcome.document["recovered"], trace.rows()) == (0, 60, 7)
     rows = rows_of(driver, table)
     assert len(rows) == 59
     check(rows, model)
@@ -120,9 +120,9 @@ def test_an_append_only_table_gets_no_columns(
     driver: Driver, job: Callable[..., str], table: str
 ) -> None:
     driver.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
-    ended = driver.job(job())
-    assert ended.code == 5
-    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+    outcome = driver.job(job())
+    assert outcome.code == 5
+    assert "is append-only (delta.appendOnly = true)" in outcome.document["message"]
     assert set(ADDED).isdisjoint(rows_of(driver, table)[0])
 
 
@@ -131,11 +131,11 @@ def test_a_run_killed_after_its_merge_does_nothing_twice(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, model: str, trace: Trace
 ) -> None:
     driver.killed(job(), at="publishing")
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (0, 60)
-    assert "Delta skipped" in ended.log
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (0, 60)
+    assert "Delta skipped" in outcome.log
     check(rows_of(driver, table), model)
-    operations = [each["operation"] for each in actions(tmp_path / "docs", "commitInfo")]
+    operations = [action["operation"] for action in actions(tmp_path / "docs", "commitInfo")]
     assert operations == ["WRITE", "ADD COLUMNS", "MERGE"]
 
 
@@ -152,9 +152,9 @@ def test_columns_of_these_names_that_are_not_ours_are_left_alone(
 ) -> None:
     driver.sql(f"ALTER TABLE {table} ADD COLUMNS (Status STRING)")
     before = rows_of(driver, table)
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "already has a column 'Status'" in ended.document["message"]
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "already has a column 'Status'" in outcome.document["message"]
     assert rows_of(driver, table) == before
 
 
@@ -163,9 +163,9 @@ def test_vectors_of_another_model_are_refused(
 ) -> None:
     assert driver.job(job()).code == 0
     trace.mark()
-    ended = driver.job(job(), "model.max_tokens=64")
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "max_tokens is 512, this run's is 64" in ended.document["message"]
+    outcome = driver.job(job(), "model.max_tokens=64")
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "max_tokens is 512, this run's is 64" in outcome.document["message"]
 
 
 @pytest.mark.parametrize("override", ['embed.column_prefix="b_"', "model.max_tokens=64"])
@@ -178,23 +178,23 @@ def test_a_job_that_is_refused_adds_no_column(
     assert rows_of(driver, table) == before
 
 
-def test_a_job_that_another_one_is_ahead_of_adds_no_column(
+def test_a_job_that_does_not_get_the_lock_adds_no_column(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path
 ) -> None:
     before = rows_of(driver, table)
     with acquire(LocalStorage("", tmp_path / "docs")):
-        ended = driver.job(job())
-    assert ended.code == 5
-    assert "Another run writes to" in ended.document["message"]
+        outcome = driver.job(job())
+    assert outcome.code == 5
+    assert "Another run writes to" in outcome.document["message"]
     assert rows_of(driver, table) == before
 
 
-def test_vectors_of_which_no_commit_is_known_are_left_alone(
+def test_vectors_of_an_unknown_commit_are_left_alone(
     driver: Driver, job: Callable[..., str], table: str, tmp_path: Path, trace: Trace
 ) -> None:
     assert driver.job(job()).code == 0
     shutil.rmtree(tmp_path / "docs" / "_e5spark" / "done")
     trace.mark()
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "no record of a commit" in ended.document["message"]
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in outcome.document["message"]

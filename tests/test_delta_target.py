@@ -39,7 +39,7 @@ READERS = {
     "pandas": "pyarrow.Table.from_pandas(table.to_pandas(), preserve_index=False)",
     "duckdb": "duckdb.sql('FROM data').to_arrow_table()",
 }
-# Their process may abort when it ends, as that of delta_rs.
+# Their process may abort when it ends, as delta_rs does.
 _READ = """
 import sys, deltalake, duckdb, pyarrow, pyarrow.parquet
 table = deltalake.DeltaTable(sys.argv[1])
@@ -81,9 +81,9 @@ def write_docs(path: Path, texts: Mapping[int, str]) -> None:
     pq.write_table(table, path / "docs.parquet")
 
 
-def check_rows(found: pa.Table, texts: Mapping[int, str], model: str) -> None:
+def check_rows(table: pa.Table, texts: Mapping[int, str], model: str) -> None:
     """The table is exactly these texts, each once, each with its own vector."""
-    rows = sorted(found.to_pylist(), key=lambda row: row["id"])
+    rows = sorted(table.to_pylist(), key=lambda row: row["id"])
     assert [(row["id"], row["body"]) for row in rows] == sorted(texts.items())
     vectors = np.array([row["embedding"] for row in rows], np.float32)
     bodies = tuple(row["body"] for row in rows)
@@ -98,26 +98,26 @@ def spark_rows(name: str) -> pa.Table:
     return to_arrow(session().read.table(name)).sort_by("id")
 
 
-def test_a_table_follows_its_source_and_everyone_reads_the_same(
+def test_a_table_is_synced_with_its_source_and_everyone_reads_the_same(
     driver: Driver, job: Callable[..., str], tmp_path: Path, model: str, trace: Trace
 ) -> None:
     texts = {number: f"Text number {number}." for number in range(100)}
     write_docs(tmp_path, texts)
-    ended = driver.job(job())
-    assert (ended.code, ended.document["rows"], trace.rows()) == (0, 100, 100)
+    outcome = driver.job(job())
+    assert (outcome.code, outcome.document["rows"], trace.rows()) == (0, 100, 100)
     check_rows(read(driver, tmp_path / "out"), texts, model)
 
     trace.mark()
-    ended = driver.job(job())
-    assert (ended.code, ended.document["embedded"], trace.rows()) == (0, 0, 0)
+    outcome = driver.job(job())
+    assert (outcome.code, outcome.document["embedded"], trace.rows()) == (0, 0, 0)
 
     texts |= {number: f"Another text {number}." for number in range(20, 57)}
     texts |= {number: f"A new text {number}." for number in range(200, 203)}
     texts = {number: text for number, text in texts.items() if number >= 5}
     write_docs(tmp_path, texts)
     trace.mark()
-    ended = driver.job(job(run={"delete_missing": True}))
-    assert (ended.code, ended.document["deleted"], trace.rows()) == (0, 5, 40)
+    outcome = driver.job(job(run={"delete_missing": True}))
+    assert (outcome.code, outcome.document["deleted"], trace.rows()) == (0, 5, 40)
     ours = read(driver, tmp_path / "out")
     check_rows(ours, texts, model)
     theirs = delta_rs(tmp_path / "out", tmp_path).sort_by("id")
@@ -144,18 +144,18 @@ def test_a_new_table_asks_for_little_and_says_where_its_vectors_come_from(
     driver: Driver, job: Callable[..., str], tmp_path: Path
 ) -> None:
     write_docs(tmp_path, {1: "One text.", 2: "Another."})
-    ended = driver.job(job())
+    outcome = driver.job(job())
     (protocol,) = actions(tmp_path / "out", "protocol")
     assert protocol == {"minReaderVersion": 1, "minWriterVersion": 2}
     (metadata,) = actions(tmp_path / "out", "metaData")
     properties = metadata["configuration"]
-    fingerprint = ended.document["fingerprint"]
+    fingerprint = outcome.document["fingerprint"]
     assert properties["e5spark.fingerprint"] == fingerprint
     assert properties["delta.autoOptimize.optimizeWrite"] == "false"
     assert "delta.enableChangeDataFeed" not in properties
     listed = properties["delta.dataSkippingStatsColumns"].replace("`", "").split(",")
     assert set(listed) == SCALARS
-    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    columns = {field["name"]: field for field in json.loads(metadata["schemaString"])["fields"]}
     assert columns["embedding"]["metadata"]["e5spark.fingerprint"] == fingerprint
     for add in actions(tmp_path / "out", "add"):
         stats = json.loads(add["stats"])
@@ -171,7 +171,7 @@ def test_a_new_table_asks_for_little_and_says_where_its_vectors_come_from(
     }
 
 
-def test_what_is_asked_for_is_set_when_the_table_is_created(
+def test_table_properties_and_writer_options_are_set_when_the_table_is_created(
     driver: Driver, job: Callable[..., str], tmp_path: Path
 ) -> None:
     write_docs(tmp_path, {1: "One text."})
@@ -193,12 +193,12 @@ def test_an_append_only_table_takes_new_rows_and_refuses_others_before_it_embeds
     assert driver.job(job(**settings)).document["embedded"] == 1
     write_docs(tmp_path, {1: "One text.", 2: "Changed.", 3: "New."})
     trace.mark()
-    ended = driver.job(job(**settings))
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "is append-only (delta.appendOnly = true)" in ended.document["message"]
+    outcome = driver.job(job(**settings))
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "is append-only (delta.appendOnly = true)" in outcome.document["message"]
 
 
-def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
+def test_rows_that_ended_in_an_error_are_tried_again_and_appear_once(
     driver: Driver,
     job: Callable[..., str],
     tmp_path: Path,
@@ -209,8 +209,8 @@ def test_rows_that_ended_in_an_error_are_tried_again_and_stand_once(
     write_docs(tmp_path, {1: "One text.", 2: f"A {poison} text.", 3: "Another."})
     settings: dict[str, Any] = {"model": {"name": poisoned_model}, "run": {"max_error_rate": 1.0}}
     assert driver.job(job(**settings)).document["error"] == 1
-    ended = driver.job(job(**settings))
-    assert (ended.document["embedded"], ended.document["error"]) == (1, 1)
+    outcome = driver.job(job(**settings))
+    assert (outcome.document["embedded"], outcome.document["error"]) == (1, 1)
     write_docs(tmp_path, {1: "One text.", 2: "A good text.", 3: "Another."})
     assert driver.job(job(**settings)).document["embedded"] == 1
     assert read(driver, tmp_path / "out")["status"].to_pylist() == ["ok"] * 3
@@ -228,16 +228,18 @@ def test_the_windows_of_a_long_text_are_replaced_together(
     assert driver.job(job(**settings)).code == 0
     assert windows(driver, tmp_path / "out") == {1: [0], 2: before[1], 3: [0]}
     merges = [
-        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+        action
+        for action in actions(tmp_path / "out", "commitInfo")
+        if action["operation"] == "MERGE"
     ]
     assert len(merges) == 1
 
 
 def windows(driver: Driver, path: Path) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    numbers: dict[int, list[int]] = {}
     for row in read(driver, path).to_pylist():
-        found.setdefault(row["id"], []).append(row["window"])
-    return {id: sorted(each) for id, each in found.items()}
+        numbers.setdefault(row["id"], []).append(row["window"])
+    return {id: sorted(values) for id, values in numbers.items()}
 
 
 @pytest.mark.chaos
@@ -249,11 +251,11 @@ def test_a_run_killed_around_an_append_loses_and_doubles_nothing(
     write_docs(tmp_path, texts)
     file = job(run={"concurrent_chunks": 1})
     driver.killed(file, at=at)
-    ended = driver.job(file)
-    assert ended.code == 0
+    outcome = driver.job(file)
+    assert outcome.code == 0
     # A chunk that was not recorded is embedded again; one that was never is.
     assert trace.rows() == (160 if at == "written:2" else 120)
-    assert ("Delta skipped" in ended.log) == (at == "publishing:2")
+    assert ("Delta skipped" in outcome.log) == (at == "publishing:2")
     check_rows(read(driver, tmp_path / "out"), texts, model)
     check_rows(delta_rs(tmp_path / "out", tmp_path), texts, model)
 
@@ -275,12 +277,14 @@ def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     write_docs(tmp_path, texts)
     trace.mark()
     driver.killed(job(run={"delete_missing": True}), at=at)
-    ended = driver.job(job(run={"delete_missing": True}))
-    assert (ended.code, trace.rows()) == (0, 45)
-    assert ("Delta skipped" in ended.log) == (at == "publishing")
+    outcome = driver.job(job(run={"delete_missing": True}))
+    assert (outcome.code, trace.rows()) == (0, 45)
+    assert ("Delta skipped" in outcome.log) == (at == "publishing")
     check_rows(read(driver, tmp_path / "out"), texts, model)
     merges = [
-        each for each in actions(tmp_path / "out", "commitInfo") if each["operation"] == "MERGE"
+        action
+        for action in actions(tmp_path / "out", "commitInfo")
+        if action["operation"] == "MERGE"
     ]
     assert len(merges) == 1
 
@@ -298,17 +302,21 @@ def commit_twice(path: str) -> list[tuple[bool, int]]:
     spark = session()
     spark.range(0).write.format("delta").save(path)
     table = DeltaTable(spark, delta_name(path))
-    found = []
-    one = Commit.of(Record(name="00001-00001", kind="append", files=("a",)), path, "fp")
-    other = Commit.of(Record(name="00001-00002", kind="replace", files=("b",)), path, "fp")
+    outcomes = []
+    append_commit = Commit.of(Record(name="00001-00001", kind="append", files=("a",)), path, "fp")
+    merge_commit = Commit.of(Record(name="00001-00002", kind="replace", files=("b",)), path, "fp")
     for _ in range(2):
-        found.append((append(spark.range(3), table, one, options={}), table.rows().count()))
+        outcomes.append(
+            (append(spark.range(3), table, append_commit, options={}), table.rows().count())
+        )
     for _ in range(2):
         clauses = "ON t.id = s.id WHEN MATCHED THEN DELETE"
-        found.append((merge(spark.range(1), table, other, clauses=clauses), table.rows().count()))
+        outcomes.append(
+            (merge(spark.range(1), table, merge_commit, clauses=clauses), table.rows().count())
+        )
     # What a MERGE was told through the session's settings is gone with it.
     assert spark.conf.get("spark.databricks.delta.write.txnAppId", None) is None
-    return found
+    return outcomes
 
 
 def test_a_record_of_a_new_ledger_is_not_taken_for_an_old_one() -> None:
@@ -331,9 +339,9 @@ def test_a_table_that_is_not_ours_is_refused_and_left_alone(
         {"path": str(tmp_path / "plain")},
         {"path": "", "table": "theirs"},
     ):
-        ended = driver.job(job(output=output))
-        assert (ended.code, trace.rows()) == (5, 0)
-        assert "already exists and was not written by e5spark" in ended.document["message"]
+        outcome = driver.job(job(output=output))
+        assert (outcome.code, trace.rows()) == (5, 0)
+        assert "already exists and was not written by e5spark" in outcome.document["message"]
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "job.toml"}) == sorted(
         set(before) - {tmp_path / "job.toml"}
     )
@@ -346,22 +354,22 @@ def test_other_vectors_and_a_lost_ledger_are_refused(
     write_docs(tmp_path, {1: "One text."})
     assert driver.job(job()).code == 0
     trace.mark()
-    ended = driver.job(job(), "model.max_tokens=64")
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "max_tokens is 512, this run's is 64" in ended.document["message"]
+    outcome = driver.job(job(), "model.max_tokens=64")
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "max_tokens is 512, this run's is 64" in outcome.document["message"]
     shutil.rmtree(tmp_path / "out" / "_e5spark")
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "lost its directory _e5spark" in ended.document["message"]
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "lost its directory _e5spark" in outcome.document["message"]
 
 
 def test_a_column_that_delta_cannot_name_is_an_input_error(
     driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
 ) -> None:
     pq.write_table(pa.table({"id": [1], "a body": ["One text."]}), tmp_path / "docs.parquet")
-    ended = driver.job(job(embed={"text": "a body"}))
-    assert (ended.code, trace.rows()) == (3, 0)
-    assert "DELTA_INVALID_CHARACTERS_IN_COLUMN_NAMES" in ended.document["message"]
+    outcome = driver.job(job(embed={"text": "a body"}))
+    assert (outcome.code, trace.rows()) == (3, 0)
+    assert "DELTA_INVALID_CHARACTERS_IN_COLUMN_NAMES" in outcome.document["message"]
 
 
 def test_a_catalog_table_is_created_and_updated_by_name(
@@ -395,9 +403,9 @@ def test_a_side_table_has_the_id_and_what_was_added(
     write_docs(tmp_path, {1: "One text.", 2: "A third."})
     assert driver.job(file).document["embedded"] == 1
     added = ["embedding", "n_tokens", "truncated", "already_prompted", "status", "error"]
-    found = read(driver, tmp_path / "out")
-    assert found.column_names == ["id", *added, "content_hash", "embedding_fp"]
-    assert found["id"].to_pylist() == [1, 2]
+    table = read(driver, tmp_path / "out")
+    assert table.column_names == ["id", *added, "content_hash", "embedding_fp"]
+    assert table["id"].to_pylist() == [1, 2]
 
 
 def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
@@ -407,9 +415,9 @@ def test_files_of_a_delta_table_are_not_compacted_as_plain_files(
     file = job()
     assert driver.job(file).code == 0
     before = sorted((tmp_path / "out").rglob("*"))
-    ended = driver.job(file, command="compact")
-    assert (ended.code, sorted((tmp_path / "out").rglob("*"))) == (5, before)
-    assert "OPTIMIZE" in ended.document["message"]
+    outcome = driver.job(file, command="compact")
+    assert (outcome.code, sorted((tmp_path / "out").rglob("*"))) == (5, before)
+    assert "OPTIMIZE" in outcome.document["message"]
 
 
 @pytest.mark.chaos
@@ -427,7 +435,7 @@ def test_rows_without_ids_appear_all_at_once(
 
 
 @pytest.mark.cluster
-def test_a_table_follows_its_source_over_connect(
+def test_a_table_is_synced_with_its_source_over_connect(
     job: Callable[..., str],
     tmp_path: Path,
     model: str,
@@ -454,20 +462,20 @@ def test_a_table_follows_its_source_over_connect(
         check_rows(read(driver, tmp_path / "out"), texts, model)
         driver.close()
     (metadata,) = actions(tmp_path / "out", "metaData")
-    columns = {each["name"]: each for each in json.loads(metadata["schemaString"])["fields"]}
+    columns = {field["name"]: field for field in json.loads(metadata["schemaString"])["fields"]}
     assert "e5spark.fingerprint" in columns["embedding"]["metadata"]
 
 
-def test_rows_of_which_no_commit_is_known_are_neither_doubled_nor_changed(
+def test_rows_of_an_unknown_commit_are_neither_doubled_nor_changed(
     driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace
 ) -> None:
     write_docs(tmp_path, {1: "One text."})
     assert driver.job(job()).code == 0
     shutil.rmtree(tmp_path / "out" / "_e5spark" / "done")
     trace.mark()
-    ended = driver.job(job())
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "no record of a commit" in ended.document["message"]
+    outcome = driver.job(job())
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "no record of a commit" in outcome.document["message"]
     assert read(driver, tmp_path / "out").num_rows == 1
 
 
@@ -477,7 +485,7 @@ def test_a_table_that_was_made_for_other_vectors_is_refused_before_its_first_row
     pq.write_table(pa.table({"id": [1, 1], "body": ["One.", "Two."]}), tmp_path / "docs.parquet")
     assert driver.job(job()).code == 3
     write_docs(tmp_path, {1: "One text."})
-    ended = driver.job(job(), "model.max_tokens=64")
-    assert (ended.code, trace.rows()) == (5, 0)
-    assert "if it has no rows, remove it" in ended.document["message"]
+    outcome = driver.job(job(), "model.max_tokens=64")
+    assert (outcome.code, trace.rows()) == (5, 0)
+    assert "if it has no rows, remove it" in outcome.document["message"]
     assert driver.job(job()).code == 0

@@ -21,19 +21,19 @@ def homeless(monkeypatch, tmp_path):
 
 
 def test_without_a_home_there_is_a_directory_that_only_its_user_can_write(tmp_path):
-    found = digest.cache_directory()
-    assert found == tmp_path / f"e5spark-{os.getuid()}"
-    assert found.stat().st_mode & 0o777 == 0o700
+    directory = digest.cache_directory()
+    assert directory == tmp_path / f"e5spark-{os.getuid()}"
+    assert directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_directory_that_is_somebody_elses_is_not_trusted(tmp_path, monkeypatch):
     squatted = tmp_path / f"e5spark-{os.getuid() + 1}"
     squatted.mkdir()
     monkeypatch.setattr(os, "getuid", lambda: int(squatted.name.removeprefix("e5spark-")))
-    found = digest.cache_directory()
-    assert found != squatted
-    assert found.stat().st_mode & 0o777 == 0o700
-    assert digest.cache_directory() == found
+    directory = digest.cache_directory()
+    assert directory != squatted
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert digest.cache_directory() == directory
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path):

@@ -1,4 +1,4 @@
-"""The registry of engines decides what runs a model, and what is missing is said by name."""
+"""The registry of engines decides what runs a model, and names what is missing."""
 
 import importlib.util
 import inspect
@@ -148,7 +148,7 @@ def test_auto_without_any_engine_names_what_is_missing(
         load(files, engine="auto", precision="fp32", device="auto", threads=1)
 
 
-def test_an_engine_whose_import_fails_is_said_so(
+def test_an_engine_whose_import_fails_is_reported_as_such(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Installed as far as can be seen, but broken."""

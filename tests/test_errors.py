@@ -7,7 +7,10 @@ from e5spark.errors import E5SparkError, ModelError, TextError, TransientError
 
 
 def subclasses(kind):
-    return [kind, *(found for each in kind.__subclasses__() for found in subclasses(each))]
+    return [
+        kind,
+        *(descendant for child in kind.__subclasses__() for descendant in subclasses(child)),
+    ]
 
 
 ALL = subclasses(E5SparkError)
@@ -76,25 +79,25 @@ def test_an_error_survives_pickling(kind):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_printed_error_is_found_again(kind):
-    found = errors.from_text(
+    error = errors.from_text(
         f"Traceback (most recent call last):\n{kind.__module__}."
         f"{kind.__name__}: Why it failed: x: y.\n"
     )
-    assert type(found) is kind
-    assert str(found) == "Why it failed: x: y."
+    assert type(error) is kind
+    assert str(error) == "Why it failed: x: y."
 
 
 @pytest.mark.parametrize("text", [PYTHON_EXCEPTION, STAGE_FAILURE], ids=["python", "stage"])
 def test_the_error_of_a_worker_is_found_in_what_spark_raises(text):
-    found = errors.from_text(text)
-    assert isinstance(found, ModelError)
-    assert str(found) == "There is no model directory '/models/e5'; ship it: see the docs."
+    error = errors.from_text(text)
+    assert isinstance(error, ModelError)
+    assert str(error) == "There is no model directory '/models/e5'; ship it: see the docs."
 
 
 def test_of_a_chain_the_last_error_is_found():
-    found = errors.from_text(CHAINED)
-    assert isinstance(found, ModelError)
-    assert str(found) == "The checkpoint is incomplete."
+    error = errors.from_text(CHAINED)
+    assert isinstance(error, ModelError)
+    assert str(error) == "The checkpoint is incomplete."
 
 
 @pytest.mark.parametrize(
@@ -111,19 +114,19 @@ def test_a_text_without_an_e5spark_error_gives_none(text):
 
 
 def test_an_error_that_this_version_does_not_know_is_still_an_e5spark_error():
-    found = errors.from_text("e5spark.errors.LaterError: from a newer worker.")
-    assert type(found) is E5SparkError
-    assert str(found) == "from a newer worker."
+    error = errors.from_text("e5spark.errors.LaterError: from a newer worker.")
+    assert type(error) is E5SparkError
+    assert str(error) == "from a newer worker."
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n  ", " \n"])
 def test_a_message_is_one_line_so_that_all_of_it_comes_back_from_a_worker(end):
     error = TextError(f"texts[3] could not be encoded:{end}shapes{end}differ.{end}")
     assert str(error) == "texts[3] could not be encoded: shapes differ."
-    found = errors.from_text(
+    parsed = errors.from_text(
         f"Traceback (most recent call last):\ne5spark.errors.TextError: {error}\n\tat x"
     )
-    assert str(found) == str(error)
+    assert str(parsed) == str(error)
 
 
 def test_spaces_inside_a_message_are_kept():
@@ -158,14 +161,14 @@ def test_spaces_inside_a_message_are_kept():
         ("ModuleNotFoundError: No module named 'e5spark'", "Run pip install e5spark"),
     ],
 )
-def test_a_package_that_a_worker_lacks_is_said_by_name_with_its_fix(last_line, message):
+def test_a_package_that_a_worker_lacks_is_named_with_its_fix(last_line, message):
     text = PYTHON_EXCEPTION.partition("e5spark.errors")[0] + last_line + "\n\n\tat org.apache"
     error = errors.from_text(text)
     assert type(error) is errors.OptionError
     assert message in str(error)
 
 
-def test_our_own_error_goes_before_a_missing_package():
+def test_our_own_error_takes_precedence_over_a_missing_package():
     text = f"ModuleNotFoundError: No module named 'torch'\n{PYTHON_EXCEPTION}"
     assert isinstance(errors.from_text(text), ModelError)
 

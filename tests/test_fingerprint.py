@@ -36,8 +36,8 @@ def test_the_digest_is_the_same_in_every_process_and_release():
 
 
 def test_every_part_has_another_value_in_these_tests():
-    assert set(OTHER_PARTS) == {each.name for each in dataclasses.fields(Fingerprint)}
-    assert set(OTHER_RECIPE_PARTS) == {each.name for each in dataclasses.fields(Recipe)}
+    assert set(OTHER_PARTS) == {field.name for field in dataclasses.fields(Fingerprint)}
+    assert set(OTHER_RECIPE_PARTS) == {field.name for field in dataclasses.fields(Recipe)}
 
 
 @pytest.mark.parametrize("part", OTHER_PARTS)

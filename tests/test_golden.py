@@ -118,9 +118,9 @@ def test_delta_table_of_an_earlier_release_is_updated(
     driver: Driver, golden: Path, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     def run(file: Path) -> dict[str, Any]:
-        ended = driver.job(str(file))
-        assert ended.code == 0, ended.log
-        return dict(ended.document)
+        outcome = driver.job(str(file))
+        assert outcome.code == 0, outcome.log
+        return dict(outcome.document)
 
     before = rows_by_id(delta_rs(golden / "delta", tmp_path))
     assert len(before) == expected["rows"]
@@ -193,7 +193,7 @@ def rows_by_id(table: pa.Table) -> Table:
 
 
 def check_updated(before: Table, after: Table, golden: Path) -> None:
-    """Only the changed row and the new one differ, and every vector is that of its text."""
+    """Only the changed row and the new one differ, and every vector belongs to its text."""
     assert sorted(after) == [*sorted(before), len(before)]
     assert {number for number in before if before[number] != after[number]} == {1}
     check_vectors(after, golden)

@@ -1,6 +1,6 @@
 """Checkpoints by name, against a stand-in of the Hugging Face hub on loopback.
 
-The hub's client reads its settings when it is imported: each test asks from its own process.
+The hub's client reads its settings when it is imported: each test runs it in its own process.
 """
 
 import dataclasses
@@ -90,26 +90,26 @@ class Hub:
             self._server.server_close()
 
     def answer(self, path):
-        """The headers and the body of what lies at a path."""
+        """The headers and the body of the file at a path."""
         if self.status is not None:
             return self.status, {}, b""
-        if not (asked := re.fullmatch(ROUTES, path)):
+        if not (route := re.fullmatch(ROUTES, path)):
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        name = asked["api"] or asked["repo"]
+        name = route["api"] or route["repo"]
         if name not in self.main:
             return 401, {"X-Error-Code": "RepoNotFound"}, b""
-        wanted = asked["revision"] or asked["tree"] or asked["commit"]
+        wanted = route["revision"] or route["tree"] or route["commit"]
         commit = self.main[name] if wanted == "main" else wanted
         if (name, commit) not in self.commits:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         files = self.commits[name, commit]
-        if asked["revision"]:
+        if route["revision"]:
             return 200, {}, json.dumps({"id": name, "sha": commit}).encode()
-        if asked["tree"]:
-            return 200, {}, json.dumps([entry(*each) for each in files.items()]).encode()
-        self.sent.append(f"{name}/{asked['file']}")
-        content = files[asked["file"]]
-        return 200, {"X-Repo-Commit": commit, **file_headers(asked["file"], content)}, content
+        if route["tree"]:
+            return 200, {}, json.dumps([entry(*item) for item in files.items()]).encode()
+        self.sent.append(f"{name}/{route['file']}")
+        content = files[route["file"]]
+        return 200, {"X-Repo-Commit": commit, **file_headers(route["file"], content)}, content
 
     def _handler(self):
         hub = self
@@ -174,7 +174,7 @@ def hub():
 
 @pytest.fixture
 def client(hub, tmp_path):
-    """Asks for a checkpoint by name in a process with an empty cache of its own."""
+    """Resolves a checkpoint by name in a process with an empty cache of its own."""
     environment = dict(os.environ) | {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(tmp_path / "home"),
@@ -219,8 +219,8 @@ STUB = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json":
 
 
 def test_a_known_name_is_fetched_once_at_its_pinned_revision(hub, client, small, monkeypatch):
-    known = registry.find(SMALL)
-    slim = dataclasses.replace(known, shape=registry.Shape(**SIZES), vocab=VOCABULARY)
+    checkpoint = registry.find(SMALL)
+    slim = dataclasses.replace(checkpoint, shape=registry.Shape(**SIZES), vocab=VOCABULARY)
     monkeypatch.setitem(registry.CHECKPOINTS, SMALL, slim)
     published = contents(small) | {"1_Pooling/config.json": b"{}"}
     unwanted = (
@@ -234,20 +234,20 @@ def test_a_known_name_is_fetched_once_at_its_pinned_revision(hub, client, small,
     hub.publish(SMALL, PINNED, published | dict.fromkeys(unwanted, b"not wanted"))
     hub.publish(SMALL, SECOND, {"config.json": b"a later commit"})
 
-    found = np.array(client(SMALL, "encoded", download=True))
+    vectors = np.array(client(SMALL, "encoded", download=True))
     expected = Encoder.load(str(small), checkpoint=SMALL).encode(TEXTS, role="query")
-    assert_close(found, expected, INVARIANCE_TOLERANCE)
+    assert_close(vectors, expected, INVARIANCE_TOLERANCE)
     assert set(hub.sent) == {f"{SMALL}/{path}" for path in published}
 
     hub.close()
-    assert client(SMALL, "encoded", download=False) == found.tolist()
+    assert client(SMALL, "encoded", download=False) == vectors.tolist()
     assert client(SMALL, download=True)["revision"] == PINNED
 
 
-def test_a_name_that_is_not_here_tells_how_to_provide_it(hub, client):
+def test_a_name_that_is_not_cached_is_refused_with_the_ways_to_provide_it(hub, client):
     hub.publish(SMALL, PINNED, STUB)
-    found = client(SMALL)
-    assert found["error"] == "ModelError"
+    reply = client(SMALL)
+    assert reply["error"] == "ModelError"
     for needed in (
         f"{SMALL} at revision {PINNED} is not in the hub cache of this machine",
         "download=True",
@@ -256,7 +256,7 @@ def test_a_name_that_is_not_here_tells_how_to_provide_it(hub, client):
         f"checkpoint='{SMALL}'",
         "--archives model.tar.gz#model",
     ):
-        assert needed in found["message"]
+        assert needed in reply["message"]
     assert hub.sent == []
 
 
@@ -266,22 +266,22 @@ def test_a_checkpoint_without_pin_stays_at_the_commit_of_its_first_fetch(hub, cl
     assert client(name, download=True)["revision"] == FIRST
     hub.publish(name, SECOND, STUB | {"model.safetensors": b"others"})
     for download in (True, False):
-        found = client(name, download=download)
-        assert found["revision"] == FIRST
-        assert (Path(found["model"]) / "model.safetensors").read_bytes() == b"weights"
+        reply = client(name, download=download)
+        assert reply["revision"] == FIRST
+        assert (Path(reply["model"]) / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_revision_of_the_user_goes_before_the_pinned_one(hub, client):
+def test_a_revision_of_the_user_overrides_the_pinned_one(hub, client):
     hub.publish(SMALL, PINNED, STUB)
     hub.publish(SMALL, SECOND, STUB)
-    found = client(SMALL, download=True, revision=SECOND)
-    assert Path(found["model"]).name == SECOND
+    reply = client(SMALL, download=True, revision=SECOND)
+    assert Path(reply["model"]).name == SECOND
 
 
 def test_a_name_that_e5spark_does_not_know_works_with_a_revision(hub, client):
     hub.publish("someone/e5-of-mine", FIRST, STUB)
-    found = client("someone/e5-of-mine", download=True, revision=FIRST)
-    assert Path(found["model"]).name == FIRST
+    reply = client("someone/e5-of-mine", download=True, revision=FIRST)
+    assert Path(reply["model"]).name == FIRST
 
 
 def test_a_borrowed_tokenizer_is_fetched_at_its_own_pin(hub, client):
@@ -289,58 +289,58 @@ def test_a_borrowed_tokenizer_is_fetched_at_its_own_pin(hub, client):
     hub.publish(DISTILLED, FIRST, weights)
     hub.publish(SMALL, PINNED, STUB)
     hub.publish(SMALL, SECOND, STUB)
-    found = client(DISTILLED, download=True)
-    assert Path(found["model"]).name == FIRST
-    assert Path(found["tokenizer"]).name == PINNED
+    reply = client(DISTILLED, download=True)
+    assert Path(reply["model"]).name == FIRST
+    assert Path(reply["tokenizer"]).name == PINNED
     hub.close()
-    assert client(DISTILLED) == found
+    assert client(DISTILLED) == reply
 
 
 @pytest.mark.parametrize(
     ("name", "revision"), [("someone/none", FIRST), ("intfloat/e5-small", None)]
 )
 def test_a_repository_that_the_hub_has_not_is_a_model_error(hub, client, name, revision):
-    found = client(name, download=True, revision=revision)
-    assert found["error"] == "ModelError"
-    assert f"The hub ({hub.endpoint}) has no {name}" in found["message"]
+    reply = client(name, download=True, revision=revision)
+    assert reply["error"] == "ModelError"
+    assert f"The hub ({hub.endpoint}) has no {name}" in reply["message"]
 
 
 def test_a_revision_that_the_hub_has_not_is_a_model_error(hub, client):
     hub.publish(SMALL, FIRST, STUB)
-    found = client(SMALL, download=True)
-    assert found["error"] == "ModelError"
-    assert f"has no {SMALL} at revision {PINNED}" in found["message"]
+    reply = client(SMALL, download=True)
+    assert reply["error"] == "ModelError"
+    assert f"has no {SMALL} at revision {PINNED}" in reply["message"]
 
 
 def test_a_name_that_no_hub_could_have_is_a_model_error(client):
-    found = client("a/b/c", download=True, revision=FIRST)
-    assert found["error"] == "ModelError"
-    assert "'a/b/c' is not a valid name on the hub" in found["message"]
+    reply = client("a/b/c", download=True, revision=FIRST)
+    assert reply["error"] == "ModelError"
+    assert "'a/b/c' is not a valid name on the hub" in reply["message"]
 
 
 def test_a_hub_that_cannot_be_reached_is_transient(hub, client):
     hub.close()
-    found = client("intfloat/e5-small", download=True)
-    assert found["error"] == "TransientError"
+    reply = client("intfloat/e5-small", download=True)
+    assert reply["error"] == "TransientError"
     assert (
-        f"The hub ({hub.endpoint}) could not be reached for intfloat/e5-small" in found["message"]
+        f"The hub ({hub.endpoint}) could not be reached for intfloat/e5-small" in reply["message"]
     )
 
 
 def test_a_hub_that_fails_is_transient(hub, client):
     hub.status = 501
-    found = client("intfloat/e5-small", download=True)
-    assert found["error"] == "TransientError"
+    reply = client("intfloat/e5-small", download=True)
+    assert reply["error"] == "TransientError"
 
 
 def test_weights_altered_in_the_cache_are_caught(hub, client):
     hub.publish(SMALL, PINNED, STUB)
     weights = Path(client(SMALL, download=True)["model"]) / "model.safetensors"
     weights.write_bytes(b"altered")
-    found = client(SMALL)
-    assert found["error"] == "ModelError"
-    assert hashlib.sha256(b"altered").hexdigest() in found["message"]
-    assert f"was published with {hashlib.sha256(b'weights').hexdigest()}" in found["message"]
+    reply = client(SMALL)
+    assert reply["error"] == "ModelError"
+    assert hashlib.sha256(b"altered").hexdigest() in reply["message"]
+    assert f"was published with {hashlib.sha256(b'weights').hexdigest()}" in reply["message"]
 
 
 def test_a_file_lost_from_the_cache_is_fetched_again(hub, client):

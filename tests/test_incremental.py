@@ -64,8 +64,8 @@ def test_only_new_and_changed_rows_are_embedded(
     changed = {number: f"changed {number}" for number in range(0, 37)}
     new = {number: f"new {number}" for number in range(100, 130)}
     wanted = {**FIRST, **changed, **new}
-    done = embed(wanted)
-    assert (done["model_rows"], done["embedded"], done["skipped"]) == (67, 67, 23)
+    report = embed(wanted)
+    assert (report["model_rows"], report["embedded"], report["skipped"]) == (67, 67, 23)
     check(wanted)
 
 
@@ -75,8 +75,8 @@ def test_a_lock_that_was_removed_costs_no_rows(
     embed(FIRST)
     shutil.rmtree(tmp_path / "out" / "_e5spark" / "lock")
     wanted = {**FIRST, **{number: f"new {number}" for number in range(100, 130)}}
-    done = embed(wanted)
-    assert (done["code"], done["epoch"], done["embedded"]) == (0, 2, 30)
+    report = embed(wanted)
+    assert (report["code"], report["epoch"], report["embedded"]) == (0, 2, 30)
     check(wanted)
 
 
@@ -85,10 +85,10 @@ def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     embed: Callable[..., Any], base: Job, job_file: Callable[..., str], tmp_path: Path, command: str
 ) -> None:
     embed(FIRST)
-    home = tmp_path / "out" / "_e5spark"
+    state = tmp_path / "out" / "_e5spark"
     for name in ("commits", "done", "lock"):
-        shutil.rmtree(home / name)
-    before, manifest = files(tmp_path / "out"), (home / "manifest.json").read_bytes()
+        shutil.rmtree(state / name)
+    before, manifest = files(tmp_path / "out"), (state / "manifest.json").read_bytes()
     if command == "embed":
         refused = embed(FIRST, "model.max_tokens=64")
         assert (refused["code"], refused["model_rows"]) == (5, 0)
@@ -96,7 +96,7 @@ def test_rows_without_a_known_commit_are_neither_doubled_nor_changed(
     else:
         assert main(["compact", job_file(**base)]) == 5
     assert files(tmp_path / "out") == before
-    assert (home / "manifest.json").read_bytes() == manifest
+    assert (state / "manifest.json").read_bytes() == manifest
 
 
 def test_a_run_that_ended_before_its_first_commit_is_begun_again(
@@ -125,8 +125,8 @@ def test_missing_rows_stay_unless_delete_missing_is_set(
     fewer = {number: text for number, text in FIRST.items() if number >= 10}
     assert embed(fewer)["deleted"] == 0
     check(FIRST)
-    done = embed(fewer, "run.delete_missing=true")
-    assert (done["deleted"], done["model_rows"]) == (10, 0)
+    report = embed(fewer, "run.delete_missing=true")
+    assert (report["deleted"], report["model_rows"]) == (10, 0)
     check(fewer)
 
 
@@ -155,8 +155,8 @@ def test_a_row_can_change_while_others_leave_and_come(
     embed(FIRST)
     wanted = {number: text for number, text in FIRST.items() if number >= 10}
     wanted |= {10: "changed", 200: "new", 11: None}
-    done = embed(wanted, "run.delete_missing=true")
-    assert (done["deleted"], done["embedded"], done["model_rows"]) == (10, 3, 2)
+    report = embed(wanted, "run.delete_missing=true")
+    assert (report["deleted"], report["embedded"], report["model_rows"]) == (10, 3, 2)
     check(wanted)
 
 
@@ -165,9 +165,9 @@ def test_error_rows_are_embedded_again_by_each_run(
 ) -> None:
     rows = {1: f"a {poison} b", 2: "fine"}
     for expected in ((2, 0), (1, 1), (1, 1)):
-        done = embed(rows, f"model.name={poisoned_model}")
-        assert (done["code"], done["error"]) == (4, "GateError")
-        assert (done["embedded"], done["skipped"]) == expected
+        report = embed(rows, f"model.name={poisoned_model}")
+        assert (report["code"], report["error"]) == (4, "GateError")
+        assert (report["embedded"], report["skipped"]) == expected
         assert sorted(row["id"] for row in rows_of(tmp_path / "out")) == [1, 2]
 
 
@@ -186,8 +186,8 @@ def test_error_rows_are_embedded_once_the_cause_is_gone(
         pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
     for sidecar in (tmp_path / "out").glob(".*.crc"):
         sidecar.unlink()
-    done = embed(FIRST)
-    assert (done["code"], done["model_rows"], done["skipped"]) == (0, 3, 57)
+    report = embed(FIRST)
+    assert (report["code"], report["model_rows"], report["skipped"]) == (0, 3, 57)
     check(FIRST)
 
 
@@ -218,9 +218,9 @@ def test_of_duplicates_the_first_by_content_hash_is_kept(
     for ids, bodies in (([1, 2, 2, 3], "abcd"), ([3, 2, 2, 1], "dcba")):
         docs = pa.table({"id": ids, "body": list(bodies)})
         out = tmp_path / f"out{len(kept)}"
-        done = embed(docs, 'input.on_duplicate="first"', f"output.path={out}")
-        assert (done["code"], done["embedded"], done["model_rows"]) == (0, 3, 3)
-        assert (done["rows_in"], done["duplicates"]) == (3, 1)
+        report = embed(docs, 'input.on_duplicate="first"', f"output.path={out}")
+        assert (report["code"], report["embedded"], report["model_rows"]) == (0, 3, 3)
+        assert (report["rows_in"], report["duplicates"]) == (3, 1)
         kept.append(sorted((row["id"], row["body"]) for row in rows_of(out)))
     assert kept[0] == kept[1]
 
@@ -264,10 +264,10 @@ def test_windows_of_a_changed_text_are_all_replaced(
     windows = [row for row in rows_of(tmp_path / "out") if row["id"] == 1]
     assert len(windows) > 5
     assert embed({1: long, 2: "short", 3: None}, *split)["embedded"] == 0
-    done = embed({1: "now short", 2: "short", 3: None}, *split)
-    assert (done["embedded"], done["skipped"]) == (1, 2)
-    found = sorted((row["id"], row["body"]) for row in rows_of(tmp_path / "out"))
-    assert found == [(1, "now short"), (2, "short"), (3, None)]
+    report = embed({1: "now short", 2: "short", 3: None}, *split)
+    assert (report["embedded"], report["skipped"]) == (1, 2)
+    rows = sorted((row["id"], row["body"]) for row in rows_of(tmp_path / "out"))
+    assert rows == [(1, "now short"), (2, "short"), (3, None)]
 
 
 def test_a_change_in_any_text_column_or_role_is_a_change(
@@ -281,9 +281,9 @@ def test_a_change_in_any_text_column_or_role_is_a_change(
     ]
 
     def run() -> int:
-        done = embed(pa.Table.from_pylist(rows))
-        assert done["code"] == 0
-        return done["model_rows"]
+        report = embed(pa.Table.from_pylist(rows))
+        assert report["code"] == 0
+        return report["model_rows"]
 
     assert run() == 5
     assert run() == 0
@@ -310,10 +310,10 @@ def test_a_hash_of_the_texts_can_be_the_id(
     embed: Callable[..., Any], base: Job, tmp_path: Path
 ) -> None:
     base["input"] |= {"id": "", "hash_id": True}
-    done = embed(pa.table({"body": ["a", "b", "a", "c"]}))
-    assert (done["embedded"], done["model_rows"], done["duplicates"]) == (3, 3, 1)
-    done = embed(pa.table({"body": ["c", "a", "d", "d", "a"]}))
-    assert (done["embedded"], done["model_rows"], done["duplicates"]) == (1, 1, 2)
+    report = embed(pa.table({"body": ["a", "b", "a", "c"]}))
+    assert (report["embedded"], report["model_rows"], report["duplicates"]) == (3, 3, 1)
+    report = embed(pa.table({"body": ["c", "a", "d", "d", "a"]}))
+    assert (report["embedded"], report["model_rows"], report["duplicates"]) == (1, 1, 2)
     rows = rows_of(tmp_path / "out")
     assert sorted(row["body"] for row in rows) == ["a", "b", "c", "d"]
     assert all(len(row["id"]) == 64 for row in rows)
@@ -348,8 +348,8 @@ def test_plain_readers_see_the_rows_and_no_column_more(
     by_duckdb = duckdb.sql(f"FROM '{out}/**/*.parquet' ORDER BY id").fetchall()
     assert [row[:2] for row in by_duckdb] == sorted(wanted.items())
     for number, vector in enumerate(by_arrow["embedding"].to_pylist()):
-        found = by_duckdb[number][2]
-        assert (None if found is None else list(found)) == vector
+        value = by_duckdb[number][2]
+        assert (None if value is None else list(value)) == vector
         np.testing.assert_array_equal(by_pandas["embedding"].iloc[number], vector)
 
 
@@ -401,7 +401,7 @@ def test_a_catalog_table_is_updated_by_name(
         spark.sql("DROP TABLE IF EXISTS updated_docs")
 
 
-def test_a_column_called_location_is_not_where_a_catalog_table_lies(
+def test_a_column_called_location_is_not_the_location_of_a_catalog_table(
     embed: Callable[..., Any], base: Job, spark: SparkSession
 ) -> None:
     docs = pa.table({"id": [1], "body": ["One."], "Location": ["Oslo"]})

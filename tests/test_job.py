@@ -151,7 +151,7 @@ def test_the_fingerprint_tells_vectors_apart_and_nothing_else(
     assert fingerprint(2, "model.max_tokens=64") != first
 
 
-def test_keep_and_prefix_choose_the_columns_of_the_output(
+def test_columns_and_column_prefix_choose_the_columns_of_the_output(
     run_job: Callable[..., Any], base: Job
 ) -> None:
     base["input"]["columns"] = ["id"]
@@ -234,15 +234,19 @@ def test_an_error_that_is_tried_again_is_a_share_of_the_whole_input(
     base["input"]["id"] = "id"
     rate = ["run.max_error_rate=0.1"]
     for embedded in (10, 1):
-        done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
-        assert (done.code, done.document["embedded"], done.document["error"]) == (0, embedded, 1)
+        outcome = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+        assert (outcome.code, outcome.document["embedded"], outcome.document["error"]) == (
+            0,
+            embedded,
+            1,
+        )
     rows[0]["body"] = "mended"
     rows[1]["body"] = f"{poison} {poison}"
     rows[2]["body"] = f"{poison} and so on"
     pq.write_table(pa.Table.from_pylist(rows), docs)
-    done = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
-    assert done.code == 4
-    assert "2 of 10 texts could not be embedded" in done.document["message"]
+    outcome = run_job(f"model.name={json.dumps(poisoned_model)}", *rate, **base)
+    assert outcome.code == 4
+    assert "2 of 10 texts could not be embedded" in outcome.document["message"]
 
 
 def test_parquet_is_compressed_with_zstd_and_vectors_have_no_dictionary(
@@ -277,10 +281,10 @@ def test_parquet_reads_the_same_everywhere(
     by_duckdb = duckdb.sql(f"FROM '{base['output']['path']}/*.parquet'").fetchall()
     for number, row in enumerate(by_arrow):
         expected = row["embedding"]
-        for found in (by_pandas["embedding"][number], by_duckdb[number][3]):
-            assert (found is None) == (expected is None)
+        for vector in (by_pandas["embedding"][number], by_duckdb[number][3]):
+            assert (vector is None) == (expected is None)
             if expected is not None:
-                np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+                np.testing.assert_array_equal(np.asarray(vector), np.asarray(expected))
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
@@ -316,5 +320,5 @@ def check_rows(rows: Sequence[Mapping[str, Any]], model: str) -> None:
 
 
 def check_vectors(row: Mapping[str, Any], text: str, prompt: str, model: str) -> None:
-    found = np.array(row["embedding"], np.float32)
-    assert_close(found, reference(model, (text,), prompt=prompt)[0], FP32_TOLERANCE)
+    vector = np.array(row["embedding"], np.float32)
+    assert_close(vector, reference(model, (text,), prompt=prompt)[0], FP32_TOLERANCE)

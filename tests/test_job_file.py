@@ -52,21 +52,23 @@ def load(tmp_path):
 
 def defaults() -> dict[str, Any]:
     """Each key of a job file, as section.key, and the value the code takes without it."""
-    found = {}
+    values = {}
     for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig):
         section = kind.__name__.removesuffix("Config").lower()
-        for each in dataclasses.fields(kind):
-            made = each.default_factory is not dataclasses.MISSING
-            found[f"{section}.{each.name}"] = each.default_factory() if made else each.default
-    for each in dataclasses.fields(ModelSpec):
-        name = "name" if each.name == "model" else each.name
-        found[f"model.{name}"] = each.default
-    return found
+        for field in dataclasses.fields(kind):
+            has_factory = field.default_factory is not dataclasses.MISSING
+            values[f"{section}.{field.name}"] = (
+                field.default_factory() if has_factory else field.default
+            )
+    for field in dataclasses.fields(ModelSpec):
+        name = "name" if field.name == "model" else field.name
+        values[f"model.{name}"] = field.default
+    return values
 
 
 def example() -> dict[str, tuple[Any, str | None]]:
     """Each key of the example: its value, and what its comment says if it is commented out."""
-    found, section = {}, ""
+    settings, section = {}, ""
     for line in EXAMPLE.read_text("utf-8").splitlines():
         commented = COMMENTED.match(line)
         setting = commented["setting"] if commented else line
@@ -74,10 +76,10 @@ def example() -> dict[str, tuple[Any, str | None]]:
         for key, value in tomllib.loads(setting).items():
             if setting.startswith("["):
                 section = setting.split("]")[0].strip("[ ")
-                found[section] = {}, note
+                settings[section] = {}, note
             else:
-                found[f"{section}.{key}"] = value, note
-    return found
+                settings[f"{section}.{key}"] = value, note
+    return settings
 
 
 def test_the_example_is_a_valid_job():
@@ -107,14 +109,14 @@ def comments() -> dict[str, str]:
 
 def choices() -> dict[str, tuple[str, ...]]:
     """Each key whose values are names from a list, and the list."""
-    found = {"output.format": tuple(SINKS), "model.engine": ("auto", *ENGINES)}
+    names = {"output.format": tuple(SINKS), "model.engine": ("auto", *ENGINES)}
     for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, ModelSpec):
         section = kind.__name__.removesuffix("Config").removesuffix("Spec").lower()
         for key, hint in get_type_hints(kind).items():
-            values = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+            values = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
             if values:
-                found[f"{section}.{key}"] = get_args(values[0])
-    return found
+                names[f"{section}.{key}"] = get_args(values[0])
+    return names
 
 
 def test_the_example_names_every_choice_of_a_key():
@@ -129,7 +131,7 @@ def test_the_example_names_every_choice_of_a_key():
     assert not missing
 
 
-def test_an_input_format_is_one_that_can_be_read():
+def test_every_input_format_has_a_reader():
     assert get_args(InputFormat) == tuple(READERS)
 
 
@@ -148,11 +150,11 @@ def test_what_the_example_comments_out_is_the_default(toml_file):
     for key, value in shown.items():
         section, name = key.split(".")
         data[section][name] = value
-    expected, found = job_file.load(EXAMPLE), job_file.load(toml_file(toml(data)))
-    assert model_spec(found.model.name, found.model.options) == model_spec(
+    expected, job = job_file.load(EXAMPLE), job_file.load(toml_file(toml(data)))
+    assert model_spec(job.model.name, job.model.options) == model_spec(
         expected.model.name, expected.model.options
     )
-    assert dataclasses.replace(found, model=expected.model) == expected
+    assert dataclasses.replace(job, model=expected.model) == expected
 
 
 def test_the_keywords_of_a_model_are_the_fields_of_its_spec():
@@ -202,8 +204,8 @@ def test_an_unknown_section_or_key_brings_the_nearest(load, more, expected):
 
 
 def test_an_unknown_model_option_brings_the_nearest(load):
-    found = refusal(load, "model.token_budgets=100")
-    assert "unknown key 'token_budgets' in [model]. Did you mean 'token_budget'?" in found
+    message = refusal(load, "model.token_budgets=100")
+    assert "unknown key 'token_budgets' in [model]. Did you mean 'token_budget'?" in message
 
 
 def test_a_value_in_place_of_a_section_is_refused(toml_file):
@@ -244,13 +246,13 @@ def test_a_value_of_the_wrong_type_is_refused(load, override, expected):
         ('name = "/models/e5"', "[model] has no name"),
     ],
 )
-def test_a_key_without_default_must_be_there(toml_file, line, expected):
+def test_a_key_without_default_is_required(toml_file, line, expected):
     path = toml_file(MINIMAL.replace(line, ""))
     with pytest.raises(ConfigError, match=re.escape(expected)):
         job_file.load(path)
 
 
-def test_an_empty_model_option_is_one_that_was_not_given(load):
+def test_an_empty_model_option_counts_as_unset(load):
     assert load("model.checkpoint=", 'model.tokenizer=""', "model.revision=").model.options == {}
     assert "[model] has no name" in refusal(load, "model.name=")
 
@@ -293,8 +295,8 @@ def test_reader_options_and_spark_settings_reach_spark_as_it_spells_them(load):
     ],
 )
 def test_an_override_sets_a_key(load, override, section, key, expected):
-    found = getattr(getattr(load(override), section), key)
-    assert (found, type(found)) == (expected, type(expected))
+    value = getattr(getattr(load(override), section), key)
+    assert (value, type(value)) == (expected, type(expected))
 
 
 def test_overrides_set_model_options_and_prompts(load):
@@ -355,9 +357,9 @@ def test_a_mistake_is_blamed_on_the_override_that_made_it(tmp_path, load, overri
 
 
 def test_the_value_of_an_override_is_not_repeated(load):
-    found = refusal(load, "input.option.fs.s3a.secret.key=SECRET")
-    assert "SECRET" not in found
-    assert "unknown key 'option'" in found
+    message = refusal(load, "input.option.fs.s3a.secret.key=SECRET")
+    assert "SECRET" not in message
+    assert "unknown key 'option'" in message
 
 
 @pytest.mark.parametrize("key", ["input.path", "output.path"])
@@ -388,8 +390,8 @@ def test_init_writes_the_example_and_overwrites_nothing(tmp_path):
 
 
 def test_a_model_alone_takes_the_keys_of_its_section():
-    found = job_file.load_model("/m", ["model.max_tokens=9", "model.prompts.query=q: "])
-    assert found == ModelConfig(name="/m", options={"max_tokens": 9, "prompts": {"query": "q: "}})
+    config = job_file.load_model("/m", ["model.max_tokens=9", "model.prompts.query=q: "])
+    assert config == ModelConfig(name="/m", options={"max_tokens": 9, "prompts": {"query": "q: "}})
 
 
 def test_a_model_alone_takes_no_other_section():
@@ -410,7 +412,7 @@ def toml(data: dict[str, dict[str, Any]]) -> str:
 def literal(value: object) -> str:
     """The value as TOML, strings with every special character escaped."""
     if isinstance(value, str):
-        return '"' + "".join(f"\\U{ord(each):08x}" for each in value) + '"'
+        return '"' + "".join(f"\\U{ord(character):08x}" for character in value) + '"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

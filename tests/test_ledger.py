@@ -79,14 +79,14 @@ def test_a_first_run_killed_in_a_commit_is_finished_by_the_same_command(
 ) -> None:
     write(ROWS, tmp_path)
     assert start(crash).wait(200) == -signal.SIGKILL
-    done = embed()
-    assert done["code"] == 0, done
+    report = embed()
+    assert report["code"] == 0, report
     check(ROWS)
     # Nothing that was recorded is embedded again. Of two chunks in flight that are both written,
     # none need be recorded yet.
     assert trace.rows() <= len(ROWS) + CHUNK * IN_FLIGHT
     if crash != "written:2":
-        assert done["embedded"] <= len(ROWS) - CHUNK
+        assert report["embedded"] <= len(ROWS) - CHUNK
     check_clean(tmp_path / "out")
 
 
@@ -116,12 +116,12 @@ def test_an_update_killed_in_a_commit_is_finished_by_the_same_command(
     write(NEXT, tmp_path)
     trace.mark()
     assert start(crash).wait(200) == -signal.SIGKILL
-    done = embed()
-    assert done["code"] == 0, done
+    report = embed()
+    assert report["code"] == 0, report
     check(NEXT)
     assert trace.rows() <= 40 + CHUNK * IN_FLIGHT
     if crash in ("rewritten", "replacing", "removing", "removing:2"):
-        assert done["embedded"] == 0
+        assert report["embedded"] == 0
         assert trace.rows() == 40
     check_clean(tmp_path / "out")
 
@@ -142,13 +142,13 @@ def test_a_run_without_ids_is_begun_again_or_finished(
     write(ROWS, tmp_path)
     assert start(crash).wait(200) == -signal.SIGKILL
     assert list((tmp_path / "out").glob("*.parquet")) == []
-    done = embed()
-    assert (done["code"], done["embedded"]) == (0, again)
+    report = embed()
+    assert (report["code"], report["embedded"]) == (0, again)
     check(ROWS)
 
 
 @pytest.mark.chaos_sample
-def test_of_two_runs_at_once_one_stops_before_it_embeds(
+def test_one_of_two_concurrent_runs_stops_before_it_embeds(
     start: Callable[..., Any],
     embed: Callable[..., Any],
     check: Callable[..., None],

@@ -1,4 +1,4 @@
-"""The lock on an output: of real processes that race, die, stand still and come back."""
+"""The lock on an output: of real processes that race, die, pause and come back."""
 
 import json
 import multiprocessing
@@ -81,9 +81,7 @@ def test_the_holder_keeps_the_files_of_its_epoch_alone(output: LocalStorage) -> 
     "name",
     ["done/00007-00001.json", "commits/00007-00002.json", "staging/00007-00001/a", "work/00007/a"],
 )
-def test_an_epoch_that_anything_is_named_after_is_never_begun_again(
-    output: LocalStorage, name: str
-) -> None:
+def test_an_epoch_in_any_file_name_is_never_used_again(output: LocalStorage, name: str) -> None:
     output.put(f"_e5spark/{name}", b"")
     output.put("_e5spark/done/00002-00009.json", b"")
     with acquire(output) as held:
@@ -150,7 +148,7 @@ def test_a_pid_that_another_process_has_now_is_no_live_run(
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"machine": "another boot"}])
-def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
+def test_a_run_on_another_machine_is_taken_over_once_its_heartbeat_stops(
     output: LocalStorage, change: dict[str, str]
 ) -> None:
     first = acquire(output, ttl=SHORT)
@@ -163,7 +161,9 @@ def test_a_run_elsewhere_is_taken_over_once_its_beat_has_stood_still(
             first.check()
 
 
-def test_a_run_elsewhere_that_beats_is_never_taken_over(output: LocalStorage) -> None:
+def test_a_run_on_another_machine_with_a_live_heartbeat_is_never_taken_over(
+    output: LocalStorage,
+) -> None:
     with acquire(output, ttl=SHORT) as first:
         rewrite(output, 1, host="elsewhere")
         with pytest.raises(ConflictError, match="on elsewhere"):
@@ -171,7 +171,7 @@ def test_a_run_elsewhere_that_beats_is_never_taken_over(output: LocalStorage) ->
         first.check()
 
 
-def test_a_run_elsewhere_that_ends_while_it_is_watched_leaves_the_lock(
+def test_a_run_on_another_machine_that_ends_while_it_is_watched_leaves_the_lock(
     output: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = acquire(output, ttl=3600)
@@ -180,7 +180,7 @@ def test_a_run_elsewhere_that_ends_while_it_is_watched_leaves_the_lock(
     assert acquire(output).epoch == 2
 
 
-def test_a_run_that_stood_still_cannot_commit(output: LocalStorage, start: Start) -> None:
+def test_a_run_that_paused_cannot_commit(output: LocalStorage, start: Start) -> None:
     process = start(output, SHORT, "commit")
     assert process.pid
     os.kill(process.pid, signal.SIGSTOP)
@@ -221,7 +221,7 @@ def test_a_slow_claim_of_an_epoch_that_is_over_is_refused(output: LocalStorage) 
     assert acquire(output).epoch == 4
 
 
-def test_a_run_whose_beat_cannot_be_written_notices(output: LocalStorage) -> None:
+def test_a_run_whose_heartbeat_cannot_be_written_notices(output: LocalStorage) -> None:
     class Broken(LocalStorage):
         def put(self, name: str, data: bytes) -> None:
             raise TransientError("The disk is full.")
@@ -260,11 +260,11 @@ def holder(directory: Path, ttl: float = 60.0, then: str = "deferred") -> None:
 def race(output: LocalStorage) -> list[int | None]:
     """Exit codes of processes that want the lock at one moment and keep it until all have tried."""
     processes = [SPAWN.Process(target=racer, args=(Path(output.root),)) for _ in range(RACERS)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-    return sorted(each.exitcode for each in processes)
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sorted(process.exitcode for process in processes)
 
 
 def racer(directory: Path) -> None:

@@ -20,35 +20,37 @@ def tools(tmp_path: Path) -> Path:
     directory = tmp_path / "bin"
     directory.mkdir()
     for name in (*NEEDED, *COUNTERS):
-        found = shutil.which(name)
-        assert found or name in COUNTERS, f"these tests need {name}"
-        if found:
-            (directory / name).symlink_to(found)
+        program = shutil.which(name)
+        assert program or name in COUNTERS, f"these tests need {name}"
+        if program:
+            (directory / name).symlink_to(program)
     return directory
 
 
 @pytest.mark.parametrize("version", ["17.0.15", "21.0.2"])
 def test_make_java_is_silent_about_a_java_that_spark_runs_on(tools: Path, version: str) -> None:
     fake_java(tools / "java", version)
-    done = make_java(tools)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    completed = make_java(tools)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
-    ("version", "found"), [("11.0.20", "11"), ("1.8.0_392", "1"), ("25", "25"), (None, "none")]
+    ("version", "major"), [("11.0.20", "11"), ("1.8.0_392", "1"), ("25", "25"), (None, "none")]
 )
 def test_make_java_says_in_one_line_what_to_do_about_any_other(
-    tools: Path, version: str | None, found: str
+    tools: Path, version: str | None, major: str
 ) -> None:
     if version is not None:
         fake_java(tools / "java", version)
-    done = make_java(tools)
-    assert done.returncode != 0
-    said, made = done.stderr.splitlines()
-    assert said.startswith(f"e5spark needs Java 17 or 21, found {found}. Install one (Debian: apt-")
-    assert said.endswith("and set JAVA_HOME to it.")
-    assert made.startswith("make: ***")
-    assert done.stdout == ""
+    completed = make_java(tools)
+    assert completed.returncode != 0
+    message, trailer = completed.stderr.splitlines()
+    assert message.startswith(
+        f"e5spark needs Java 17 or 21, found {major}. Install one (Debian: apt-"
+    )
+    assert message.endswith("and set JAVA_HOME to it.")
+    assert trailer.startswith("make: ***")
+    assert completed.stdout == ""
 
 
 def test_java_home_wins_over_the_path(tools: Path, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_every_file_in_conf_and_jobs_that_is_named_exists() -> None:
     assert {"conf/spark-local.conf", "conf/embed.toml", "jobs/embed.py"} <= {
         name for _, name in named
     }
-    assert [each for each in sorted(named) if not (REPOSITORY / each[1]).is_file()] == []
+    assert [(file, name) for file, name in sorted(named) if not (REPOSITORY / name).is_file()] == []
 
 
 def fake_java(path: Path, version: str) -> None:

@@ -59,8 +59,8 @@ def test_a_later_format_is_refused_with_the_way_out(save):
 
 
 def test_format_1_is_refused_with_the_reason(save):
-    found = refusal(save(format=1, pad_position="lost"))
-    assert "has format 1, which no longer runs: its graph numbers the tokens itself" in found
+    message = refusal(save(format=1, pad_position="lost"))
+    assert "has format 1, which no longer runs: its graph numbers the tokens itself" in message
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_the_table_has_every_published_checkpoint_and_the_demo_s():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_checkpoint_has_its_published_architecture_sizes_and_revision(name):
-    found = registry.find(name)
-    assert (found.architecture, found.shape, found.vocab) == PUBLISHED[name]
-    assert found.revision == REVISIONS.get(name)
+    checkpoint = registry.find(name)
+    assert (checkpoint.architecture, checkpoint.shape, checkpoint.vocab) == PUBLISHED[name]
+    assert checkpoint.revision == REVISIONS.get(name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -61,7 +61,9 @@ def test_a_checkpoint_has_its_published_recipe(name):
 
 def test_only_the_distilled_checkpoint_borrows_its_tokenizer():
     borrowed = {
-        each.name: each.tokenizer for each in registry.CHECKPOINTS.values() if each.tokenizer
+        checkpoint.name: checkpoint.tokenizer
+        for checkpoint in registry.CHECKPOINTS.values()
+        if checkpoint.tokenizer
     }
     assert borrowed == {
         "avditvs/multilingual-e5-small-distill-base": "intfloat/multilingual-e5-small"
@@ -69,7 +71,9 @@ def test_only_the_distilled_checkpoint_borrows_its_tokenizer():
 
 
 def test_only_the_distilled_checkpoint_was_trained_for_shorter_vectors():
-    trained = [each.name for each in registry.CHECKPOINTS.values() if each.matryoshka]
+    trained = [
+        checkpoint.name for checkpoint in registry.CHECKPOINTS.values() if checkpoint.matryoshka
+    ]
     assert trained == ["avditvs/multilingual-e5-small-distill-base"]
 
 

@@ -150,10 +150,10 @@ from e5spark.encoder import Encoder
 vectors = Encoder.load(sys.argv[1]).encode(["one", "two three"], role="query")
 print(vectors.shape)
 """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, str(prepared_model)], capture_output=True, text=True
     )
-    assert done.stdout.strip() == "(2, 32)", done.stderr
+    assert completed.stdout.strip() == "(2, 32)", completed.stderr
 
 
 def test_a_prepared_model_has_the_fingerprint_of_its_checkpoint(model, prepared_model):

@@ -1,4 +1,4 @@
-"""Each option of a vector: what it makes, through every door; what is refused, and how."""
+"""Each option of a vector: what it makes, through every API; what is refused, and how."""
 
 import dataclasses
 import re
@@ -60,7 +60,7 @@ def expected(
 
 
 # Options as a user gives them, and what of the expectation they change.
-MADE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as published": ({}, {}),
     "dim": ({"dim": 8, "force_dim": True}, {"dim": 8}),
     "the whole dim": ({"dim": 32}, {}),
@@ -78,36 +78,38 @@ MADE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", MADE)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("shape", ["bert_wordpiece", "xlmr_unigram", "bert_unigram"])
 def test_an_encoder_makes(models: dict[str, str], shape: str, case: str) -> None:
-    options, changes = MADE[case]
-    found = Encoder.load(models[shape], **options).encode(TEXTS, role="query")
-    assert_close(found, expected(models[shape], **changes), 10 * FP32_TOLERANCE)
-    assert_close(unit(found), unit(expected(models[shape], **changes)), FP32_TOLERANCE)
+    options, changes = CASES[case]
+    vectors = Encoder.load(models[shape], **options).encode(TEXTS, role="query")
+    assert_close(vectors, expected(models[shape], **changes), 10 * FP32_TOLERANCE)
+    assert_close(unit(vectors), unit(expected(models[shape], **changes)), FP32_TOLERANCE)
 
 
-@pytest.mark.parametrize("case", MADE)
+@pytest.mark.parametrize("case", CASES)
 def test_embed_makes(make_table: Callable[..., DataFrame], model: str, case: str) -> None:
-    options, changes = MADE[case]
-    found = vectors_of(embed(make_table(TEXTS), text="text", role="query", model=model, **options))
-    assert_close(found, expected(model, **changes), 10 * FP32_TOLERANCE)
-    assert_close(unit(found), unit(expected(model, **changes)), FP32_TOLERANCE)
+    options, changes = CASES[case]
+    vectors = vectors_of(
+        embed(make_table(TEXTS), text="text", role="query", model=model, **options)
+    )
+    assert_close(vectors, expected(model, **changes), 10 * FP32_TOLERANCE)
+    assert_close(unit(vectors), unit(expected(model, **changes)), FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["dim", "normalize", "cls", "prompts"])
 def test_a_udf_makes(make_table: Callable[..., DataFrame], model: str, case: str) -> None:
-    options, changes = MADE[case]
+    options, changes = CASES[case]
     udf = embedding_udf(role="query", model=model, **options)
-    found = vectors_of(make_table(TEXTS).withColumn("embedding", udf("text")))
-    assert_close(found, expected(model, **changes), 10 * FP32_TOLERANCE)
+    vectors = vectors_of(make_table(TEXTS).withColumn("embedding", udf("text")))
+    assert_close(vectors, expected(model, **changes), 10 * FP32_TOLERANCE)
 
 
-@pytest.mark.parametrize("case", MADE)
+@pytest.mark.parametrize("case", CASES)
 def test_a_job_file_gives_the_options_of_a_call(
     job_file: Callable[..., str], model: str, case: str
 ) -> None:
-    options, _ = MADE[case]
+    options, _ = CASES[case]
     config = load(Path(job_file(**sections(model, options, "in", "out")))).model
     assert model_spec(config.name, config.options) == model_spec(model, options)
 
@@ -121,14 +123,14 @@ def test_a_job_makes(
     tmp_path: Path,
     case: str,
 ) -> None:
-    options, changes = MADE[case]
+    options, changes = CASES[case]
     make_table(TEXTS).write.parquet(str(tmp_path / "in"))
     outcome = run_job(**sections(model, options, str(tmp_path / "in"), str(tmp_path / "out")))
     assert outcome.code == 0
     rows = pq.read_table(tmp_path / "out").sort_by("id")
-    found = np.array(rows["embedding"].to_pylist(), np.float32)
-    assert outcome.document["dim"] == found.shape[1]
-    assert_close(found, expected(model, **changes), 10 * FP32_TOLERANCE)
+    vectors = np.array(rows["embedding"].to_pylist(), np.float32)
+    assert outcome.document["dim"] == vectors.shape[1]
+    assert_close(vectors, expected(model, **changes), 10 * FP32_TOLERANCE)
 
 
 def sections(model: str, options: dict[str, Any], source: str, output: str) -> dict[str, Any]:
@@ -254,8 +256,8 @@ def test_a_dim_that_is_forced_is_taken(dim: int) -> None:
 def test_a_published_dim_needs_no_force_and_another_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = dataclasses.replace(registry.CHECKPOINTS[DISTILLED], matryoshka_dims=(192,))
-    monkeypatch.setitem(registry.CHECKPOINTS, DISTILLED, known)
+    checkpoint = dataclasses.replace(registry.CHECKPOINTS[DISTILLED], matryoshka_dims=(192,))
+    monkeypatch.setitem(registry.CHECKPOINTS, DISTILLED, checkpoint)
     assert resolve_recipe(model_spec(DISTILLED, {"dim": 192})).dim == 192
     with pytest.raises(OptionError, match="dim is 96") as refused:
         resolve_recipe(model_spec(DISTILLED, {"dim": 96}))
@@ -285,15 +287,15 @@ def test_vectors_of_another_dim_have_another_fingerprint(
 
 def test_bf16_is_close_to_fp32_on_minilm(minilm: str) -> None:
     texts = [*all_texts()[::3], " ".join(SENTENCES["english"] * 3)]
-    made = [
+    vectors = [
         Encoder.load(minilm, checkpoint=MINILM, precision=precision).encode(texts, role="query")
         for precision in ("fp32", "bf16")
     ]
-    found = agreement(*made)
+    figures = agreement(*vectors)
     print(
-        f"bf16 to fp32 on {len(texts)} texts: worst cosine {found.worst_cosine:.6f}, "
-        f"mean {found.mean_cosine:.6f}"
+        f"bf16 to fp32 on {len(texts)} texts: worst cosine {figures.worst_cosine:.6f}, "
+        f"mean {figures.mean_cosine:.6f}"
     )
-    assert found.largest_difference > 0, "bf16 was not in use"
-    assert found.worst_cosine >= 0.9995
-    assert found.mean_cosine >= 0.9999
+    assert figures.largest_difference > 0, "bf16 was not in use"
+    assert figures.worst_cosine >= 0.9995
+    assert figures.mean_cosine >= 0.9999

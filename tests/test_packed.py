@@ -65,9 +65,9 @@ def row_by_row(
     return actual
 
 
-def all_as_one(query: torch.Tensor, key: torch.Tensor, *rest: Any, scale: float, **_: Any) -> Any:
+def all_as_one(query: torch.Tensor, key: torch.Tensor, *args: Any, scale: float, **_: Any) -> Any:
     """A kernel that ignores the offsets: every token attends to every other."""
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, rest[0]))
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, args[0]))
     attended = functional.scaled_dot_product_attention(
         q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -182,7 +182,7 @@ def test_positions_of_xlmr_are_those_of_transformers(
     monkeypatch.setattr(
         engine._model.embeddings,
         "forward",
-        lambda **given: seen.append(given["position_ids"]) or embed(**given),
+        lambda **inputs: seen.append(inputs["position_ids"]) or embed(**inputs),
     )
     actual = only(engine, batch, "mean")
     assert seen[0].tolist() == [[2, 3, 1, 4, 5, 6, 7, 2, 3, 1, 4, 5, 2]]
@@ -197,7 +197,7 @@ def test_positions_of_bert_begin_at_0(
     monkeypatch.setattr(
         engine._model.embeddings,
         "forward",
-        lambda **given: seen.append(given["position_ids"]) or embed(**given),
+        lambda **inputs: seen.append(inputs["position_ids"]) or embed(**inputs),
     )
     only(engine, batch_of([3, 1, 2]), "cls")
     assert seen[0].tolist() == [[0, 1, 2, 0, 0, 1]]

@@ -43,8 +43,8 @@ class Noting(LocalStorage):
 
 @pytest.fixture
 def records() -> list[Record]:
-    """Some that wait, and the one that replaces some files by theirs."""
-    held = [
+    """Deferred records, and the record that replaces some files by theirs."""
+    deferred = [
         Record(
             name=f"00001-{number:05d}",
             kind="deferred",
@@ -53,18 +53,18 @@ def records() -> list[Record]:
         for number in range(RECORDS)
     ]
     removes = tuple(f"part-old-{number}.parquet" for number in range(FILES))
-    return [*held, Record(name="00001-00009", kind="replace", removes=removes)]
+    return [*deferred, Record(name="00001-00009", kind="replace", removes=removes)]
 
 
 def publish(spark: SparkSession, files: Noting, records: list[Record]) -> None:
-    *held, record = records
-    for name in (*(file for each in held for file in each.files), *record.removes):
+    *deferred, record = records
+    for name in (*(file for earlier in deferred for file in earlier.files), *record.removes):
         files.put(name, name.encode())
     target = ParquetSink(spark, path=files.root, options={})
-    target.publish(Ledger(files, FakeLock(1)), record, held)
+    target.publish(Ledger(files, FakeLock(1)), record, deferred)
 
 
-def test_all_files_come_before_one_goes_and_each_has_the_name_of_its_place(
+def test_all_files_are_renamed_by_record_and_number_before_one_is_deleted(
     spark: SparkSession, tmp_path: Path, records: list[Record]
 ) -> None:
     files = Noting(tmp_path)
@@ -77,7 +77,7 @@ def test_all_files_come_before_one_goes_and_each_has_the_name_of_its_place(
             assert content == f"_e5spark/staging/{number}/{file}.parquet".encode()
 
 
-def test_no_file_goes_if_one_could_not_come(
+def test_no_file_is_deleted_if_a_rename_fails(
     spark: SparkSession, tmp_path: Path, records: list[Record]
 ) -> None:
     files = Noting(tmp_path, fails=records[1].files[7])
@@ -86,14 +86,14 @@ def test_no_file_goes_if_one_could_not_come(
     assert "delete" not in dict(files.done)
 
 
-def test_the_ids_of_many_held_records_are_read_as_one_table(
+def test_the_ids_of_many_deferred_records_are_read_as_one_table(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     class Sink(FakeTarget):
         location = str(tmp_path)
 
-        def stage_replacement(self, ledger: Ledger, record: Record, **given: Any) -> Record:
-            stale = given["stale"]()
+        def stage_replacement(self, ledger: Ledger, record: Record, **arguments: Any) -> Record:
+            stale = arguments["stale"]()
             assert sorted(row["id"] for row in stale.collect()) == list(range(6))
             plan = stale._jdf.queryExecution().analyzed().toString()
             assert (plan.count("Relation"), plan.count("Union")) == (1, 0)
@@ -103,11 +103,13 @@ def test_the_ids_of_many_held_records_are_read_as_one_table(
     ledger, target = Ledger(files, FakeLock(1)), Sink()
     df = spark.range(6)
     commits = Commits(ledger, target, schema=df.schema, id="id")
-    held = tuple(ledger.name(number) for number in range(3))
-    for number, name in enumerate(held):
+    deferred = tuple(ledger.name(number) for number in range(3))
+    for number, name in enumerate(deferred):
         df.filter(df["id"] % 3 == number).write.parquet(ledger.staging_path(name))
         commits.commit(Record(name=name, kind="deferred", files=ledger.staged_files(name)))
-    replacement = commits.replace(spark, Record(name="00001-00009", kind="replace", includes=held))
+    replacement = commits.replace(
+        spark, Record(name="00001-00009", kind="replace", includes=deferred)
+    )
     assert target.published == [replacement.name]
 
 

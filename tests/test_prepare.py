@@ -124,7 +124,7 @@ def test_int8_is_made_of_a_sample_of_the_corpus_and_runs_as_a_model(
     assert cosines.mean() >= quantized.MEAN_COSINE - 0.005  # other texts than it was judged by
 
 
-def test_int8_that_is_not_good_enough_is_not_made(
+def test_int8_below_its_quality_gate_is_not_written(
     prepare: Prepare,
     spark: object,
     sections: Sections,
@@ -194,8 +194,8 @@ def test_a_prepared_model_knows_which_published_checkpoint_it_is(
     code, _ = prepare(minilm, "--to", tmp_path / "ready", f"--set=model.checkpoint={name}")
     assert (code, prepared.read(tmp_path / "ready").checkpoint) == (0, name)
     spec = model_spec(str(tmp_path / "ready"), {})
-    known = model_spec(minilm, {"checkpoint": name})
-    assert make_plan(spec, spec).fingerprint == make_plan(known, known).fingerprint
+    published = model_spec(minilm, {"checkpoint": name})
+    assert make_plan(spec, spec).fingerprint == make_plan(published, published).fingerprint
 
 
 @pytest.mark.cluster
@@ -212,9 +212,11 @@ def test_executors_run_a_prepared_model_in_an_environment_without_torch(
         "PYSPARK_DRIVER_PYTHON": sys.executable,
     }
     command = [sys.executable, "-m", "e5spark", "embed", job_file(**sections)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["ok"] == 120
+    completed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert json.loads(completed.stdout.splitlines()[-1])["ok"] == 120
     expected = Encoder.load(model, engine="torch").encode(
         [row["text"] for row in pq.read_table(tmp_path / "out").sort_by("id").to_pylist()[:50]],
         role="passage",

@@ -89,7 +89,7 @@ def inputs(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("jvm")
-def test_no_secret_is_said_logged_or_kept_but_in_rows(
+def test_no_secret_is_printed_logged_or_stored_except_in_rows(
     inputs: dict[str, dict[str, Any]],
     job_file: Callable[..., str],
     base: Job,
@@ -107,7 +107,7 @@ def test_no_secret_is_said_logged_or_kept_but_in_rows(
         commands.append(["embed", str(path)])
         outputs.append(tmp_path / f"out-{number}")
     (tmp_path / "commands.json").write_text(json.dumps(commands))
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path / "commands.json")],
         cwd=REPOSITORY,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
@@ -116,10 +116,12 @@ def test_no_secret_is_said_logged_or_kept_but_in_rows(
         check=True,
     )
     # Neither e5spark nor Spark, which logs warnings here, says one.
-    lines = (done.stdout + done.stderr).splitlines()
+    lines = (completed.stdout + completed.stderr).splitlines()
     assert [line for line in lines if SECRET in line] == []
-    documents = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    codes = {name: found.get("exit_code", 0) for name, found in zip(inputs, documents, strict=True)}
+    documents = [json.loads(line) for line in completed.stdout.splitlines() if line.startswith("{")]
+    codes = {
+        name: document.get("exit_code", 0) for name, document in zip(inputs, documents, strict=True)
+    }
     assert codes == {name: case["code"] for name, case in inputs.items()}, documents
     state = [
         file

@@ -23,11 +23,11 @@ def settings(profile: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.stem)
 def test_a_task_takes_all_cores_of_its_executor(profile: Path) -> None:
-    found = settings(profile)
-    assert found.get("spark.task.cpus") == found.get("spark.executor.cores")
+    conf = settings(profile)
+    assert conf.get("spark.task.cpus") == conf.get("spark.executor.cores")
 
 
-def test_the_profile_of_a_cluster_asks_for_no_more_cores_than_any_worker_has() -> None:
+def test_the_profile_of_a_cluster_requests_no_more_cores_than_any_worker_has() -> None:
     assert settings(REPOSITORY / "conf" / "spark-cluster.conf")["spark.executor.cores"] == "1"
 
 
@@ -42,8 +42,8 @@ def test_the_profile_of_a_cluster_runs_on_a_worker_with_two_cores(
     script = str(REPOSITORY / "jobs" / "run.py")
     with standalone_cluster(tmp_path / "cluster", workers=1, cores=2, memory="4g") as url:
         arguments = ["--master", url, "--properties-file", profile, script, "embed"]
-        done = spark_submit([*arguments, job_file(**base)])
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])["ok"] == 40
+        completed = spark_submit([*arguments, job_file(**base)])
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    assert json.loads(completed.stdout.splitlines()[-1])["ok"] == 40
     # Two executors of one core, each with one worker that has loaded the model once.
     assert len(trace.events("load")) == len({event["pid"] for event in trace.events("window")}) <= 2

@@ -37,7 +37,7 @@ def normalized(name: str) -> str:
 
 
 def make_targets() -> set[str]:
-    """The targets of the Makefile, with those that are made of $(VERSIONS)."""
+    """The targets of the Makefile, with those built from $(VERSIONS)."""
     text = (REPOSITORY / "Makefile").read_text("utf-8")
     versions = re.search(r"^VERSIONS := (.+)$", text, re.MULTILINE)
     assert versions
@@ -127,14 +127,14 @@ def test_hooks_run_the_versions_that_make_check_runs() -> None:
 def test_extra_of_each_engine_installs_its_packages() -> None:
     extras = PROJECT["optional-dependencies"]
     for entry in ENGINES.values():
-        installed = {re.match(r"[\w-]+", each)[0] for each in extras[entry.extra]}  # type: ignore[index]
+        installed = {re.match(r"[\w-]+", requirement)[0] for requirement in extras[entry.extra]}  # type: ignore[index]
         assert set(entry.packages) <= installed
 
 
 def test_lowest_environment_has_the_floor_of_every_dependency() -> None:
     extras = PROJECT["optional-dependencies"]
     declared = [*PROJECT["dependencies"], *extras["torch"], *extras["int8"], *extras["spark"]]
-    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", each).groups() for each in declared)  # type: ignore[union-attr]
+    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in declared)  # type: ignore[union-attr]
     lowest = requirements(REPOSITORY / "conf" / "constraints-lowest.txt")
     for name, floor in floors.items():
         version = lowest[normalized(name)]

@@ -20,8 +20,8 @@ def test_checkpoints_without_prompts_put_nothing_before_a_text(role):
 
 
 def test_an_instruct_query_follows_the_model_card():
-    found = prompts.prefix(prompts.E5_INSTRUCT, "query", prompts.RETRIEVAL_TASK)
-    assert found == (
+    prefix = prompts.prefix(prompts.E5_INSTRUCT, "query", prompts.RETRIEVAL_TASK)
+    assert prefix == (
         "Instruct: Given a web search query, retrieve relevant passages that answer the query\n"
         "Query: "
     )
@@ -29,8 +29,8 @@ def test_an_instruct_query_follows_the_model_card():
 
 @given(INSTRUCTIONS)
 def test_an_instruction_goes_in_word_for_word_without_its_outer_white_space(instruction):
-    found = prompts.prefix(prompts.E5_INSTRUCT, "query", instruction)
-    assert found == "Instruct: " + instruction.strip() + "\nQuery: "
+    prefix = prompts.prefix(prompts.E5_INSTRUCT, "query", instruction)
+    assert prefix == "Instruct: " + instruction.strip() + "\nQuery: "
 
 
 @pytest.mark.parametrize("instruction", ["Use {task} and {task}", "{0} {}", r"\1 \g<0>"])
@@ -69,7 +69,7 @@ def test_prompts_of_the_user_are_taken_word_for_word(query, passage):
 
 
 @given(st.sampled_from(prompts.ROLES), st.text())
-def test_a_text_with_a_prompt_is_known_by_it(role, text):
+def test_a_text_with_a_prompt_is_already_prompted(role, text):
     prompted = prompts.prefix(prompts.E5, role) + text
     assert prompts.already_prompted(prompts.E5, [prompted, " " + prompted.upper()]) == [True] * 2
 

@@ -32,7 +32,7 @@ NOT_RUN = {
     "builds the environment and runs every test",
     "output of make demo",
     "needs the Delta jars; tests/test_delta.py runs such jobs",
-    "needs an input that grows; tests/test_arrivals.py runs such jobs",
+    "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
 }
@@ -77,10 +77,10 @@ def environment(jvm, tmp_path_factory) -> dict[str, str]:
 def results(environment, tmp_path_factory) -> list[dict[str, str | None]]:
     """What each block of ``SHARED`` printed, and what made it fail."""
     directory = tmp_path_factory.mktemp("session")
-    todo, done = directory / "blocks.json", directory / "results.json"
-    todo.write_text(json.dumps([asdict(block) for block in SHARED]), "utf-8")
-    run([sys.executable, "-m", "tests.pages", str(todo), str(done)], environment)
-    return json.loads(done.read_text("utf-8"))
+    blocks, results = directory / "blocks.json", directory / "results.json"
+    blocks.write_text(json.dumps([asdict(block) for block in SHARED]), "utf-8")
+    run([sys.executable, "-m", "tests.pages", str(blocks), str(results)], environment)
+    return json.loads(results.read_text("utf-8"))
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
@@ -181,11 +181,11 @@ def test_messages_on_the_troubleshooting_page_are_messages_of_the_code() -> None
     page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
     quoted = re.findall(r"^(`.+)\n: ", page, re.MULTILINE)
     assert quoted
-    said = messages()
+    text = messages()
     for term in quoted:
         for fragment in re.findall(r"`([^`]+)`", term):
             for part in fragment.split("..."):
-                assert part.strip() in said or fragment in NOT_OURS, fragment
+                assert part.strip() in text or fragment in NOT_OURS, fragment
 
 
 # What other programs say, and names.

@@ -45,7 +45,7 @@ DISTILLED = "avditvs/multilingual-e5-small-distill-base"
 
 @pytest.fixture
 def plain(tmp_path):
-    """Makes a directory with these files, given by what they hold; no weights."""
+    """Makes a directory with these files and contents; no weights."""
 
     def make(config=CONFIG, files=()):
         for name, content in {"config.json": config, **dict(files)}.items():
@@ -149,10 +149,10 @@ def test_the_prompt_of_passages_has_several_names(layout, name):
     assert recipe_of(layout(own_prompts={"query": "q: ", name: "p: "})).prompts == OWN
 
 
-@pytest.mark.parametrize("given", [{}, {"query": "q: "}, {"passage": "p: "}, None], ids=str)
-def test_prompts_that_are_not_said_for_both_roles_are_asked_for(layout, given):
+@pytest.mark.parametrize("own", [{}, {"query": "q: "}, {"passage": "p: "}, None], ids=str)
+def test_prompts_that_lack_a_role_are_refused_with_the_option_to_set(layout, own):
     with pytest.raises(ModelError, match="prompts="):
-        recipe_of(layout(own_prompts=given))
+        recipe_of(layout(own_prompts=own))
 
 
 def test_another_module_is_refused_by_name(layout):
@@ -167,7 +167,7 @@ def test_a_plain_directory_is_refused_with_what_to_give(plain):
         assert needed in str(refused.value)
 
 
-def test_only_what_is_missing_is_asked_for(layout):
+def test_a_refusal_names_only_the_options_that_are_missing(layout):
     with pytest.raises(ModelError) as refused:
         recipe_of(layout(own_prompts=None))
     assert "prompts={'query'" in str(refused.value)
@@ -175,16 +175,16 @@ def test_only_what_is_missing_is_asked_for(layout):
     assert "normalize=True" not in str(refused.value)
 
 
-def test_a_plain_directory_works_with_the_user_s_word(plain):
+def test_a_plain_directory_works_with_the_user_s_options(plain):
     assert recipe_of(plain(), **OPTIONS) == Recipe(
         dim=32, pooling="mean", prompts=OWN, max_tokens=512, normalize=True
     )
 
 
-def test_the_user_s_word_goes_before_the_files_own(layout):
+def test_options_of_the_user_override_the_files(layout):
     own = {"query": "", "passage": ""}
-    found = recipe_of(layout(), pooling="cls", normalize=False, prompts=own, max_tokens=64)
-    assert found == Recipe(dim=32, pooling="cls", prompts=own, max_tokens=64, normalize=False)
+    recipe = recipe_of(layout(), pooling="cls", normalize=False, prompts=own, max_tokens=64)
+    assert recipe == Recipe(dim=32, pooling="cls", prompts=own, max_tokens=64, normalize=False)
 
 
 def test_a_config_that_is_no_json_is_refused_by_its_path(plain):
@@ -214,7 +214,7 @@ def test_xlm_r_counts_positions_from_two_so_514_rows_serve_512_tokens(plain):
     ],
     ids=str,
 )
-def test_the_token_limit_is_the_lowest_that_is_said(plain, files, expected):
+def test_the_token_limit_is_the_lowest_that_is_declared(plain, files, expected):
     assert recipe_of(plain(files=files), **OPTIONS).max_tokens == expected
 
 
@@ -238,8 +238,8 @@ def test_an_architecture_that_e5spark_does_not_run_is_refused(plain, kind):
 
 
 def test_checkpoint_fills_in_what_a_plain_directory_does_not_say(plain):
-    found = recipe_of(plain(MULTILINGUAL_SMALL), checkpoint=SMALL)
-    assert found == registry.find(SMALL).recipe
+    recipe = recipe_of(plain(MULTILINGUAL_SMALL), checkpoint=SMALL)
+    assert recipe == registry.find(SMALL).recipe
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_known_checkpoint_needs_no_files_to_be_described(name):
     assert resolve_recipe(model_spec(name, {})) == registry.find(name).recipe
 
 
-def test_the_user_s_word_goes_before_the_table_s():
+def test_options_of_the_user_override_the_registry():
     spec = model_spec(SMALL, {"prompts": prompts.NONE, "normalize": False, "max_tokens": 100})
     expected = dataclasses.replace(
         registry.find(SMALL).recipe, prompts=prompts.NONE, normalize=False, max_tokens=100

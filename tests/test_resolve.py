@@ -118,10 +118,10 @@ def mislabelled_tokenizer(directory, to):
 
 def test_altered_weights_of_a_published_checkpoint_are_refused(directory, monkeypatch):
     weights = directory / "model.safetensors"
-    known = dataclasses.replace(
+    checkpoint = dataclasses.replace(
         registry.find(MINILM), weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest()
     )
-    monkeypatch.setitem(registry.CHECKPOINTS, MINILM, known)
+    monkeypatch.setitem(registry.CHECKPOINTS, MINILM, checkpoint)
     with pytest.raises(ModelError, match="does not hold"):  # the weights pass, the config does not
         resolved(directory, checkpoint=MINILM)
     flip_last_byte(weights)

@@ -71,9 +71,9 @@ def place() -> str:
 class TestS3(StorageContract):
     @pytest.fixture
     def files(self, spark: SparkSession, place: str) -> Storage:
-        found = open_storage(spark, place)
-        assert isinstance(found, HadoopStorage)
-        return found
+        storage = open_storage(spark, place)
+        assert isinstance(storage, HadoopStorage)
+        return storage
 
 
 def test_the_jars_are_those_of_the_hadoop_that_spark_has() -> None:
@@ -87,8 +87,8 @@ def test_exactly_one_of_two_processes_creates(
         other = pool.submit(race, endpoint, place, 2)
         mine = create_all(open_storage(spark, place), 1)
         theirs = other.result()
-    assert [sum(each) for each in zip(mine, theirs, strict=True)] == [1] * ROUNDS
-    content = [open_storage(spark, place).read(f"{each}.json") for each in range(ROUNDS)]
+    assert [sum(attempts) for attempts in zip(mine, theirs, strict=True)] == [1] * ROUNDS
+    content = [open_storage(spark, place).read(f"{number}.json") for number in range(ROUNDS)]
     assert content == [b"1" * 1000 if won else b"2" * 1000 for won in mine]
 
 
@@ -149,11 +149,11 @@ def race(endpoint: str, place: str, name: int) -> list[bool]:
 def create_all(files: Storage, name: int) -> list[bool]:
     """Meets the other process before each file."""
     won = []
-    for each in range(ROUNDS):
-        files.put(f"round-{each}/{name}", b"")
-        while len(files.list(f"round-{each}")) < 2:
+    for number in range(ROUNDS):
+        files.put(f"round-{number}/{name}", b"")
+        while len(files.list(f"round-{number}")) < 2:
             time.sleep(0.01)
-        won.append(files.create(f"{each}.json", str(name).encode() * 1000))
+        won.append(files.create(f"{number}.json", str(name).encode() * 1000))
     return won
 
 

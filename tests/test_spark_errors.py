@@ -92,7 +92,7 @@ def test_errors_of_spark_get_the_class_of_their_cause(error: Exception, kind: ty
     assert type(caught.value) is kind
 
 
-def test_an_error_that_nobody_knows_passes_unless_told_otherwise():
+def test_an_unknown_error_passes_unless_a_class_for_it_is_set():
     with pytest.raises(ZeroDivisionError), spark_errors("It failed"):
         raise ZeroDivisionError("x")
     with pytest.raises(TransientError) as caught, spark_errors("It f", otherwise=TransientError):

@@ -34,12 +34,12 @@ class TestLocalDisk(StorageContract):
         path = f"{prefix}{tmp_path}/with space %20/"
         if request.param == "relative":
             path = os.path.relpath(path)
-        found = open_storage(spark, path)
-        assert isinstance(found, LocalStorage)
-        found.put("probe", b"")
+        storage = open_storage(spark, path)
+        assert isinstance(storage, LocalStorage)
+        storage.put("probe", b"")
         assert (tmp_path / "with space %20" / "probe").is_file()
-        found.delete("probe")
-        return found
+        storage.delete("probe")
+        return storage
 
 
 class TestHadoop(StorageContract):
@@ -58,7 +58,7 @@ class TestHadoop(StorageContract):
         return hadoop_storage(spark, f"file:{tmp_path}/root")
 
     @pytest.mark.parametrize("step", range(1, 5))
-    def test_a_rename_that_stood_still_leaves_what_another_run_has_moved(
+    def test_a_rename_that_paused_leaves_what_another_run_has_moved(
         self, files: HadoopStorage, step: int
     ) -> None:
         real = files._files
@@ -112,12 +112,14 @@ def test_a_file_in_the_way_of_a_directory_is_refused(
 
 def test_exactly_one_of_several_processes_creates(tmp_path: Path) -> None:
     with processes(RACERS) as pool:
-        won = [list(each) for each in zip(*pool.map(racer, [tmp_path] * RACERS), strict=True)]
-    assert [sum(each) for each in won] == [1] * ROUNDS
-    # What stands there is the winner's, whole.
-    winners = [LocalStorage("", tmp_path).read(f"{each}.json") for each in range(ROUNDS)]
-    assert {len(each or b"") for each in winners} == {SIZE}
-    assert {len(set(each or b"")) for each in winners} == {1}
+        won = [
+            list(attempts) for attempts in zip(*pool.map(racer, [tmp_path] * RACERS), strict=True)
+        ]
+    assert [sum(attempts) for attempts in won] == [1] * ROUNDS
+    # The content is the winner's, whole.
+    winners = [LocalStorage("", tmp_path).read(f"{number}.json") for number in range(ROUNDS)]
+    assert {len(content or b"") for content in winners} == {SIZE}
+    assert {len(set(content or b"")) for content in winners} == {1}
 
 
 def test_no_reader_sees_a_part_of_a_put(tmp_path: Path) -> None:
@@ -126,12 +128,12 @@ def test_no_reader_sees_a_part_of_a_put(tmp_path: Path) -> None:
     with processes(2) as pool:
         writers = [pool.submit(writer, tmp_path, letter) for letter in (b"1", b"2")]
         seen = set()
-        while not all(each.done() for each in writers):
+        while not all(future.done() for future in writers):
             content = files.read("a.json")
             assert content is not None
             seen.add((len(content), len(set(content))))
-        for each in writers:
-            each.result()
+        for future in writers:
+            future.result()
     assert seen == {(SIZE, 1)}
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -150,7 +152,7 @@ def test_a_writer_that_is_killed_leaves_the_old_content_or_the_new(
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         contents = [files.read(name) or b"" for name in files.list("")]
-        assert {(len(each), len(set(each))) for each in contents} == {(SIZE, 1)}
+        assert {(len(content), len(set(content))) for content in contents} == {(SIZE, 1)}
 
 
 def hadoop_storage(spark: SparkSession, path: str) -> HadoopStorage:
@@ -167,7 +169,7 @@ def racer(directory: Path) -> list[bool]:
     # Whole files of one byte: a mixture of two racers' would show.
     content = bytes([os.getpid() % 256]) * SIZE
     meet(directory / "racers")
-    return [files.create(f"{each}.json", content) for each in range(ROUNDS)]
+    return [files.create(f"{number}.json", content) for number in range(ROUNDS)]
 
 
 def meet(directory: Path) -> None:

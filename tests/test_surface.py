@@ -10,10 +10,12 @@ import pytest
 import e5spark
 import e5spark.encoder
 import e5spark.errors
+import e5spark.search
 import e5spark.spark
 
 SURFACE = {
-    "e5spark": ["Encoder", "__version__", "embed", "embedding_udf", "errors"],
+    "e5spark": ["Encoder", "__version__", "embed", "embedding_udf", "errors", "nearest"],
+    "e5spark.search": ["nearest"],
     "e5spark.spark": ["embed", "embedding_udf"],
     "e5spark.encoder": ["Encoder", "Encoding", "LoadedModel", "load"],
 }
@@ -61,6 +63,7 @@ def test_the_error_classes_are_these():
 def test_the_names_are_those_of_the_packages_behind_them():
     assert e5spark.embed is e5spark.spark.embed
     assert e5spark.embedding_udf is e5spark.spark.embedding_udf
+    assert e5spark.nearest is e5spark.search.nearest
     assert e5spark.Encoder is e5spark.encoder.Encoder
     assert e5spark.errors is sys.modules["e5spark.errors"]
 
@@ -73,8 +76,8 @@ def test_another_name_is_an_attribute_error():
 def test_embed_is_the_function_and_no_module():
     code = "from e5spark import embed; import e5spark.spark.embedding; print(callable(embed))"
     command = [sys.executable, "-c", f"{code}; assert embed is e5spark.spark.embed"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_embed_is_the_function_and_no_module():
         (e5spark.Encoder.encode, ["role", "instruction"]),
         (e5spark.Encoder.load, ["threads", "options"]),
     ],
-    ids=lambda each: getattr(each, "__qualname__", ""),
+    ids=lambda function: getattr(function, "__qualname__", ""),
 )
 def test_options_are_passed_by_keyword_and_role_has_no_default(function, keywords):
     parameters = inspect.signature(function).parameters

@@ -19,7 +19,7 @@ def column(values, kind):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @given(values=BYTES)
 def test_decoding_keeps_valid_texts_and_nulls_and_replaces_what_is_invalid(kind, values):
-    expected = [None if each is None else each.decode("utf-8", "replace") for each in values]
+    expected = [None if value is None else value.decode("utf-8", "replace") for value in values]
     assert text.decode(column(values, kind)) == expected
 
 
@@ -33,8 +33,8 @@ def test_a_slice_decodes_as_the_whole_does(kind, values, start, length):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_invalid_utf8_becomes_the_replacement_character(kind):
     values = [b"tea\xe9", b"\xff\xfe", b"cut \xf0\x9f\x98", b"\xed\xa0\x80 surrogate"]
-    found = text.decode(column(values, kind))
-    assert found == ["tea\ufffd", "\ufffd\ufffd", "cut \ufffd", "\ufffd\ufffd\ufffd surrogate"]
+    texts = text.decode(column(values, kind))
+    assert texts == ["tea\ufffd", "\ufffd\ufffd", "cut \ufffd", "\ufffd\ufffd\ufffd surrogate"]
 
 
 def test_decoded_text_keeps_nul_bytes():

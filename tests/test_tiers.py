@@ -15,8 +15,8 @@ def test_jvm_that_a_unit_test_starts_fails_the_test(tmp_path: Path) -> None:
         pytest.raises(pytest.fail.Exception, match=r"SparkSubmit --version"),
         tiers.without_java(tmp_path),
     ):
-        done = subprocess.run([submit, "--version"], capture_output=True, text=True)
-    assert "A test of the unit tier starts a JVM." in done.stderr
+        completed = subprocess.run([submit, "--version"], capture_output=True, text=True)
+    assert "A test of the unit tier starts a JVM." in completed.stderr
     with tiers.without_java(tmp_path):
         pass  # the failure belongs to one test alone
 

@@ -96,7 +96,7 @@ class Directories:
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
-    """Where each checkpoint lies: 9 GB for all, deleted when the module is done."""
+    """The directory of each checkpoint: 9 GB for all, deleted when the module is done."""
     root = tmp_path_factory.mktemp("true_size")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E5SPARK_CACHE", str(root / "cache"))
@@ -106,13 +106,13 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directorie
 
 @pytest.fixture(scope="module")
 def options(directories: Directories) -> Callable[[str], ModelOptions]:
-    """What a user gives beside the directory."""
+    """The options that a user sets besides the directory."""
 
     def of(name: str) -> ModelOptions:
-        given: ModelOptions = {"checkpoint": name}
+        options: ModelOptions = {"checkpoint": name}
         if CHECKPOINTS[name][0] == "distilled":
-            given["tokenizer"] = str(directories["intfloat/multilingual-e5-small"])
-        return given
+            options["tokenizer"] = str(directories["intfloat/multilingual-e5-small"])
+        return options
 
     return of
 
@@ -138,13 +138,13 @@ def vectors(name: str, directories: Directories, options: Callable[[str], ModelO
     }
     del encoder
     tokenizer = options(name).get("tokenizer") or str(directories[name])
-    made = Vectors(
+    vectors = Vectors(
         ours=ours,
         transformers=by_transformers(directories[name], tokenizer, CHECKPOINTS[name][1]),
         sentence_transformers=by_sentence_transformers(tokenizer, CHECKPOINTS[name][1]),
     )
     gc.collect()
-    return made
+    return vectors
 
 
 @torch.inference_mode()
@@ -154,7 +154,7 @@ def by_transformers(
     """As the model cards do it."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     model = AutoModel.from_pretrained(directory).eval()
-    made = {}
+    by_role = {}
     for role, batches in BATCHES.items():
         vectors = []
         for texts in batches:
@@ -169,8 +169,8 @@ def by_transformers(
             mask = batch["attention_mask"][..., None]
             pooled = hidden.masked_fill(~mask.bool(), 0.0).sum(1) / mask.sum(1)
             vectors.append(torch.nn.functional.normalize(pooled, p=2, dim=1).numpy())
-        made[role] = np.concatenate(vectors)
-    return made
+        by_role[role] = np.concatenate(vectors)
+    return by_role
 
 
 def by_sentence_transformers(directory: str, role_prompts: dict[str, str]) -> dict[str, np.ndarray]:
@@ -195,13 +195,16 @@ def test_the_files_are_those_of_the_published_checkpoint(
 ) -> None:
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.from_pretrained(directories[name]))
-    known = registry.CHECKPOINTS[name]
+    checkpoint = registry.CHECKPOINTS[name]
     recipe = resolve_recipe(model_spec(str(directories[name]), options(name)), directories[name])
-    assert model.embeddings.word_embeddings.weight.shape == (known.vocab, known.shape.hidden)
-    assert len(model.encoder.layer) == known.shape.layers
-    assert model.config.num_attention_heads == known.shape.heads
-    assert model.config.intermediate_size == known.shape.ffn
-    assert recipe == known.recipe
+    assert model.embeddings.word_embeddings.weight.shape == (
+        checkpoint.vocab,
+        checkpoint.shape.hidden,
+    )
+    assert len(model.encoder.layer) == checkpoint.shape.layers
+    assert model.config.num_attention_heads == checkpoint.shape.heads
+    assert model.config.intermediate_size == checkpoint.shape.ffn
+    assert recipe == checkpoint.recipe
 
 
 @pytest.mark.parametrize("role", prompts.ROLES)
@@ -294,14 +297,14 @@ def jobs(
         "E5SPARK_TRACE": str(root),
     }
     environment.pop("SPARK_HOME", None)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", _SESSION, *map(str, files)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert completed.returncode == 0, completed.stderr[-4000:]
     loads = [line for path in root.glob("*.jsonl") for line in path.read_text().splitlines()]
     return Jobs(outputs=outputs, loads=sum('"event": "load"' in line for line in loads))
 
@@ -312,10 +315,10 @@ def test_vectors_of_the_job_equal_transformers(name: str, jobs: Jobs, vectors: V
     table = pq.read_table(jobs.outputs[name]).sort_by([("id", "ascending")])
     assert table["status"].to_pylist() == ["ok"] * len(TEXTS["query"])
     assert table["truncated"].to_pylist() == [False] * (len(TEXTS["query"]) - 1) + [True]
-    found = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    actual = np.array(table["embedding"].to_pylist(), dtype=np.float32)
     order = [TEXTS["query"].index(text) for text in table["text"].to_pylist()]
-    report("the job against transformers", found, vectors.transformers["query"][order])
-    assert_close(found, vectors.transformers["query"][order], FP32_TOLERANCE)
+    report("the job against transformers", actual, vectors.transformers["query"][order])
+    assert_close(actual, vectors.transformers["query"][order], FP32_TOLERANCE)
 
 
 def test_checkpoints_of_the_same_weights_are_loaded_once(jobs: Jobs) -> None:
@@ -334,17 +337,17 @@ def test_bf16_is_close_to_fp32(
     size: str, directories: Directories, options: Callable[[str], ModelOptions]
 ) -> None:
     some = SHORT[1:]
-    made = []
+    pair = []
     for precision in ("fp32", "bf16"):
         encoder = Encoder.load(str(directories[size]), precision=precision, **options(size))
-        made.append(encoder.encode(some, role="query"))
+        pair.append(encoder.encode(some, role="query"))
         del encoder
         gc.collect()
-    worst = agreement(*made).worst_cosine
+    worst = agreement(*pair).worst_cosine
     print(f"{size}: worst cosine of bf16 to fp32 {worst:.6f}")
-    assert np.abs(made[0] - made[1]).max() > 0, "bf16 was not in use"
+    assert np.abs(pair[0] - pair[1]).max() > 0, "bf16 was not in use"
     assert worst >= BF16_WORST_COSINE
 
 
-def report(what: str, found: np.ndarray, expected: np.ndarray) -> None:
-    print(f"{what}: largest difference {np.abs(found - expected).max():.2g}")
+def report(what: str, actual: np.ndarray, expected: np.ndarray) -> None:
+    print(f"{what}: largest difference {np.abs(actual - expected).max():.2g}")

@@ -146,7 +146,7 @@ def test_the_built_in_texts_are_of_many_scripts_and_lengths(model: str) -> None:
     }
 
 
-def test_bf16_is_held_to_its_own_promise(verify: Callable[..., Any], minilm: str) -> None:
+def test_bf16_has_a_tolerance_of_its_own(verify: Callable[..., Any], minilm: str) -> None:
     code, document = verify(
         minilm, f"--set=model.checkpoint={MINILM}", "--set=model.precision=bf16"
     )
@@ -308,7 +308,7 @@ def answers(model: str, tmp_path: Path, few_texts: None) -> Callable[..., str]:
     return write
 
 
-def test_known_answers_that_hold_pass(
+def test_correct_known_answers_pass(
     verify: Callable[..., Any], model: str, answers: Callable[..., str]
 ) -> None:
     code, document = verify(model, "--known-answers", answers())

@@ -45,9 +45,9 @@ def save(tmp_path):
     return write
 
 
-def refusal(directory, config, known=None):
+def refusal(directory, config, checkpoint=None):
     with pytest.raises(ModelError) as refused:
-        check_tokenizer(directory, config, known)
+        check_tokenizer(directory, config, checkpoint)
     message = str(refused.value)
     assert f"{directory}/tokenizer.json" in message
     assert "Fetch the tokenizer of this checkpoint again" in message
@@ -76,8 +76,8 @@ def test_a_file_that_is_no_tokenizer_is_refused(save, content):
 
 
 def test_token_ids_beyond_the_embedding_are_refused_with_both_counts(save):
-    found = refusal(*save(wordpiece(), vocab_size=8))
-    assert "has token ids up to 8, but the model has embeddings of 8 tokens" in found
+    message = refusal(*save(wordpiece(), vocab_size=8))
+    assert "has token ids up to 8, but the model has embeddings of 8 tokens" in message
 
 
 def test_an_added_token_beyond_the_embedding_is_refused(save):
@@ -87,8 +87,8 @@ def test_an_added_token_beyond_the_embedding_is_refused(save):
 
 
 def test_a_vocabulary_of_another_kind_is_refused(save):
-    found = refusal(*save(unigram()))
-    assert "holds a Unigram vocabulary, but BertTokenizer needs WordPiece" in found
+    message = refusal(*save(unigram()))
+    assert "holds a Unigram vocabulary, but BertTokenizer needs WordPiece" in message
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
@@ -100,9 +100,9 @@ def test_the_files_may_name_another_class_of_tokenizer(save, file):
 
 
 def test_a_published_checkpoint_has_the_kind_of_vocabulary_of_the_registry(save):
-    known = registry.find("intfloat/multilingual-e5-small")
-    found = refusal(*save(wordpiece(), vocab_size=known.vocab), known)
-    assert f"holds a WordPiece vocabulary, but {known.name} needs Unigram" in found
+    checkpoint = registry.find("intfloat/multilingual-e5-small")
+    message = refusal(*save(wordpiece(), vocab_size=checkpoint.vocab), checkpoint)
+    assert f"holds a WordPiece vocabulary, but {checkpoint.name} needs Unigram" in message
 
 
 @pytest.mark.parametrize("token", ["[UNK]", "[SEP]"])

@@ -25,8 +25,9 @@ def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
     """Returns the lines that describe the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     gflops = ", ".join(f"{name} {value:.0f}" for name, value in peaks["gflops"].items())
+    memory = f"{machine['memory_gb']} GB" if machine["memory_gb"] else "memory unknown"
     lines = [
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB; "
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {memory}; "
         f"{' '.join(machine['isa']) or 'no relevant instruction set'}",
         f"{versions}; Python {machine['python']}; commit {machine['commit']}; {machine['date']}",
         f"GEMM peaks on {peaks['threads']} threads, GFLOP/s: {gflops or 'none'}",

@@ -154,9 +154,14 @@ def _check_ids(job: JobConfig) -> None:
         raise ConfigError("[input] has id and hash_id; give one of them.")
     has_ids = bool(table.id) or table.hash_id
     if table.on_duplicate == "first" and not has_ids:
-        raise ConfigError("input.on_duplicate is for input.id, which is not set; set input.id.")
+        raise ConfigError(
+            "input.on_duplicate needs to know which rows are duplicates; set input.id or "
+            "input.hash_id."
+        )
     if job.run.delete_missing and not has_ids:
-        raise ConfigError("run.delete_missing needs input.id, to know what is missing.")
+        raise ConfigError(
+            "run.delete_missing needs to know what is missing; set input.id or input.hash_id."
+        )
 
 
 def _check_partial(job: JobConfig) -> None:

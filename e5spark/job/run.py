@@ -21,6 +21,7 @@ from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
+from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.lock import acquire
@@ -239,7 +240,7 @@ def _sync(
     stream: DataFrame | None,
 ) -> Counts:
     schema = sources.embedded(source.rows, plan, source).schema
-    properties = {f"e5spark.{key}": value for key, value in sources.provenance(plan).items()}
+    properties = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
     if not target.location:
         target.create(schema, properties)
     files = open_storage(spark, target.location)

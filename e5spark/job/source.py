@@ -136,17 +136,9 @@ def embedded(rows: DataFrame, plan: Plan, source: Source) -> DataFrame:
     rows = rows.drop(diff.COPIES)
     fingerprint = f"{source.texts.column_prefix}embedding_fp"
     check_free(rows, [fingerprint])
-    metadata = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
-    added = [
-        F.col(quoted(name)).alias(name, metadata=metadata)
-        if field == "embedding"
-        else F.col(quoted(name))
-        for names in result_names(plan, source.texts)
-        for field, name in names.items()
-    ]
+    names = [name for names in result_names(plan, source.texts) for name in names.values()]
     return embed_plan(rows, plan, source.texts).select(
-        *(F.col(quoted(name)) for name in source.columns),
-        *added,
+        *(F.col(quoted(name)) for name in (*source.columns, *names)),
         F.col(quoted(source.hash)),
         F.lit(digest[:16]).alias(fingerprint),
     )
@@ -158,18 +150,6 @@ def vector_names(config: EmbedConfig) -> list[str]:
         text=config.text, role=config.role, join=config.join, column_prefix=config.column_prefix
     )
     return [f"{prefix}embedding" for prefix in texts.column_prefixes]
-
-
-def provenance(plan: Plan) -> dict[str, str]:
-    """Returns where the vectors of a plan come from, for the properties of a table."""
-    return {
-        "fingerprint": plan.fingerprint.digest,
-        "model": plan.spec.checkpoint or plan.spec.model,
-        "revision": plan.spec.revision or "",
-        "dim": str(plan.recipe.dim),
-        "precision": plan.spec.precision,
-        "output_type": plan.spec.output_type,
-    }
 
 
 def read(spark: SparkSession, config: JobConfig) -> DataFrame:

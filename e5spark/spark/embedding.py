@@ -25,6 +25,7 @@ from e5spark.spark.columns import (
     result_names,
     text_column,
 )
+from e5spark.spark.results import provenance
 from e5spark.spark.udf import Udf, result_udf, vector_udf
 from e5spark.spark.worker import Request
 
@@ -48,7 +49,8 @@ def embed(
     Nothing runs before an action. All columns pass through, and these are added:
 
     - ``embedding``: ``array<float>`` of unit length, null unless ``status`` is ``ok``. With
-      another ``output_type`` it is ``array<tinyint>`` (int8) or ``binary`` (all others).
+      another ``output_type`` it is ``array<tinyint>`` (int8) or ``binary`` (all others). The
+      column's metadata says which vectors they are, unless only the executors have the checkpoint.
     - ``n_tokens``: int, tokens before truncation, including prompt and special tokens; 0 where
       there is no text, an estimate beyond 65,536 characters.
     - ``truncated``: boolean, whether tokens were cut.
@@ -154,8 +156,10 @@ def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:
         structs = [F.col(_WINDOW)]
     else:
         structs = [F.col(_STRUCT)[f"t{number}"] for number in range(request.texts)]
+    facts = provenance(plan) if plan.weights is not None else {}
+    metadata = {f"e5spark.{key}": value for key, value in facts.items()}
     added = [
-        struct[field].alias(name)
+        struct[field].alias(name, metadata=metadata if field == "embedding" else {})
         for struct, columns in zip(structs, names, strict=True)
         for field, name in columns.items()
     ]

@@ -41,6 +41,22 @@ def vector_type(plan: Plan) -> T.DataType:
     return T.BinaryType()
 
 
+def provenance(plan: Plan) -> dict[str, str]:
+    """Returns where the vectors of a plan come from, for a column's metadata or a table.
+
+    Raises:
+        ModelError: If the driver does not have the checkpoint's files.
+    """
+    return {
+        "fingerprint": plan.fingerprint.digest,
+        "model": plan.spec.checkpoint or plan.spec.model,
+        "revision": plan.spec.revision or "",
+        "dim": str(plan.recipe.dim),
+        "precision": plan.spec.precision,
+        "output_type": plan.spec.output_type,
+    }
+
+
 def result_type(plan: Plan) -> T.StructType:
     """Returns the Spark type of the result of one text, or of one window of a split text."""
     windows = _WINDOWS if plan.recipe.long_text == "split" else {}

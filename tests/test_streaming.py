@@ -43,13 +43,13 @@ def test_each_run_embeds_the_rows_since_the_last(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 30, 30, 0, 30])
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [0, 0, 0, 0, 0])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [1, 30, 30, 0, 30])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [0, 0, 0, 0, 0])
     add(tmp_path / "docs", "two.parquet", {**TWO, 3: "changed", 4: ONE[4]})
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [1, 22, 21, 1, 21])
     check({**ONE, **TWO, 3: "changed"})
 
 
@@ -60,9 +60,9 @@ def test_the_report_is_the_sum_of_all_micro_batches(
     for number, (name, rows) in enumerate({"one": ONE, "two": TWO, "three": ONE}.items()):
         file = add(tmp_path / "docs", f"{name}.parquet", rows)
         os.utime(file, (2e9 + number, 2e9 + number))
-    done = embed()
-    assert (done["code"], [done[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
-    assert (done["rows"], done["ok"], done["chunks"]) == (50, 50, 3)
+    report = embed()
+    assert (report["code"], [report[name] for name in COUNTS]) == (0, [3, 80, 50, 30, 50])
+    assert (report["rows"], report["ok"], report["chunks"]) == (50, 50, 3)
     check({**ONE, **TWO})
 
 
@@ -166,7 +166,7 @@ def test_a_hash_of_the_texts_can_be_the_id(
 
 
 @pytest.mark.parametrize("lost", ["another output", "the output made anew"])
-def test_a_checkpoint_is_not_read_on_into_another_table(
+def test_a_stream_checkpoint_of_another_table_is_refused(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path, lost: str
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
@@ -184,27 +184,27 @@ def test_a_checkpoint_is_not_read_on_into_another_table(
     check(ONE, out=out)
 
 
-def test_a_new_checkpoint_for_the_same_table_embeds_nothing(
+def test_a_new_stream_checkpoint_for_the_same_table_embeds_nothing(
     embed: Callable[..., Any], tmp_path: Path
 ) -> None:
     add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
-    done = embed(f"input.checkpoint_location={tmp_path / 'fresh'}")
-    assert [done[name] for name in COUNTS] == [1, 30, 0, 30, 0]
+    report = embed(f"input.checkpoint_location={tmp_path / 'fresh'}")
+    assert [report[name] for name in COUNTS] == [1, 30, 0, 30, 0]
 
 
 def test_a_batch_run_syncs_the_same_table_with_its_source(
     embed: Callable[..., Any], check: Callable[..., None], tmp_path: Path
 ) -> None:
-    one = add(tmp_path / "docs", "one.parquet", ONE)
+    path = add(tmp_path / "docs", "one.parquet", ONE)
     assert embed()["code"] == 0
-    one.unlink()
+    path.unlink()
     add(tmp_path / "docs", "two.parquet", TWO)
-    done = embed("input.trigger=batch", "run.delete_missing=true")
-    assert (done["embedded"], done["deleted"]) == (20, 30)
+    report = embed("input.trigger=batch", "run.delete_missing=true")
+    assert (report["embedded"], report["deleted"]) == (20, 30)
     check(TWO)
-    done = embed()
-    assert (done["rows_in"], done["embedded"]) == (20, 0)
+    report = embed()
+    assert (report["rows_in"], report["embedded"]) == (20, 0)
 
 
 def test_a_single_file_is_no_stream(embed: Callable[..., Any], base: Job, tmp_path: Path) -> None:

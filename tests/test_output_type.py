@@ -55,12 +55,12 @@ def vectors_and_ranges(draw):
 @given(drawn=vectors_and_ranges())
 def test_every_bit_is_that_of_sentence_transformers(output_type, drawn):
     vectors, ranges = drawn
-    found = to_output_type(vectors, output_type, ranges)
+    actual = to_output_type(vectors, output_type, ranges)
     expected = quantize_embeddings(vectors, output_type, ranges=ranges)
-    assert found.dtype == expected.dtype
-    assert found.shape == expected.shape
-    different = int((found != expected).sum())
-    assert different == 0, f"{different} of {found.size} values differ"
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    different = int((actual != expected).sum())
+    assert different == 0, f"{different} of {actual.size} values differ"
 
 
 @pytest.mark.parametrize("output_type", RANGED)
@@ -81,9 +81,9 @@ def test_values_at_and_beyond_the_ends_of_a_range_stay_inside_the_type():
 
 def test_float16_keeps_the_nearest_values():
     vectors = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
-    found = to_output_type(vectors, "float16")
-    assert found.dtype == np.dtype("<f2")
-    assert (found == vectors.astype(np.float16)).all()
+    halves = to_output_type(vectors, "float16")
+    assert halves.dtype == np.dtype("<f2")
+    assert (halves == vectors.astype(np.float16)).all()
 
 
 def test_float32_is_the_vector_itself():
@@ -247,39 +247,39 @@ def typed(rows: list[dict[str, Any]], output_type: str) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("udf_kind")
-@pytest.mark.parametrize("door", ["embed", "embedding_udf"])
+@pytest.mark.parametrize("api", ["embed", "embedding_udf"])
 def test_a_column_of_each_type_equals_sentence_transformers(
     make_table: Callable[..., DataFrame],
     texts: tuple[str, ...],
     model: str,
     calibration: Callable[..., str],
-    door: str,
+    api: str,
 ) -> None:
     # One job after another: several UDFs in one would each have workers of their own.
     docs = make_table([*texts[:50], None, " ", *texts[50:90]], partitions=1).cache()
     path = calibration()
-    found = {}
+    columns = {}
     for output_type, spark_type in SPARK_TYPES.items():
         options: dict[str, Any] = {"role": "passage", "model": model, "output_type": output_type}
         if output_type in RANGED:
             options["calibration"] = path
-        if door == "embed":
+        if api == "embed":
             df = embed(docs, text="text", **options)
         else:
             df = docs.withColumn("embedding", embedding_udf(**options)("text"))
         assert df.schema["embedding"].dataType == spark_type
         rows = rows_of(df.select("id", "embedding"))
         assert [row["id"] for row in rows if row["embedding"] is None] == [50, 51], output_type
-        found[output_type] = typed(rows, output_type)
+        columns[output_type] = typed(rows, output_type)
     docs.unpersist()
     ranges = load_calibration(path).ranges
     for output_type in OURS_TO_THEIRS:
-        expected = quantize_embeddings(found["float32"], output_type, ranges=ranges)
-        assert found[output_type].dtype == expected.dtype
-        assert found[output_type].shape == expected.shape
-        different = int((found[output_type] != expected).sum())
+        expected = quantize_embeddings(columns["float32"], output_type, ranges=ranges)
+        assert columns[output_type].dtype == expected.dtype
+        assert columns[output_type].shape == expected.shape
+        different = int((columns[output_type] != expected).sum())
         assert different == 0, f"{output_type}: {different} of {expected.size} values differ"
-    assert (found["float16"] == found["float32"].astype(np.float16)).all()
+    assert (columns["float16"] == columns["float32"].astype(np.float16)).all()
 
 
 def test_the_floats_that_are_quantised_are_those_of_transformers(

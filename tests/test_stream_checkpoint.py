@@ -1,4 +1,4 @@
-"""A checkpoint belongs to one output; the streams that fill them are in test_arrivals."""
+"""A stream checkpoint belongs to one output; the streams that fill them are in test_streaming."""
 
 import json
 
@@ -14,7 +14,7 @@ def place(tmp_path):
     return lambda name: LocalStorage(str(tmp_path / name), tmp_path / name)
 
 
-def test_a_checkpoint_is_claimed_again_by_its_output_and_by_no_other(place):
+def test_a_stream_checkpoint_is_claimed_again_by_its_output_and_by_no_other(place):
     checkpoint = place("checkpoint")
     claim(checkpoint, place("one"))
     checkpoint.put("offsets/0", b"read")

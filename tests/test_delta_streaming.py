@@ -32,7 +32,7 @@ def docs(driver: Driver, tmp_path: Path) -> str:
 def embed(
     driver: Driver, tmp_path: Path, model: str, job_file: Callable[..., str], trace: Trace
 ) -> Callable[..., Mapping[str, Any]]:
-    """Runs the job over what has come to docs; returns the account and what the model has seen."""
+    """Runs the job over the new commits of docs; returns the report and the count of model rows."""
     sections: dict[str, dict[str, Any]] = {
         "input": {
             "path": str(tmp_path / "docs"),
@@ -53,8 +53,8 @@ def embed(
         if at:
             driver.killed(file, *overrides, at=at)
             return {"model_rows": trace.rows()}
-        ended = driver.job(file, *overrides)
-        return {**ended.document, "code": ended.code, "model_rows": trace.rows()}
+        outcome = driver.job(file, *overrides)
+        return {**outcome.document, "code": outcome.code, "model_rows": trace.rows()}
 
     return run
 
@@ -70,13 +70,13 @@ def add(path: str, texts: Mapping[int, str], mode: str = "append", files: int = 
 def test_rows_that_are_appended_are_embedded_once(
     driver: Driver, docs: str, embed: Callable[..., Any], tmp_path: Path, model: str
 ) -> None:
-    done = embed()
-    assert (done["code"], done["micro_batches"], done["model_rows"]) == (0, 1, 40)
+    report = embed()
+    assert (report["code"], report["micro_batches"], report["model_rows"]) == (0, 1, 40)
     assert embed()["rows_in"] == 0
     more = {number: f"Text number {number}." for number in range(40, 60)}
     driver(add, str(tmp_path / "docs"), more)
-    done = embed()
-    assert (done["rows_in"], done["embedded"], done["model_rows"]) == (20, 20, 20)
+    report = embed()
+    assert (report["rows_in"], report["embedded"], report["model_rows"]) == (20, 20, 20)
     check_rows(read(driver, tmp_path / "out"), TEXTS | more, model)
 
 
@@ -102,8 +102,8 @@ def test_changes_that_the_user_skips_are_skipped(
     assert embed()["code"] == 0
     driver.sql(f"DELETE FROM {docs} WHERE id < 5")
     driver(add, str(tmp_path / "docs"), {50: "A new text."})
-    done = embed("input.options.skipChangeCommits=true")
-    assert (done["code"], done["model_rows"]) == (0, 1)
+    report = embed("input.options.skipChangeCommits=true")
+    assert (report["code"], report["model_rows"]) == (0, 1)
     check_rows(read(driver, tmp_path / "out"), TEXTS | {50: "A new text."}, model)
 
 
@@ -117,8 +117,8 @@ def test_a_feed_brings_updates_and_deletions_of_many_commits(
     output: str,
 ) -> None:
     settings = (*CHANGES, f"output.format={output}")
-    done = embed(*settings)
-    assert (done["code"], done["model_rows"], done["deleted"]) == (0, 40, 0)
+    report = embed(*settings)
+    assert (report["code"], report["model_rows"], report["deleted"]) == (0, 40, 0)
     for change in (
         f"UPDATE {docs} SET body = 'For a moment.' WHERE id < 9",
         f"UPDATE {docs} SET body = 'Another text.' WHERE id < 5",
@@ -132,25 +132,25 @@ def test_a_feed_brings_updates_and_deletions_of_many_commits(
     wanted = {**TEXTS, **dict.fromkeys(range(3), "Another text."), 3: "Back again."}
     wanted |= {7: "For a moment.", 8: "For a moment.", 78: "New.", 100: TEXTS[39]}
     wanted = {id: text for id, text in wanted.items() if id not in (4, 5, 6, 39)}
-    done = embed(*settings)
-    assert (done["code"], done["deleted"], done["model_rows"]) == (0, 4, 8)
-    assert (done["rows_in"], done["skipped"]) == (9, 1)
+    report = embed(*settings)
+    assert (report["code"], report["deleted"], report["model_rows"]) == (0, 4, 8)
+    assert (report["rows_in"], report["skipped"]) == (9, 1)
     assert embed(*settings)["rows_in"] == 0
-    found = driver(rows_of, str(tmp_path / "out"), output)
-    check_rows(found, wanted, model)
+    table = driver(rows_of, str(tmp_path / "out"), output)
+    check_rows(table, wanted, model)
 
 
 def rows_of(path: str, format: str) -> Any:
     return to_arrow(session().read.format(format).load(path))
 
 
-def test_deletions_stay_unless_they_shall_go(
+def test_deleted_rows_stay_unless_delete_missing_is_set(
     driver: Driver, docs: str, embed: Callable[..., Any], tmp_path: Path, model: str
 ) -> None:
     assert embed("input.change_feed=true")["code"] == 0
     driver.sql(f"DELETE FROM {docs} WHERE id < 5")
-    done = embed("input.change_feed=true")
-    assert (done["code"], done["deleted"], done["rows_in"]) == (0, 0, 0)
+    report = embed("input.change_feed=true")
+    assert (report["code"], report["deleted"], report["rows_in"]) == (0, 0, 0)
     check_rows(read(driver, tmp_path / "out"), TEXTS, model)
 
 
@@ -160,8 +160,8 @@ def test_a_table_that_is_overwritten_keeps_the_rows_that_came_with_it(
     assert embed(*CHANGES)["code"] == 0
     texts = {id: f"Written anew: {id}." for id in range(10, 60)}
     driver(add, str(tmp_path / "docs"), texts, "overwrite", 5)
-    done = embed(*CHANGES)
-    assert (done["code"], done["deleted"], done["model_rows"]) == (0, 10, 50)
+    report = embed(*CHANGES)
+    assert (report["code"], report["deleted"], report["model_rows"]) == (0, 10, 50)
     check_rows(read(driver, tmp_path / "out"), texts, model)
 
 
@@ -176,8 +176,8 @@ def test_a_run_killed_in_a_micro_batch_of_changes_loses_and_doubles_nothing(
     driver(add, str(tmp_path / "docs"), {50: "A new text."})
     wanted = {id: f"Another {id}" if id < 10 else text for id, text in TEXTS.items() if id <= 35}
     before = embed(*CHANGES, at=at)["model_rows"]
-    done = embed(*CHANGES)
-    assert (done["code"], before + done["model_rows"]) == (0, 11)
+    report = embed(*CHANGES)
+    assert (report["code"], before + report["model_rows"]) == (0, 11)
     check_rows(read(driver, tmp_path / "out"), wanted | {50: "A new text."}, model)
     assert embed(*CHANGES)["rows_in"] == 0
 
@@ -190,10 +190,15 @@ def test_a_batch_run_reads_the_changes_since_a_version(
     driver.sql(f"UPDATE {docs} SET body = 'Another text.' WHERE id < 5")
     driver.sql(f"DELETE FROM {docs} WHERE id = 7")
     since = (*batch, *CHANGES, "input.options.startingVersion=2")
-    done = embed(*since)
-    assert (done["code"], done["rows_in"], done["deleted"], done["model_rows"]) == (0, 5, 1, 5)
-    done = embed(*since)
-    assert (done["code"], done["deleted"], done["model_rows"]) == (0, 0, 0)
+    report = embed(*since)
+    assert (report["code"], report["rows_in"], report["deleted"], report["model_rows"]) == (
+        0,
+        5,
+        1,
+        5,
+    )
+    report = embed(*since)
+    assert (report["code"], report["deleted"], report["model_rows"]) == (0, 0, 0)
     wanted = {**TEXTS, **dict.fromkeys(range(5), "Another text.")}
     wanted.pop(7)
     check_rows(read(driver, tmp_path / "out"), wanted, model)
@@ -220,8 +225,8 @@ def test_catalog_tables_are_read_by_name(
         assert embed(*by_name)["model_rows"] == 40
         driver.sql("UPDATE fed SET body = 'Another text.' WHERE id = 3")
         driver.sql("DELETE FROM fed WHERE id = 4")
-        done = embed(*by_name)
-        assert (done["code"], done["deleted"], done["model_rows"]) == (0, 1, 1)
+        report = embed(*by_name)
+        assert (report["code"], report["deleted"], report["model_rows"]) == (0, 1, 1)
         wanted = {**TEXTS, 3: "Another text."}
         wanted.pop(4)
         check_rows(read(driver, tmp_path / "out"), wanted, model)
