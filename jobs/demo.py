@@ -20,7 +20,7 @@ from e5spark import embed, nearest
 from e5spark.cli import main as e5spark
 from e5spark.encoder.engines.preparation import prepared_directory
 from e5spark.errors import E5SparkError
-from e5spark.model import maven
+from e5spark.model import maven, prepared
 from e5spark.model.architecture import read_config
 from e5spark.model.digest import sha256
 from e5spark.model.resolve import resolve_files
@@ -196,7 +196,9 @@ def play(spark: SparkSession, act: Act, watch: Stopwatch) -> None:
 
 def prepare(act: Act) -> None:
     """Prepares the model for OpenVINO, if it is installed; later runs find it in the cache."""
-    files = resolve_files(model_spec(act.model, act.options))
+    _, files = resolve_files(model_spec(act.model, act.options))
+    if prepared.read(files.model) is not None:
+        return
     prepared_by = read_config(files.model).architecture.prepared_by
     if prepared_by is not None and find_spec(prepared_by) is not None:
         prepared_directory(files)

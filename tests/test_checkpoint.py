@@ -122,9 +122,11 @@ def test_a_missing_shard_is_refused_by_name(sharded):
 
 def test_every_shard_counts_in_the_hash(sharded):
     before = checkpoint.hash_files(locate(sharded))
-    shard = sharded / checkpoint.weight_files(sharded)[-1]
-    flip_last_byte(shard)
-    assert checkpoint.hash_files(locate(sharded)) != before
+    for name in checkpoint.weight_files(sharded)[:-1]:  # the last one has the pooler alone
+        flip_middle_byte(sharded / name)
+        after = checkpoint.hash_files(locate(sharded))
+        assert after != before
+        before = after
 
 
 # Hashes
@@ -137,15 +139,57 @@ def flip_last_byte(path):
     os.utime(path, ns=(0, 0))
 
 
+def flip_middle_byte(path):
+    """Change a weight: the last bytes of a file are the pooler's, which is never used."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+
+
 def test_equal_files_have_equal_hashes_in_any_directory(directory, model):
     assert checkpoint.hash_files(locate(directory)) == checkpoint.hash_files(locate(model))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_weights_and_config_count_in_the_hash_of_the_weights(directory, name):
+def test_weights_count_in_the_hash_of_the_weights(directory):
     before = checkpoint.hash_files(locate(directory))
-    flip_last_byte(directory / name)
+    flip_middle_byte(directory / "model.safetensors")
     after = checkpoint.hash_files(locate(directory))
+    assert after.weights != before.weights
+    assert after.tokenizer == before.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counts"),
+    [
+        ("num_attention_heads", 2, True),
+        ("layer_norm_eps", 1e-6, True),
+        ("is_decoder", True, True),
+        ("transformers_version", "4.0.0", False),
+        ("_name_or_path", "elsewhere", False),
+    ],
+)
+def test_config_counts_where_it_decides_a_vector(directory, key, value, counts):
+    before = checkpoint.hash_files(locate(directory))
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    after = checkpoint.hash_files(locate(directory))
+    assert (after.weights != before.weights) is counts
+    assert after.tokenizer == before.tokenizer
+
+
+def test_pooler_counts_in_no_hash(directory):
+    before = checkpoint.hash_files(locate(directory))
+    flip_last_byte(directory / "model.safetensors")
+    assert checkpoint.hash_files(locate(directory)) == before
+    assert checkpoint.earlier_hashes(locate(directory)) != before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_earlier_hash_is_the_files(directory, name):
+    before = checkpoint.earlier_hashes(locate(directory))
+    flip_last_byte(directory / name)
+    after = checkpoint.earlier_hashes(locate(directory))
     assert after.weights != before.weights
     assert after.tokenizer == before.tokenizer
 

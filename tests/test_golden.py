@@ -18,8 +18,12 @@ import pytest
 
 from e5spark.cli import main
 from e5spark.encoder import Encoder
+from e5spark.errors import ConflictError
 from e5spark.model import prepared
+from e5spark.model.checkpoint import Files, earlier_hashes
 from e5spark.model.output_type import load_calibration
+from e5spark.model.resolve import make_plan
+from e5spark.model.spec import model_spec
 from e5spark.tables.ledger.manifest import read_manifest
 from e5spark.tables.storage.open import LocalStorage
 from tests.cluster import REPOSITORY
@@ -79,6 +83,26 @@ def test_calibration_of_an_earlier_release_is_read(golden: Path, expected: dict[
     assert calibration.ranges.shape == (2, 16)
     assert calibration.rows == len(documents(golden))
     assert calibration.fingerprint == expected["fingerprint"]
+
+
+def test_calibration_of_an_earlier_release_belongs_to_the_same_vectors(golden: Path) -> None:
+    """It names the hash of the weights' files, by which 0.1.0 identified them."""
+    options = {"output_type": "int8", "calibration": str(golden / "calibration.json")}
+    spec = model_spec(str(golden / "model"), options)
+    plan = make_plan(spec, spec)
+    assert plan.calibration is not None
+    (golden / "model" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ConflictError, match="was made from other vectors"):
+        make_plan(spec, spec)
+
+
+def test_prepared_model_of_an_earlier_release_has_the_identity_of_its_checkpoint(
+    golden: Path,
+) -> None:
+    manifest = prepared.read(golden / "prepared")
+    assert manifest is not None
+    model = Files(model=golden / "model", tokenizer=golden / "model")
+    assert manifest.weights == manifest.earlier_weights == earlier_hashes(model)
 
 
 def test_prepared_model_of_an_earlier_release_gives_the_checkpoints_vectors(golden: Path) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from e5spark.errors import ModelError, OptionError
 from e5spark.model import registry
-from e5spark.model.resolve import make_plan, resolve, resolve_files, resolve_planned
+from e5spark.model.checkpoint import earlier_hashes, locate
+from e5spark.model.resolve import (
+    make_plan,
+    resolve,
+    resolve_files,
+    resolve_planned,
+    with_stored_identity,
+)
 from e5spark.model.spec import model_spec
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,9 +33,10 @@ def resolved(directory, **options):
     return resolve(model_spec(str(directory), options))
 
 
-def flip_last_byte(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_a_resolved_model_has_files_recipe_and_a_decided_precision(directory):
@@ -124,7 +132,7 @@ def test_altered_weights_of_a_published_checkpoint_are_refused(directory, monkey
     monkeypatch.setitem(registry.CHECKPOINTS, MINILM, checkpoint)
     with pytest.raises(ModelError, match="does not hold"):  # the weights pass, the config does not
         resolved(directory, checkpoint=MINILM)
-    flip_last_byte(weights)
+    flip_a_byte(weights)
     with pytest.raises(ModelError, match="was published with"):
         resolved(directory, checkpoint=MINILM)
 
@@ -139,9 +147,29 @@ def test_an_executor_with_other_files_than_the_driver_s_is_refused(directory, mo
     plan = make_plan(spec, spec)
     local = model_spec(str(directory), {"precision": "fp32"})
     assert resolve_planned(plan, local).files.model == directory
-    flip_last_byte(directory / "model.safetensors")
+    flip_a_byte(directory / "model.safetensors")
     with pytest.raises(ModelError, match="is not the one that the driver planned with"):
         resolve_planned(plan, local)
+
+
+def test_plan_under_the_identity_of_an_earlier_release_is_the_same_model(directory, model):
+    spec = model_spec(model, {})
+    plan = make_plan(spec, spec)
+    earlier = earlier_hashes(locate(spec))
+    stored = with_stored_identity(plan, spec, earlier)
+    assert (stored.weights, stored.spec, stored.recipe) == (earlier, plan.spec, plan.recipe)
+    local = model_spec(str(directory), {"precision": "fp32"})
+    assert resolve_planned(stored, local).files.model == directory
+    flip_a_byte(directory / "model.safetensors")
+    with pytest.raises(ModelError, match="is not the one that the driver planned with"):
+        resolve_planned(stored, local)
+
+
+def test_plan_keeps_its_identity_for_a_table_of_another_model(model):
+    spec = model_spec(model, {})
+    plan = make_plan(spec, spec)
+    other = dataclasses.replace(earlier_hashes(locate(spec)), tokenizer="0" * 64)
+    assert with_stored_identity(plan, spec, other) == plan
 
 
 def test_an_executor_with_another_recipe_than_the_driver_s_is_refused(directory, model):

@@ -8,7 +8,7 @@ import pytest
 
 from e5spark.errors import ModelError
 from e5spark.model.architecture import read_config
-from e5spark.model.weights import check_weights, read_shapes
+from e5spark.model.weights import check_weights, read_entries
 
 CONFIG = {
     "model_type": "bert",
@@ -114,7 +114,7 @@ def test_a_wrong_shape_is_named_with_the_one_that_is_needed(check, shapes):
 
 def refusal(path):
     with pytest.raises(ModelError) as refused:
-        read_shapes(path)
+        read_entries(path)
     assert str(path) in str(refused.value)
     assert "etch" in str(refused.value), "a remedy"
     return str(refused.value)

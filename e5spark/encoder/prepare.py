@@ -7,7 +7,8 @@ from typing import Any
 from e5spark.encoder.packages import require
 from e5spark.errors import ConflictError, ModelError
 from e5spark.model import prepared
-from e5spark.model.checkpoint import Files, known_checkpoint
+from e5spark.model.checkpoint import Files, is_directory, known_checkpoint
+from e5spark.model.onnx_source import graph_file, is_onnx
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.resolve import resolve_files
 from e5spark.model.spec import ModelSpec
@@ -21,20 +22,26 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
 
     Raises:
         ConflictError: If the new directory exists.
-        ModelError: If the checkpoint cannot be prepared.
+        ModelError: If the checkpoint cannot be prepared, or is an ONNX graph that computes
+            something else than an encoder with its weights.
         OptionError: If a package that prepares it is not installed.
     """
     require(
         ("openvino", "torch", "transformers"), extra="torch,openvino", purpose="e5spark prepare"
     )
-    files = _source(spec, to)
+    spec, files = _source(spec, to)
     if prepared.read(files.model) is not None:
         raise ModelError(
             f"{files.model} is a prepared model already. Use it as the model, or name the "
             "checkpoint itself."
         )
     from e5spark.encoder.engines.export import export
+    from e5spark.encoder.engines.original import check_graph
 
+    source = Path(spec.model).expanduser()
+    if is_directory(spec.model) and source.exists() and is_onnx(source):
+        with graph_file(source) as graph:
+            check_graph(graph, files.model)
     published = known_checkpoint(spec)
     export(files, to, checkpoint=published.name if published else None)
     return _summary(to)
@@ -67,7 +74,7 @@ def prepare_int8(
         OptionError: If a package that prepares it is not installed.
     """
     require(("openvino", "nncf"), extra="torch,int8", purpose="e5spark prepare --precision int8")
-    files = _source(spec, to)
+    spec, files = _source(spec, to)
     from e5spark.encoder.engines.openvino import has_vnni
     from e5spark.encoder.engines.preparation import prepared_directory
     from e5spark.encoder.int8 import Sample, quantize
@@ -87,7 +94,7 @@ def prepare_int8(
     return _summary(to)
 
 
-def _source(spec: ModelSpec, to: Path) -> Files:
+def _source(spec: ModelSpec, to: Path) -> tuple[ModelSpec, Files]:
     if to.exists():
         raise ConflictError(f"{to} already exists; name a new directory.")
     return resolve_files(spec)

@@ -14,13 +14,14 @@ from e5spark.job.config import JobConfig
 from e5spark.job.report import Counts, RunReport, versions
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, sync
+from e5spark.model.fingerprint import Weights
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
 from e5spark.spark.columns import TextColumns
-from e5spark.spark.embedding import embed_plan, plan_model
+from e5spark.spark.embedding import embed_plan, plan_for_table, plan_model
 from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.ledger import Ledger
@@ -56,6 +57,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         target = _target(spark, config)
     # Required: a job does not leave the search for the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
+    plan = _as_stored(spark, target, plan)
     stream = None
     if config.input.trigger == "available_now":
         stream, source = streaming.open_stream(spark, config)
@@ -251,6 +253,15 @@ def _sync(
         if stream is not None:
             return streaming.run_stream(spark, context, config, stream)
         return sync(spark, context)
+
+
+def _as_stored(spark: SparkSession, target: Sink, plan: Plan) -> Plan:
+    """The plan, under the identity of its weights that the output's fingerprint has."""
+    stored = read_manifest(open_storage(spark, target.location)) if target.location else None
+    if stored is None or stored.fingerprint == plan.fingerprint.digest:
+        return plan
+    names = ("weights", "tokenizer")
+    return plan_for_table(plan, Weights(**{name: str(stored.parts.get(name)) for name in names}))
 
 
 def _manifest(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from e5spark.errors import ModelError
 from e5spark.model import hub, prepared, registry
+from e5spark.model.architecture import read_config
+from e5spark.model.content import content_sha256
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 from e5spark.model.json_file import read_json
@@ -174,12 +176,29 @@ def hash_files(files: Files) -> Weights:
     manifest = prepared.read(files.model)
     if manifest is not None:
         return manifest.weights
-    names = ["config.json", *weight_files(files.model)]
-    tokenizer_files = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    paths = [files.model / name for name in weight_files(files.model)]
     return Weights(
-        weights=_digest(files.model / name for name in names),
-        tokenizer=_digest(files.tokenizer / name for name in tokenizer_files),
+        weights=content_sha256(paths, read_config(files.model)), tokenizer=_hash_tokenizer(files)
     )
+
+
+def earlier_hashes(files: Files) -> Weights:
+    """Returns the hashes by which e5spark 0.1.0 identified a checkpoint: those of its files.
+
+    The fingerprints of tables, calibrations and prepared models that it wrote have them.
+    """
+    manifest = prepared.read(files.model)
+    if manifest is not None:
+        return manifest.earlier_weights
+    names = ["config.json", *weight_files(files.model)]
+    return Weights(
+        weights=_digest(files.model / name for name in names), tokenizer=_hash_tokenizer(files)
+    )
+
+
+def _hash_tokenizer(files: Files) -> str:
+    names = [name for name in _TOKENIZER_FILES if (files.tokenizer / name).is_file()]
+    return _digest(files.tokenizer / name for name in names)
 
 
 def check_published(spec: ModelSpec, files: Files) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Identity = tuple[str, int, int, int, int]
@@ -48,7 +49,7 @@ def sha256(path: Path) -> str:
     Reading takes about 3 s per GB, so the hash is cached on this machine under the file's path,
     size, times and inode number: a file that differs in any of these is read again.
     """
-    return _cached(identity(path))
+    return _of_file(identity(path))
 
 
 def identity(path: Path) -> Identity:
@@ -58,20 +59,34 @@ def identity(path: Path) -> Identity:
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-@functools.lru_cache(maxsize=256)
-def _cached(identity: Identity) -> str:
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+def cached(key: Sequence[object], compute: Callable[[], str]) -> str:
+    """Returns a hash from this machine's cache; computes and keeps it if it is not there.
+
+    Args:
+        key: What the hash depends on, as JSON holds it.
+        compute: Returns the hash: 64 hex digits.
+    """
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     entry = cache_directory() / "sha256" / name
     with contextlib.suppress(OSError):
-        cached = entry.read_text("ascii")
-        if len(cached) == 64:
-            return cached
-    with open(identity[0], "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with contextlib.suppress(OSError):  # without a cache, the next process reads the file again
+        content = entry.read_text("ascii")
+        if len(content) == 64:
+            return content
+    digest = compute()
+    with contextlib.suppress(OSError):  # without a cache, the next process computes it again
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(entry, digest.encode())
     return digest
+
+
+@functools.lru_cache(maxsize=256)
+def _of_file(identity: Identity) -> str:
+    return cached(identity, lambda: _read(identity[0]))
+
+
+def _read(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

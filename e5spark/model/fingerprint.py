@@ -15,7 +15,8 @@ class Weights:
     """The content of a checkpoint's files.
 
     Attributes:
-        weights: sha256 over the weight files and the config.
+        weights: sha256 of the tensors and the config, by ``e5spark.model.content``. In tables that
+            e5spark 0.1.0 created: sha256 over the weight files and config.json.
         tokenizer: sha256 over the tokenizer's files.
     """
 

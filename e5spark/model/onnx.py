@@ -134,7 +134,7 @@ def read_graph(path: Path) -> Graph:
         )
     try:
         graph = _model(message)
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise ModelError(
             f"{path} is not a complete ONNX file: it has {len(message)} bytes, and {error}. Fetch "
             "it again."

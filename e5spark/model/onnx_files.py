@@ -147,9 +147,10 @@ class ZipFiles:
         """
         member = self._members[name]
         size = member.file_size
-        is_graph = name.endswith((".onnx", "_data", ".data"))
-        limit = _LARGEST_RATIO * self.where.stat().st_size
-        limit = max(limit, 1 << 20) if is_graph else _LARGEST_SMALL_FILE
+        if name.endswith((".json", ".txt", ".model")):
+            limit = _LARGEST_SMALL_FILE
+        else:
+            limit = max(_LARGEST_RATIO * self.where.stat().st_size, 1 << 20)
         if size > limit:
             raise ModelError(
                 f"{self.where} unpacks {name} to {size} bytes from {member.compress_size}, more "

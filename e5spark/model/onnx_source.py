@@ -7,7 +7,8 @@ runs any other, and no engine, onnx package or ONNX Runtime is needed to make it
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,8 @@ from e5spark.errors import ModelError
 from e5spark.model import prepared
 from e5spark.model.architecture import ModelConfig, read_config
 from e5spark.model.digest import cache_directory, sha256
-from e5spark.model.graph_weights import GraphWeights, differences
+from e5spark.model.graph_config import differences, graph_config
+from e5spark.model.graph_weights import GraphWeights
 from e5spark.model.onnx import Graph, read_graph, with_external
 from e5spark.model.onnx_files import ZIP_SUFFIXES, DirectoryFiles, OnnxFiles, ZipFiles, choose
 
@@ -63,6 +65,21 @@ def converted(path: Path) -> Path:
     return directory
 
 
+@contextmanager
+def graph_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a model's ONNX file, with the files of its weights beside it.
+
+    Args:
+        path: A directory, jar or zip, as for ``converted``.
+    """
+    source = ZipFiles(path) if path.is_file() else DirectoryFiles(path)
+    files = choose(source.names, path)
+    with TemporaryDirectory(prefix="e5spark-onnx-") as scratch:
+        graph = source.fetch(files.graph, Path(scratch))
+        _fetch_external(source, files, read_graph(graph), Path(scratch))
+        yield graph
+
+
 def _key(source: ZipFiles | DirectoryFiles, files: OnnxFiles) -> str:
     if isinstance(source, ZipFiles):
         lines = [sha256(source.where)]
@@ -85,22 +102,32 @@ def _fill(directory: Path, source: ZipFiles | DirectoryFiles, files: OnnxFiles) 
         subject = f"{files.graph} in {source.where}"
         try:
             weights = GraphWeights(graph)
-            config = _config(directory, weights.config, subject)
+            config = _config(directory, graph_config(weights), subject)
             _write(directory / "model.safetensors", weights.weights(config))
+        except ModelError:
+            raise
         except ValueError as error:
-            if isinstance(error, ModelError):
-                raise
             raise ModelError(f"{subject} {error}. {_REMEDY}.") from error
+        except (LookupError, TypeError, OverflowError) as error:  # inputs or attributes are missing
+            raise ModelError(
+                f"{subject} is damaged ({type(error).__name__}: {error}). Fetch it again."
+            ) from error
 
 
 def _graph(source: ZipFiles | DirectoryFiles, files: OnnxFiles, scratch: Path) -> Graph:
     path = source.fetch(files.graph, scratch)
     graph = read_graph(path)
+    _fetch_external(source, files, graph, scratch)
+    return with_external(graph, path.parent)
+
+
+def _fetch_external(
+    source: ZipFiles | DirectoryFiles, files: OnnxFiles, graph: Graph, scratch: Path
+) -> None:
     for name in graph.external_files:
         member = (Path(files.graph).parent / name).as_posix()
         if member in source.names:
             source.fetch(member, scratch)
-    return with_external(graph, path.parent)
 
 
 def _config(directory: Path, told: dict[str, Any], subject: str) -> ModelConfig:

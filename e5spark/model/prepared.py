@@ -45,6 +45,8 @@ class Manifest:
         pad_position: The token that XLM-R leaves out, even inside a text, when it numbers the
             tokens of a row; the first position is the next number. None if tokens are numbered
             from 0.
+        earlier_source: sha256 over the files of the weights and config.json of that checkpoint, by
+            which e5spark 0.1.0 identified it; None in a manifest of 0.1.0, whose ``source`` has it.
         files: Name to sha256 of each file.
         needs_vnni: Whether its int8 sums may overflow on a CPU without VNNI.
         settings: Further settings of the engine.
@@ -59,6 +61,7 @@ class Manifest:
     pad_position: int | None
     engine: str = "openvino"
     checkpoint: str | None = None
+    earlier_source: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     needs_vnni: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +74,13 @@ class Manifest:
         if self.kind == "float":
             return self.source
         return Weights(weights=self.files[WEIGHTS], tokenizer=self.source.tokenizer)
+
+    @property
+    def earlier_weights(self) -> Weights:
+        """Returns the identity that e5spark 0.1.0 would give it."""
+        if self.kind == "float" and self.earlier_source is not None:
+            return replace(self.source, weights=self.earlier_source)
+        return self.weights
 
 
 def read(directory: Path) -> Manifest | None:

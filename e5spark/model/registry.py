@@ -74,6 +74,8 @@ class Checkpoint:
         languages: The languages that its authors trained it for.
         tokenizer: The checkpoint whose tokenizer it uses, if it has none of its own.
         weights_sha256: Hash of model.safetensors, if known.
+        content_sha256: Identity of its weights by ``e5spark.model.content``, if known: files that
+            do not say how vectors are computed, as in a jar, are recognised by it.
         matryoshka: Whether it was trained so that the first components alone are a usable vector.
         matryoshka_dims: The dims that its authors name; empty if they name none.
     """
@@ -89,6 +91,7 @@ class Checkpoint:
     languages: str = "English"
     tokenizer: str | None = None
     weights_sha256: str | None = None
+    content_sha256: str | None = None
     matryoshka: bool = False
     matryoshka_dims: tuple[int, ...] = ()
 
@@ -131,7 +134,9 @@ def _recipe(shape: Shape, role_prompts: Mapping[str, str] = prompts.E5) -> Recip
     return Recipe(dim=shape.hidden, pooling="mean", prompts=role_prompts, max_tokens=512)
 
 
-def _english(name: str, shape: Shape, revision: str | None = None) -> Checkpoint:
+def _english(
+    name: str, shape: Shape, revision: str | None = None, content_sha256: str | None = None
+) -> Checkpoint:
     return Checkpoint(
         name=name,
         architecture="bert",
@@ -141,6 +146,7 @@ def _english(name: str, shape: Shape, revision: str | None = None) -> Checkpoint
         tokenizer_model="WordPiece",
         recipe=_recipe(shape),
         revision=revision,
+        content_sha256=content_sha256,
     )
 
 
@@ -201,7 +207,12 @@ _ALL = (
         tokenizer="intfloat/multilingual-e5-small",
         matryoshka=True,  # its card names no dims
     ),
-    _english("intfloat/e5-small-v2", _SMALL, "dca8b1a9dae0d4575df2bf423a5edb485a431236"),
+    _english(
+        "intfloat/e5-small-v2",
+        _SMALL,
+        "dca8b1a9dae0d4575df2bf423a5edb485a431236",
+        content_sha256="0e6062a92d1c67c19d81c4b6d92a4ce13129f9c8418a1a47bab5b40588f64583",
+    ),
     _english("intfloat/e5-base-v2", _BASE, "1c644c92ad3ba1efdad3f1451a637716616a20e8"),
     _english("intfloat/e5-large-v2", _LARGE, "b322e09026e4ea05f42beadf4d661fb4e101d311"),
     _english("intfloat/e5-small", _SMALL),

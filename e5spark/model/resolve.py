@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from e5spark.errors import ConflictError, ModelError
@@ -11,7 +12,9 @@ from e5spark.model.checkpoint import (
     Files,
     check_published,
     decide_precision,
+    earlier_hashes,
     hash_files,
+    is_directory,
     known_checkpoint,
     locate,
     pin,
@@ -31,8 +34,8 @@ class ResolvedModel:
     """A model on this machine, checked and ready to load.
 
     Attributes:
-        spec: The model as the user described it, with the commit that a hub name resolved to
-            and the precision chosen for ``auto``.
+        spec: The model as the user described it, with the commit that a hub name resolved to, the
+            published checkpoint that was recognised, and the precision chosen for ``auto``.
         files: Where its files are.
         recipe: How its vectors are computed.
     """
@@ -52,8 +55,8 @@ class Plan:
     """A model as the driver resolved it; a worker uses it and decides nothing again.
 
     Attributes:
-        spec: The model as the user described it, with the commit that a hub name resolved to
-            and the precision chosen for ``auto``.
+        spec: The model as the user described it, with the commit that a hub name resolved to, the
+            published checkpoint that was recognised, and the precision chosen for ``auto``.
         recipe: How its vectors are computed.
         weights: The content of the driver's copy, which the worker's must equal; None if the
             driver has no copy.
@@ -100,6 +103,7 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
         TransientError: If the hub did not answer.
     """
     files = locate(spec)
+    spec = _recognised(spec, files)
     check_published(spec, files)
     recipe = resolve_recipe(spec, files.model)
     _check_content(spec, files)
@@ -108,17 +112,20 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
     return ResolvedModel(spec=spec, files=files, recipe=recipe)
 
 
-def resolve_files(spec: ModelSpec) -> Files:
-    """Returns the directories of the model, for a caller that makes no vectors; see ``resolve``.
+def resolve_files(spec: ModelSpec) -> tuple[ModelSpec, Files]:
+    """Returns spec and directories of the model, for a caller that makes no vectors.
+
+    See ``resolve``.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
         TransientError: If the hub did not answer.
     """
     files = locate(spec)
+    spec = _recognised(spec, files)
     check_published(spec, files)
     _check_content(spec, files)
-    return files
+    return spec, files
 
 
 def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
@@ -137,7 +144,7 @@ def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
     check_published(local, files)
     if plan.weights is None:  # the driver had no copy to check
         _check_content(local, files)
-    same = plan.weights is None or hash_files(files) == plan.weights
+    same = plan.weights is None or plan.weights in _identities(files)
     if not same or resolve_recipe(local, files.model) != plan.recipe:
         raise ModelError(
             f"The checkpoint in {files.model} on this executor is not the one that the driver "
@@ -171,17 +178,65 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
             return Plan(spec=spec, recipe=resolve_recipe(spec), weights=None)
     model = resolve(local)
     plan = Plan(
-        spec=replace(spec, revision=model.spec.revision, precision=model.spec.precision),
+        spec=replace(
+            spec,
+            checkpoint=model.spec.checkpoint,
+            revision=model.spec.revision,
+            precision=model.spec.precision,
+        ),
         recipe=model.recipe,
         weights=model.weights,
     )
-    return plan if spec.calibration is None else _calibrated(plan, spec.calibration)
+    return plan if spec.calibration is None else _calibrated(plan, spec.calibration, model.files)
+
+
+def with_stored_identity(plan: Plan, local: ModelSpec, stored: Weights) -> Plan:
+    """Returns the plan under the identity that a table's fingerprint has for the same weights.
+
+    e5spark 0.1.0 identified weights by their files. A table keeps the identity that it was created
+    with, so that its fingerprint stays the same.
+
+    Args:
+        plan: A plan of this machine's files.
+        local: The plan's spec, with the directories that ``archive:`` refers to on this machine.
+        stored: The identity in the table's fingerprint.
+
+    Returns:
+        The plan itself if the identity is not its files'.
+    """
+    if plan.weights is None or stored == plan.weights or stored not in _identities(locate(local)):
+        return plan
+    return replace(plan, weights=stored)
 
 
 def as_float32(plan: Plan) -> Plan:
     """Returns the plan of the same vectors in float32, the ones that ranges are computed from."""
     spec = replace(plan.spec, output_type="float32", calibration=None)
     return replace(plan, spec=spec, calibration=None)
+
+
+def _recognised(spec: ModelSpec, files: Files) -> ModelSpec:
+    """The spec, with the published checkpoint that files without a recipe hold.
+
+    A checkpoint is recognised by its weights alone, whatever the files are called.
+    """
+    has_recipe = (files.model / "modules.json").is_file() or prepared.read(files.model) is not None
+    if spec.checkpoint is not None or not is_directory(spec.model) or has_recipe:
+        return spec
+    values = read_config(files.model).values
+    for published in CHECKPOINTS.values():
+        is_alike = all(values.get(key) == value for key, value in published.config.items())
+        if published.content_sha256 is None or not is_alike:
+            continue
+        if hash_files(files).weights == published.content_sha256:
+            return replace(spec, checkpoint=published.name)
+    return spec
+
+
+def _identities(files: Files) -> Iterator[Weights]:
+    """The current identity of a checkpoint's weights, then the one of e5spark 0.1.0."""
+    yield hash_files(files)
+    yield earlier_hashes(files)
 
 
 def _check_content(spec: ModelSpec, files: Files) -> None:
@@ -192,10 +247,14 @@ def _check_content(spec: ModelSpec, files: Files) -> None:
     check_tokenizer(files.tokenizer, config, known_checkpoint(spec))
 
 
-def _calibrated(plan: Plan, path: str) -> Plan:
+def _calibrated(plan: Plan, path: str, files: Files) -> Plan:
     calibration = load_calibration(path)
     expected = as_float32(plan).fingerprint.digest
-    if calibration.fingerprint != expected:
+    digests = (
+        as_float32(replace(plan, weights=weights)).fingerprint.digest
+        for weights in _identities(files)
+    )
+    if calibration.fingerprint not in digests:
         raise ConflictError(
             f"The calibration {path} was made from other vectors (fingerprint "
             f"{calibration.fingerprint[:12]}, this run's is {expected[:12]}): model, prompts, "

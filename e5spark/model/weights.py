@@ -1,7 +1,8 @@
 """The weights of a checkpoint, checked by their headers: no tensor is read, no engine loaded."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) ->
     shapes: dict[str, Shape] = {}
     origins: dict[str, str] = {}
     for name in names:
-        for tensor, shape in read_shapes(directory / name).items():
-            shapes[_renamed(tensor, config.architecture.prefix)] = shape
-            origins[_renamed(tensor, config.architecture.prefix)] = name
+        for tensor, entry in read_entries(directory / name).items():
+            shapes[canonical_name(tensor, config)] = entry.shape
+            origins[canonical_name(tensor, config)] = name
     expected = dict(config.tensors())
     missing = [tensor for tensor in expected if tensor not in shapes]
     if missing:
@@ -49,8 +50,25 @@ def check_weights(directory: Path, names: Iterable[str], config: ModelConfig) ->
             )
 
 
-def read_shapes(path: Path) -> dict[str, Shape]:
-    """Returns the shape of each tensor in a safetensors file, read from the header alone.
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """A tensor of a safetensors file.
+
+    Attributes:
+        dtype: Its type by the format's name, such as ``F32``.
+        shape: Its dims.
+        start: The first byte of its values in the file.
+        end: The byte after the last one of its values.
+    """
+
+    dtype: str
+    shape: Shape
+    start: int
+    end: int
+
+
+def read_entries(path: Path) -> dict[str, TensorEntry]:
+    """Returns the tensors of a safetensors file by name, read from the header alone.
 
     Raises:
         ModelError: If the file is empty, truncated, or not safetensors.
@@ -71,14 +89,20 @@ def read_shapes(path: Path) -> dict[str, Shape]:
     try:
         header: dict[str, Any] = json.loads(content)
         header.pop("__metadata__", None)
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        entries = {name: _entry(entry, 8 + length) for name, entry in header.items()}
+        end = max((entry.end for entry in entries.values()), default=8 + length)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"a header that cannot be read ({type(error).__name__})"
         raise ModelError(_incomplete(path, size, reason)) from error
-    if 8 + length + end != size:
-        raise ModelError(_incomplete(path, size, f"a header that describes {8 + length + end}"))
-    return shapes
+    if end != size:
+        raise ModelError(_incomplete(path, size, f"a header that describes {end}"))
+    return entries
+
+
+def _entry(entry: Mapping[str, Any], base: int) -> TensorEntry:
+    start, end = map(int, entry["data_offsets"])
+    shape = tuple(map(int, entry["shape"]))
+    return TensorEntry(dtype=str(entry["dtype"]), shape=shape, start=base + start, end=base + end)
 
 
 def _incomplete(path: Path, size: int, reason: str) -> str:
@@ -88,9 +112,14 @@ def _incomplete(path: Path, size: int, reason: str) -> str:
     )
 
 
-def _renamed(tensor: str, prefix: str) -> str:
-    """The name under which transformers loads a tensor of an older release or with a head."""
-    name = tensor.removeprefix(prefix)
+def canonical_name(tensor: str, config: ModelConfig) -> str:
+    """Returns the name under which transformers loads a tensor of an older release or with a head.
+
+    Args:
+        tensor: Its name in a weight file.
+        config: The checkpoint's config.json.
+    """
+    name = tensor.removeprefix(config.architecture.prefix)
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         name = name.replace(old, new)
     return name

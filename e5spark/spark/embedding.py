@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 
 from e5spark.errors import OptionError
 from e5spark.model import prompts
-from e5spark.model.resolve import Plan, make_plan
+from e5spark.model.fingerprint import Weights
+from e5spark.model.resolve import Plan, make_plan, with_stored_identity
 from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
 from e5spark.names import RESERVED, quoted
 from e5spark.spark.archive import localized
@@ -132,6 +133,14 @@ def embedding_udf(
 def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
     """Returns the model as this driver resolves it; see ``make_plan``."""
     return make_plan(spec, localized(spec), required=required)
+
+
+def plan_for_table(plan: Plan, stored: Weights) -> Plan:
+    """Returns the plan for a table whose fingerprint has this identity of weights.
+
+    See ``with_stored_identity``.
+    """
+    return with_stored_identity(plan, localized(plan.spec), stored)
 
 
 def embed_plan(df: DataFrame, plan: Plan, texts: TextColumns) -> DataFrame:

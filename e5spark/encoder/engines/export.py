@@ -21,7 +21,7 @@ from e5spark.encoder.tokenizer import padding_id
 from e5spark.errors import ModelError
 from e5spark.model import prepared
 from e5spark.model.architecture import ARCHITECTURES, read_config
-from e5spark.model.checkpoint import Files, hash_files
+from e5spark.model.checkpoint import Files, earlier_hashes, hash_files
 from e5spark.model.prepared import Manifest
 
 _ARCHITECTURES = [name for name, entry in ARCHITECTURES.items() if entry.prepared_by == "openvino"]
@@ -69,6 +69,7 @@ def _fill(directory: Path, files: Files, checkpoint: str | None) -> None:
     manifest = Manifest(
         kind="float",
         source=hash_files(files),
+        earlier_source=earlier_hashes(files).weights,
         pad_id=padding_id(loaded),
         pad_position=pad_position(model),
         checkpoint=checkpoint,
