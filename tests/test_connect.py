@@ -15,6 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from e5spark import nearest
 from e5spark.cli import main
 from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.job import run as job
@@ -106,6 +107,22 @@ def test_the_udf_works_as_a_column(
 def by_udf(docs: str, model: str) -> pa.Table:
     column = embedding_udf(role="query", model=model)("text").alias("embedding")
     return session().read.parquet(docs).select("id", column).toArrow().sort_by("id")
+
+
+def test_nearest_finds_the_query_itself_first(client: Client, docs: str, model: str) -> None:
+    table = client(nearest_to_the_first_rows, docs, model)
+    rows = table.to_pylist()
+    assert [(row["query_id"], row["rank"]) for row in rows] == [
+        (query, rank) for query in range(5) for rank in (1, 2, 3)
+    ]
+    assert [row["corpus_id"] for row in rows[::3]] == [0, 1, 2, 3, 4]
+
+
+def nearest_to_the_first_rows(docs: str, model: str) -> pa.Table:
+    df = session().read.parquet(docs).repartition(3)
+    vectors = embed(df, text="text", role="passage", model=model)
+    best = nearest(vectors.where("id < 5"), vectors, k=3, filter="id < 50")
+    return best.toArrow().sort_by([("query_id", "ascending"), ("rank", "ascending")])
 
 
 def test_the_job_runs_on_connect(

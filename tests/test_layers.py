@@ -27,6 +27,7 @@ def loaded_by(module):
         ("e5spark.encoder.prepare", ENGINES | SPARK),
         ("e5spark.spark", ENGINES),
         ("e5spark.spark.worker", ENGINES | {"pandas"}),
+        ("e5spark.search.neighbors", ENGINES | {"pandas"}),
         ("e5spark.cli", ENGINES),
     ],
 )

@@ -11,7 +11,17 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
 from e5spark import __version__
-from e5spark.cli import benchmark, calibrate, compact, embed, init, prepare, verify
+from e5spark.cli import (
+    benchmark,
+    calibrate,
+    compact,
+    duplicates,
+    embed,
+    init,
+    prepare,
+    search,
+    verify,
+)
 from e5spark.cli.failure import failed
 from e5spark.errors import E5SparkError
 from e5spark.job.session import lost_jvm
@@ -25,6 +35,8 @@ log = logging.getLogger("e5spark")
 COMMANDS = {
     "init": init,
     "embed": embed,
+    "search": search,
+    "duplicates": duplicates,
     "compact": compact,
     "calibrate": calibrate,
     "prepare": prepare,

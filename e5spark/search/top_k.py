@@ -128,7 +128,7 @@ class TopK:
             # k rows of the block are better than what is left out here.
             best = np.partition(scores, count - self._k, axis=1)[:, count - self._k]
             floor = np.maximum(floor, best - np.float32(2 * error))
-        return _positions(scores >= floor[:, None])
+        return positions(scores >= floor[:, None])
 
     def _pending_rows(self) -> int:
         return sum(len(query) for query, _, _ in self._pending)
@@ -147,7 +147,7 @@ class TopK:
         # Rows that are equal to the last one are kept: which of them stay is up to their ids.
         self._select(np.flatnonzero(self._score >= self._floor[self._query]))
         if final or len(self._score) > 2 * self._k * len(self._queries):
-            order = np.lexsort((_ranks(self._ids), -self._score, self._query))
+            order = np.lexsort((ranks(self._ids), -self._score, self._query))
             self._select(order)
             self._select(np.flatnonzero(_places(self._query) < self._k))
 
@@ -156,8 +156,8 @@ class TopK:
         self._ids = self._ids.take(pa.array(rows))
 
 
-def _positions(mask: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
-    """The row and column of each true element; 8 elements are looked at at a time."""
+def positions(mask: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
+    """Returns the row and column of each true element; looks at 8 elements at a time."""
     if mask.shape[1] % 8:
         rows, columns = np.nonzero(mask)
         return rows, columns
@@ -175,7 +175,7 @@ def _places(query: Rows) -> Rows:
     return np.arange(len(query)) - np.repeat(starts, sizes)
 
 
-def _ranks(ids: pa.Array) -> npt.NDArray[np.int64]:
-    """Numbers that are ordered as the ids are."""
+def ranks(ids: pa.Array) -> npt.NDArray[np.int64]:
+    """Returns numbers that are ordered as the ids are."""
     ranks: npt.NDArray[np.int64] = pc.rank(ids, tiebreaker="dense").to_numpy().astype(np.int64)
     return ranks
