@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from e5spark import embed, nearest
 from e5spark.cli import main as e5spark
 from e5spark.encoder.engines.preparation import prepared_directory
 from e5spark.errors import E5SparkError
@@ -29,6 +29,7 @@ from jobs import demo_multilingual as multilingual
 from jobs import demo_page as page
 
 CORPUS = Path("jobs/demo_corpus")
+JOB = Path("conf/demo.toml")
 OUTPUT = Path("build/demo")
 # make writes here how many seconds the environment took.
 ENVIRONMENT = Path(".venv/installed")
@@ -111,18 +112,18 @@ def show(model: str | None, watch: Stopwatch) -> None:
     watch.parts["Spark"] = time.time() - watch.started  # with its Java process
     if model is not None:
         print(page.heading(model))
-        play(spark, any_model(model), watch)
+        play(any_model(model), watch)
     else:
         print(page.heading("1  In English: intfloat/e5-small-v2"), flush=True)
         with watch.part("weights"):
             act = english()
-        play(spark, act, watch)
+        play(act, watch)
         print(page.heading(f"2  Across languages: {multilingual.NAME}"), flush=True)
         reason = multilingual.missing()
         if reason is None:
             with watch.part("weights"):
                 act = across()
-            play(spark, act, watch)
+            play(act, watch)
         else:
             print(f" Skipped: {reason}.")
     spark.stop()
@@ -178,20 +179,22 @@ def any_model(model: str) -> Act:
     )
 
 
-def play(spark: SparkSession, act: Act, watch: Stopwatch) -> None:
+def play(act: Act, watch: Stopwatch) -> None:
     """Embeds the passages of an act, searches them, and prints both."""
     print(page.facts(act.source), flush=True)
     with watch.part("weights"):
         prepare(act)
+    job = write_job(act)
     with watch.part("embedding"):
-        report = run_job(act)
+        report = command("embed", str(job))
     print(f"{page.facts(job_facts(report))}\n", flush=True)
     with watch.part("search"):
-        hits = search(spark, act)
+        hits = search(act, job)
     queries = {row["id"]: row["text"] for row in act.queries}
     for query in act.shown:
         print(f"{page.answers(queries[query], hits[query][:SHOWN_HITS])}\n")
     print(page.share(hits, len(act.passages)))
+    print(f' Ask it yourself: e5spark search {job} "how do tides work"')
 
 
 def prepare(act: Act) -> None:
@@ -204,49 +207,61 @@ def prepare(act: Act) -> None:
         prepared_directory(files)
 
 
-def run_job(act: Act) -> dict[str, Any]:
-    """Embeds the passages with conf/demo.toml, and returns the report of the job."""
+def write_job(act: Act) -> Path:
+    """Writes the act's passages, and conf/demo.toml with its model; returns the job file."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    source = OUTPUT / f"{act.name}.jsonl"
+    passages = OUTPUT / f"{act.name}.jsonl"
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in act.passages]
-    source.write_text("".join(lines), "utf-8")
-    values: dict[str, object] = {
-        "input.path": str(source),
-        "output.path": str(OUTPUT / act.name),
-        "model.name": act.model,
-        **{f"model.{key}": value for key, value in act.options.items()},
-    }
-    overrides = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
+    passages.write_text("".join(lines), "utf-8")
+    job = tomllib.loads(JOB.read_text("utf-8"))
+    job["input"]["path"] = str(passages)
+    job["model"] = {"name": act.model, **act.options}
+    job["output"]["path"] = str(OUTPUT / act.name)
+    path = OUTPUT / f"{act.name}.toml"
+    with open(path, "w", encoding="utf-8") as file:
+        for section, values in job.items():
+            file.write(f"[{section}]\n")
+            file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return path
+
+
+def command(*arguments: str) -> dict[str, Any]:
+    """Runs a command of e5spark and returns the document of its last line.
+
+    Raises:
+        SystemExit: With the command's exit code, if it fails; it has logged why.
+    """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = e5spark(["embed", "conf/demo.toml", *overrides])
+        code = e5spark(arguments)
     if code != 0:
-        sys.exit(code)  # the reason has been logged
-    report: dict[str, Any] = json.loads(printed.getvalue().splitlines()[-1])
-    return report
+        sys.exit(code)
+    document: dict[str, Any] = json.loads(printed.getvalue().splitlines()[-1])
+    return document
 
 
-def search(spark: SparkSession, act: Act) -> dict[str, list[page.Hit]]:
+def search(act: Act, job: Path) -> dict[str, list[page.Hit]]:
     """Returns the hits of each query that has a judged passage among those of the act."""
     texts = {row["id"]: row["text"] for row in act.passages}
     judged = {(row["query"], row["passage"]) for row in read("qrels") if row["passage"] in texts}
     asked = {query for query, _ in judged}
-    rows = [(row["id"], row["text"]) for row in act.queries if row["id"] in asked]
-    queries = spark.createDataFrame(rows, "id string, text string").coalesce(1)
-    vectors = embed(queries, text="text", role="query", model=act.model, **act.options)
-    passages = spark.read.parquet(str(OUTPUT / act.name))
-    hits = defaultdict(list)
-    for row in nearest(vectors, passages, k=HITS).orderBy("query_id", "rank").collect():
-        hits[row.query_id].append(
+    queries = {row["text"]: row["id"] for row in act.queries if row["id"] in asked}
+    file = OUTPUT / f"{act.name}.txt"
+    file.write_text("\n".join(queries), "utf-8")
+    document = command("search", str(job), "--queries", str(file), "--k", str(HITS))
+    return {
+        (query := queries[answer["query"]]): [
             page.Hit(
-                rank=row.rank,
-                score=row.score,
-                passage=row.corpus_id,
-                text=texts[row.corpus_id],
-                relevant=(row.query_id, row.corpus_id) in judged,
+                rank=hit["rank"],
+                score=hit["score"],
+                passage=hit["id"],
+                text=texts[hit["id"]],
+                relevant=(query, hit["id"]) in judged,
             )
-        )
-    return hits
+            for hit in answer["hits"]
+        ]
+        for answer in document["queries"]
+    }
 
 
 def job_facts(report: dict[str, Any]) -> dict[str, str]:

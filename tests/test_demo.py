@@ -2,10 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from e5spark.errors import TransientError
+from e5spark.job import job_file
 from jobs import demo, demo_multilingual
 from jobs.demo_page import WIDTH, Hit, answers, clipped, columns, facts, heading, share
 
@@ -80,13 +82,47 @@ def test_a_machine_without_the_package_is_told_why_there_is_no_second_act(monkey
     assert "pip install 'e5spark[demo]'" in reason
 
 
-def test_a_job_that_fails_ends_the_demo_with_its_exit_code(monkeypatch, tmp_path) -> None:
+def test_a_command_that_fails_ends_the_demo_with_its_exit_code(monkeypatch) -> None:
     document = {"status": "failed", "exit_code": 5}
-    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
     monkeypatch.setattr(demo, "e5spark", lambda arguments: print(json.dumps(document)) or 5)
-    act = demo.Act(
-        name="act", model="./model", options={}, source={}, passages=[], queries=[], shown=()
-    )
     with pytest.raises(SystemExit) as stopped:
-        demo.run_job(act)
+        demo.command("embed", "job.toml")
     assert stopped.value.code == 5
+
+
+def test_job_file_of_an_act_is_one_that_the_job_reads(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
+    act = demo.Act(
+        name="act",
+        model="/models/日本.jar",
+        options={"checkpoint": "intfloat/e5-small-v2"},
+        source={},
+        passages=[{"id": "1", "text": "passage"}],
+        queries=[],
+        shown=(),
+    )
+    config = job_file.load(demo.write_job(act))
+    assert (config.model.name, config.model.options) == (act.model, act.options)
+    assert json.loads(Path(config.input.path).read_text("utf-8")) == act.passages[0]
+    assert (config.output.path, config.input.id) == (str(tmp_path / "act"), "id")
+
+
+def test_hits_of_a_search_are_judged(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
+    act = demo.Act(
+        name="act",
+        model="model",
+        options={},
+        source={},
+        passages=[row for row in demo.read("passages") if row["lang"] == "en"],
+        queries=demo.read("queries"),
+        shown=(),
+    )
+    texts = {row["id"]: row["text"] for row in demo.read("queries")}
+    ids = ("en-volcanoes-01", "en-bread-01")
+    hits = [{"rank": rank, "score": 0.9, "id": id} for rank, id in enumerate(ids, 1)]
+    document = {"queries": [{"query": texts["q-en-001"], "hits": hits}]}
+    monkeypatch.setattr(demo, "command", lambda *arguments: document)
+    result = demo.search(act, tmp_path / "act.toml")
+    assert [hit.relevant for hit in result["q-en-001"]] == [True, False]
+    assert len((tmp_path / "act.txt").read_text("utf-8").splitlines()) > 114
