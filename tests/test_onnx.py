@@ -143,6 +143,19 @@ def test_weights_of_each_exporter_and_attention_are_the_checkpoints(models, tmp_
         assert np.array_equal(values, expected[name]), name
 
 
+def test_equal_weights_that_a_graph_stores_once_are_read_under_each_name(models, tmp_path):
+    checkpoint = Path(shutil.copytree(models["bert_wordpiece"], tmp_path / "checkpoint"))
+    expected = load_file(checkpoint / "model.safetensors")
+    for name, values in expected.items():
+        if "LayerNorm" in name:
+            values[:] = name.endswith("weight")
+    save_file(expected, checkpoint / "model.safetensors", {"format": "pt"})
+    (tmp_path / "m").mkdir()
+    graph = onnx_models.export(checkpoint, tmp_path / "m" / "model.onnx")
+    for name, values in weights_of(graph.parent, tokenizer=str(checkpoint)).items():
+        assert np.array_equal(values, expected[name]), name
+
+
 def test_config_that_the_graph_tells_is_the_checkpoints(graphs, models, tmp_path):
     for shape in SHAPES:
         files = {"model.onnx": graphs[shape]}

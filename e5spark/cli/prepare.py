@@ -16,7 +16,9 @@ HELP = "prepare a checkpoint once, for machines with or without torch"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
-    parser.add_argument("model", help="a name on the hub, or a directory")
+    parser.add_argument(
+        "model", help="a name on the hub, a directory, or a jar or zip of an ONNX model"
+    )
     parser.add_argument("--to", type=Path, required=True, help="the directory to create")
     parser.add_argument(
         "--precision",

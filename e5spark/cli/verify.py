@@ -12,7 +12,9 @@ HELP = "compare a checkpoint's vectors with transformers' own"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
-    parser.add_argument("model", help="a name on the hub, or a directory")
+    parser.add_argument(
+        "model", help="a name on the hub, a directory, or a jar or zip of an ONNX model"
+    )
     parser.add_argument("--known-answers", help="a JSON file of texts and published scores")
     add_overrides(parser)
 

@@ -98,7 +98,7 @@ class Encoder:
         """Returns an encoder of a checkpoint.
 
         Args:
-            model: A checkpoint's name on the hub, or a directory; see ``ModelSpec``.
+            model: A checkpoint's name on the hub, a directory or a jar; see ``ModelSpec``.
             threads: CPU threads of the forward pass; None leaves the engine's own choice.
             **options: ``device``, ``precision``, ``prompts`` and more; see ``ModelSpec``.
 
