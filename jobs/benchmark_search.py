@@ -109,6 +109,8 @@ def _session(cores: int) -> SparkSession:
     settings: dict[str, bool | float | int | str | None] = {
         "spark.driver.memory": "4g",
         "spark.log.level": "ERROR",
+        # A file for each task: with the default, three tasks would share two cores.
+        "spark.sql.files.maxPartitionBytes": "48m",
         "spark.sql.shuffle.partitions": str(cores),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

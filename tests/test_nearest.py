@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
@@ -223,3 +225,30 @@ def test_the_threshold_comes_from_the_mean_of_random_pairs(table):
 def test_ids_of_pairs_must_be_unique(table):
     with pytest.raises(PythonException, match="ids must be unique"):
         pairs(table([1, 1], CORPUS[:2]), threshold=0.5).collect()
+
+
+@pytest.mark.large
+def test_all_pairs_of_100_000_vectors_are_found_each_once(spark: SparkSession, tmp_path: Path):
+    rows, dim, threshold = 100_000, 384, 0.9
+    rng = np.random.default_rng(5)
+    values = rng.standard_normal((rows, dim), dtype=np.float32)
+    copies = rng.integers(0, rows // 2, 3000)  # near-duplicates, on both sides of the threshold
+    noise = rng.standard_normal((3000, dim), dtype=np.float32) * rng.uniform(0, 0.6, (3000, 1))
+    values[-3000:] = values[copies] + noise
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    expected = {}
+    for start in range(0, rows, 2000):
+        near = values[start : start + 2000] @ values.T >= threshold - 1e-4
+        for row, other in zip(*np.nonzero(near), strict=True):
+            row, other = int(row) + start, int(other)
+            score = np.float32((values[row].astype(np.float64) * values[other]).sum())
+            if row < other and score >= np.float32(threshold):
+                expected[row, other] = float(score)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim)
+    table = pa.table({"id": range(rows), "embedding": lists.cast(pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "vectors.parquet")
+    found = rows_of(
+        pairs(spark.read.parquet(str(tmp_path / "vectors.parquet")), threshold=threshold)
+    )
+    assert len(found) == len(expected) > 1000
+    assert {(low, high): score for low, high, score in found} == expected

@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 
 from e5spark.errors import ConfigError, InputError, OptionError
 from e5spark.job.config import JobConfig
+from e5spark.job.run import as_stored
 from e5spark.job.source import HASH_ID, vector_names
 from e5spark.model.spec import model_spec
 from e5spark.names import listed, quoted
@@ -155,6 +156,7 @@ def _queries(
 ) -> DataFrame:
     """The vectors of the queries, in a column of this name, under ids from 0."""
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
+    plan = as_stored(spark, config.output.path, plan)
     df = spark.createDataFrame(list(enumerate(texts)), "id int, text string").coalesce(1)
     columns = TextColumns(text="text", role="query", instruction=config.embed.instruction or None)
     queries = embed_plan(df, plan, columns)

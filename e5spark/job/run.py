@@ -57,7 +57,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         target = _target(spark, config)
     # Required: a job does not leave the search for the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
-    plan = _as_stored(spark, target, plan)
+    plan = as_stored(spark, target.location, plan)
     stream = None
     if config.input.trigger == "available_now":
         stream, source = streaming.open_stream(spark, config)
@@ -255,9 +255,15 @@ def _sync(
         return sync(spark, context)
 
 
-def _as_stored(spark: SparkSession, target: Sink, plan: Plan) -> Plan:
-    """The plan, under the identity of its weights that the output's fingerprint has."""
-    stored = read_manifest(open_storage(spark, target.location)) if target.location else None
+def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:
+    """Returns the plan, under the identity of its weights that a table's fingerprint has.
+
+    Args:
+        spark: The session.
+        location: The table's directory; empty if there is none.
+        plan: The plan as this release resolves it.
+    """
+    stored = read_manifest(open_storage(spark, location)) if location else None
     if stored is None or stored.fingerprint == plan.fingerprint.digest:
         return plan
     names = ("weights", "tokenizer")

@@ -20,8 +20,8 @@ Rows = npt.NDArray[np.intp]
 
 # One block of scores: 16 MB, and few enough rows of each side to stay in a CPU's caches.
 _QUERY_ROWS, _CORPUS_ROWS = 1024, 4096
-# Candidates that are scored at a time: 12 MB of float64 products at 384 dimensions.
-_SCORED_ROWS = 4096
+# Candidates that are scored at a time: 1.5 MB of float64 products, which fit a cache.
+_SCORED_ROWS = 512
 # Candidates are merged when there are this many, or as many as the best rows.
 _PENDING_ROWS = 16_384
 
