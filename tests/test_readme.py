@@ -34,6 +34,7 @@ NOT_RUN = {
     "needs the Delta jars; tests/test_delta.py runs such jobs",
     "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",
+    "needs a jar from Maven Central",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
 }
 
