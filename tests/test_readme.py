@@ -36,6 +36,7 @@ NOT_RUN = {
     "needs a cluster; tests/test_cluster.py starts one",
     "embeds in several precisions; tests/test_compare.py runs it",
     "downloads the data of a task; tests/test_mteb.py runs mteb on local data",
+    "needs a jar from Maven Central",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
 }
 

@@ -239,7 +239,7 @@ _ALL = (
         recipe=Recipe(dim=4096, pooling="last", prompts=prompts.E5_INSTRUCT, max_tokens=4096),
         revision="07163b72af1488142a360786df853f237b1a3ca1",
     ),
-    # Not an E5: the demo and the quality tests use it, because a Python package ships it.
+    # Not an E5: the quality tests use it, because a Python package ships it.
     Checkpoint(
         name="sentence-transformers/all-MiniLM-L6-v2",
         architecture="bert",
