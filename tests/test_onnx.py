@@ -17,12 +17,12 @@ from safetensors.numpy import load_file, save_file
 from e5spark.encoder import Encoder
 from e5spark.encoder.prepare import prepare
 from e5spark.errors import ModelError
-from e5spark.model import onnx as reader
 from e5spark.model import prepared, registry
 from e5spark.model.checkpoint import locate
 from e5spark.model.digest import cache_directory
-from e5spark.model.onnx_files import choose
-from e5spark.model.onnx_source import converted
+from e5spark.model.onnx import graph as reader
+from e5spark.model.onnx.files import choose
+from e5spark.model.onnx.source import converted
 from e5spark.model.registry import Checkpoint, Recipe, Shape
 from e5spark.model.resolve import make_plan, resolve
 from e5spark.model.spec import model_spec

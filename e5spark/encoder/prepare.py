@@ -8,7 +8,7 @@ from e5spark.encoder.packages import require
 from e5spark.errors import ConflictError, ModelError
 from e5spark.model import prepared
 from e5spark.model.checkpoint import Files, is_directory, known_checkpoint
-from e5spark.model.onnx_source import graph_file, is_onnx
+from e5spark.model.onnx.source import graph_file, is_onnx
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.resolve import resolve_files
 from e5spark.model.spec import ModelSpec

@@ -16,8 +16,8 @@ from e5spark.model.content import content_sha256
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 from e5spark.model.json_file import read_json
-from e5spark.model.onnx_files import ZIP_SUFFIXES
-from e5spark.model.onnx_source import converted, is_onnx
+from e5spark.model.onnx.files import ZIP_SUFFIXES
+from e5spark.model.onnx.source import converted, is_onnx
 from e5spark.model.registry import Checkpoint
 from e5spark.model.spec import ModelSpec, Precision
 

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, get_args
 
 from e5spark.errors import OptionError
 from e5spark.model.engines import ENGINES
-from e5spark.model.onnx_files import ZIP_SUFFIXES
+from e5spark.model.onnx.files import ZIP_SUFFIXES
 from e5spark.model.prompts import ROLES
 from e5spark.model.registry import (
     ALREADY_PROMPTED,

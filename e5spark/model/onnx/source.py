@@ -20,10 +20,10 @@ from e5spark.errors import ModelError
 from e5spark.model import prepared
 from e5spark.model.architecture import ModelConfig, read_config
 from e5spark.model.digest import cache_directory, sha256
-from e5spark.model.graph_config import differences, graph_config
-from e5spark.model.graph_weights import GraphWeights
-from e5spark.model.onnx import Graph, read_graph, with_external
-from e5spark.model.onnx_files import ZIP_SUFFIXES, DirectoryFiles, OnnxFiles, ZipFiles, choose
+from e5spark.model.onnx.config import differences, graph_config
+from e5spark.model.onnx.files import ZIP_SUFFIXES, DirectoryFiles, OnnxFiles, ZipFiles, choose
+from e5spark.model.onnx.graph import Graph, read_graph, with_external
+from e5spark.model.onnx.weights import GraphWeights
 
 # Increased whenever a conversion gives other files, so that older ones are not taken for its own.
 _FORMAT = 1

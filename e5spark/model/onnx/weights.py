@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e5spark.model.architecture import ModelConfig
-from e5spark.model.onnx import Graph, Node, Tensor
+from e5spark.model.onnx.graph import Graph, Node, Tensor
 
 _WORDS = "embeddings.word_embeddings.weight"
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from e5spark.errors import ModelError
-from e5spark.model.protobuf import Value, content, fields, float32, signed, signed_integers, text
+from e5spark.model.onnx.protobuf import (
+    Value,
+    content,
+    fields,
+    float32,
+    signed,
+    signed_integers,
+    text,
+)
 
 # TensorProto.DataType; bfloat16, which numpy lacks, is read as its 16 bits.
 _DTYPES = {

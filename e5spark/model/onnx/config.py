@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from e5spark.model.architecture import ARCHITECTURES, ModelConfig
-from e5spark.model.graph_weights import GraphWeights
-from e5spark.model.onnx import Node
+from e5spark.model.onnx.graph import Node
+from e5spark.model.onnx.weights import GraphWeights
 
 
 def graph_config(weights: GraphWeights) -> dict[str, Any]:
