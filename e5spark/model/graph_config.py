@@ -95,7 +95,8 @@ def _heads(weights: GraphWeights, hidden: int) -> int | None:
     for module, result in weights.results.items():
         if module.endswith("attention.self.query"):
             dims |= {_head_size(weights, node) for node in weights.consumers[result]}
-    sizes = {size for size in dims if size and hidden % size == 0}
+    # A Reshape may leave the last dim to the runtime, as -1.
+    sizes = {size for size in dims if size is not None and size > 0 and hidden % size == 0}
     if len(sizes) > 1:
         raise ValueError(f"has heads of different sizes, {sorted(sizes)}")
     return hidden // sizes.pop() if sizes else None
