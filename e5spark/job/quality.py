@@ -107,7 +107,6 @@ _REMEDIES = {
     "quality.min_pair_cosine and quality.max_pair_cosine.",
     "truncated_share": 'Set model.long_text to "split" or "mean", or raise '
     "quality.max_truncated_share.",
-    "error_share": "For rows with status = 'error', the column error says why.",
 }
 _DRIFT_REMEDY = (
     "Look whether the input has changed in kind. If that is intended, nothing needs to be done: "

@@ -134,10 +134,10 @@ def _decimal(value: object) -> float:
     return float(str(np.float32(value)))  # type: ignore[arg-type]  # a float, as the graph says
 
 
-def differences(told: Mapping[str, Any], config: ModelConfig) -> list[str]:
+def differences(values: Mapping[str, Any], config: ModelConfig) -> list[str]:
     """Returns what a config.json says otherwise than the graph: "hidden_size 768 (not 384)"."""
     return [
         f"{key} {config.values.get(key)!r} (not {value!r})"
-        for key, value in told.items()
+        for key, value in values.items()
         if config.values.get(key) != value
     ]
