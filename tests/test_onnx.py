@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from e5spark.encoder import Encoder
-from e5spark.encoder.prepare import prepare
+from e5spark.encoder.prepare import prepare, prepare_int8
 from e5spark.errors import ModelError
 from e5spark.model import onnx as reader
 from e5spark.model import prepared, registry
@@ -202,6 +202,14 @@ def test_graph_that_computes_something_else_is_not_prepared(bare, tmp_path):
     onnx_models.altered(bare / "e5.onnx", bare / "e5.onnx", onnx_models.drop_residual)
     with pytest.raises(ModelError, match="computes other vectors than a bert model"):
         prepare(model_spec(str(bare), RECIPE), tmp_path / "prepared")
+    with pytest.raises(ModelError, match="computes other vectors than a bert model"):
+        prepare_int8(
+            model_spec(str(bare), RECIPE),
+            tmp_path / "prepared",
+            TEXTS,
+            ["query: "] * len(TEXTS),
+            overflow_safe=None,
+        )
     assert not (tmp_path / "prepared").exists()
 
 
