@@ -126,11 +126,12 @@ def gates(
         checkpoint: The checkpoint's name, for messages.
     """
     lowest, highest = band or (None, None)
-    source = f"the band of {checkpoint}" if band else ""
-    if config.min_pair_cosine is not None:
-        lowest, source = config.min_pair_cosine, "[quality]"
-    if config.max_pair_cosine is not None:
-        highest, source = config.max_pair_cosine, "[quality]"
+    configured = (config.min_pair_cosine, config.max_pair_cosine)
+    sources = [f"the band of {checkpoint}"] if band and None in configured else []
+    if configured != (None, None):
+        sources.append("[quality]")
+        lowest = lowest if config.min_pair_cosine is None else config.min_pair_cosine
+        highest = highest if config.max_pair_cosine is None else config.max_pair_cosine
     enough = config.min_vectors
     result = [
         Gate(figure="not_finite", highest=0),
@@ -147,7 +148,7 @@ def gates(
                 lowest=lowest,
                 highest=highest,
                 min_vectors=enough,
-                source=source,
+                source=" and ".join(sources),
             )
         )
     return result
