@@ -92,6 +92,18 @@ def to_float16(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
+def leave_out_head_size(model: onnx.ModelProto) -> None:
+    """Reshapes queries, keys and values to heads of a size that the runtime computes."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "Reshape" and "/attention/self/" in node.name:
+            shape = makers[node.input[1]]
+            shape = makers[shape.input[-1]] if shape.op_type == "Concat" else shape
+            array = numpy_helper.to_array(shape.attribute[0].t).copy()
+            array.flat[-1] = -1
+            shape.attribute[0].t.CopyFrom(numpy_helper.from_array(array))
+
+
 def drop_residual(model: onnx.ModelProto) -> None:
     """Lets the first layer add its feed-forward block to zeros in place of its input."""
     node = next(node for node in model.graph.node if node.name.endswith("layer.0/output/Add"))

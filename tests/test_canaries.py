@@ -232,7 +232,7 @@ def test_the_message_says_what_differs_and_which_versions_changed(
     message = str(caught.value)
     assert message.startswith(f"The canaries of {tmp_path} have other vectors than when")
     assert "at most 0.0001 is allowed in fp32. No row was embedded." in message
-    assert "On the driver, torch 2 is now 4. Run with what the output was made with" in message
+    assert "On the driver, torch 2 is now 4. Run with the versions and on the machines" in message
 
 
 def test_a_run_with_nothing_to_do_or_without_canaries_embeds_none(
@@ -317,9 +317,9 @@ def test_a_changed_byte_is_caught_before_a_row_is_written(
     change: Callable[[bytes], bytes],
 ) -> None:
     """By the fingerprint; and, if the hash of the file is out of date, by the canaries."""
-    made = embed(DOCS, "model.engine=openvino")
-    assert (made["code"], made["quality"]["canaries"]) == (0, "added")
-    assert made["model_rows"] == len(DOCS)
+    report = embed(DOCS, "model.engine=openvino")
+    assert (report["code"], report["quality"]["canaries"]) == (0, "added")
+    assert report["model_rows"] == len(DOCS)
     assert embed(DOCS, "model.engine=openvino")["quality"]["canaries"] == "not_needed"
     before = rows_of(tmp_path / "out")
 

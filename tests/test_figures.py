@@ -172,5 +172,5 @@ def test_no_vectors_have_no_shares_and_no_cosines():
 
 def test_observed_values_that_spark_leaves_null_take_their_defaults():
     values = dict.fromkeys([field.name for field in dataclasses.fields(Figures)], None)
-    seen = observed({**values, "error": 2, "vectors": 3, "tokens": 70})
-    assert seen == Figures(vectors=3, errors=2)
+    result = observed({**values, "error": 2, "vectors": 3, "tokens": 70})
+    assert result == Figures(vectors=3, errors=2)

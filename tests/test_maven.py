@@ -75,6 +75,13 @@ def test_wrong_address_is_refused(jar, repository, monkeypatch):
         fetch(jar)
 
 
+def test_password_in_the_address_is_refused_and_not_shown(jar, repository, monkeypatch):
+    monkeypatch.setenv("E5SPARK_MAVEN", "https://user:secret@maven.example")
+    with pytest.raises(OptionError, match="has a user and a password") as refused:
+        fetch(jar)
+    assert "secret" not in str(refused.value)
+
+
 def test_unreachable_repository_may_answer_later(jar, repository, monkeypatch):
     monkeypatch.setenv("E5SPARK_MAVEN", "http://127.0.0.1:1/maven2")
     with pytest.raises(TransientError, match="Run the same command again"):

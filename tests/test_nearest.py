@@ -164,12 +164,18 @@ def refused(table: Table) -> dict[str, tuple[type[Exception], str, Callable[[], 
         "rows of two fingerprints": (ConflictError, "different fingerprints", lambda: nearest(
             table([1, 2], QUERIES[:2]).withColumn("embedding_fp", F.col("id").cast("string")),
             corpus, k=1)),
+        "rows of another fingerprint than the corpus": (
+            ConflictError, "'0123' beside 'eeeeeeeeeeeeeeee'", lambda: nearest(
+                queries.withColumn("embedding_fp", F.lit("0123")),
+                table([1], CORPUS[:1], fingerprint="e" * 64), k=1)),
         "null id": (InputError, "is null", lambda: nearest(
             table([None, 2], QUERIES[:2]), corpus, k=1)),
         "equal ids": (InputError, "must be unique", lambda: nearest(
             table([2, 2], QUERIES[:2]), corpus, k=1)),
         "threshold": (OptionError, "from -1 to 1", lambda: pairs(corpus, threshold=90)),
         "one row": (InputError, "1 vectors", lambda: calibrated_threshold(corpus)),
+        "NaN": (InputError, "not finite", lambda: calibrated_threshold(
+            table([1, 2], np.full((2, DIM), np.nan, np.float32)))),
     }  # fmt: skip
 
 

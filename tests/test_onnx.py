@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from e5spark.encoder import Encoder
-from e5spark.encoder.prepare import prepare
+from e5spark.encoder.prepare import prepare, prepare_int8
 from e5spark.errors import ModelError
 from e5spark.model import prepared, registry
 from e5spark.model.checkpoint import locate
 from e5spark.model.digest import cache_directory
 from e5spark.model.onnx import graph as reader
-from e5spark.model.onnx.files import choose
+from e5spark.model.onnx.files import ZipFiles, choose
 from e5spark.model.onnx.source import converted
 from e5spark.model.registry import Checkpoint, Recipe, Shape
 from e5spark.model.resolve import make_plan, resolve
@@ -168,6 +168,11 @@ def test_config_that_the_graph_tells_is_the_checkpoints(graphs, models, tmp_path
         assert {"num_attention_heads", "layer_norm_eps", "model_type"} <= set(told)
 
 
+def test_head_size_that_is_left_to_the_runtime_needs_a_config(bare):
+    onnx_models.altered(bare / "e5.onnx", bare / "e5.onnx", onnx_models.leave_out_head_size)
+    assert "does not tell its num_attention_heads" in refusal(bare)
+
+
 def test_weights_in_half_precision_stay_as_they_are(bare):
     onnx_models.altered(bare / "e5.onnx", bare / "e5.onnx", onnx_models.to_float16)
     for values in weights_of(bare).values():
@@ -197,6 +202,14 @@ def test_graph_that_computes_something_else_is_not_prepared(bare, tmp_path):
     onnx_models.altered(bare / "e5.onnx", bare / "e5.onnx", onnx_models.drop_residual)
     with pytest.raises(ModelError, match="computes other vectors than a bert model"):
         prepare(model_spec(str(bare), RECIPE), tmp_path / "prepared")
+    with pytest.raises(ModelError, match="computes other vectors than a bert model"):
+        prepare_int8(
+            model_spec(str(bare), RECIPE),
+            tmp_path / "prepared",
+            TEXTS,
+            ["query: "] * len(TEXTS),
+            overflow_safe=None,
+        )
     assert not (tmp_path / "prepared").exists()
 
 
@@ -409,7 +422,16 @@ def test_jar_without_a_tokenizer_is_refused(members, tmp_path):
     assert f"{jar} has no tokenizer" in refusal(jar)
 
 
-@pytest.mark.parametrize("name", ["../e5.json", "a/../../b", "/etc/x", "..\\x", "C:\\x", "\\x"])
+def test_members_of_one_name_do_not_replace_each_other(tmp_path):
+    contents = {"config.json": b"a", "1_Pooling/config.json": b"b"}
+    archive = ZipFiles(onnx_models.jar(tmp_path / "m.jar", contents))
+    copies = {name: archive.fetch(name, tmp_path / "scratch") for name in contents}
+    assert {name: copy.read_bytes() for name, copy in copies.items()} == contents
+
+
+@pytest.mark.parametrize(
+    "name", ["../e5.json", "a/../../b", "/etc/x", "..\\x", "C:\\x", "\\x", "."]
+)
 def test_member_outside_of_the_archive_is_refused(members, tmp_path, name):
     jar = onnx_models.jar(tmp_path / "m.jar", {**members, name: b"."})
     refused = refusal(jar)
@@ -431,6 +453,8 @@ def test_bomb_of_a_tokenizer_is_refused(members, tmp_path):
 
 def test_onnx_file_in_place_of_its_directory_is_refused(bare):
     assert "is a file; name the directory" in refusal(bare / "e5.onnx")
+    tokenizer = str(bare / "e5-tokenizer.json")
+    assert refusal(bare, tokenizer=tokenizer).endswith("name the directory that holds it.")
 
 
 # Graphs that are not the architecture

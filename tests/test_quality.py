@@ -99,6 +99,10 @@ def test_the_config_replaces_one_end_of_the_band():
     configured = dataclasses.replace(CONFIG, max_pair_cosine=0.75)
     (gate,) = [gate for gate in all_gates(configured) if gate.figure == "pair_cosine"]
     assert (gate.lowest, gate.highest) == (0.65, 0.75)
+    assert gate.source == "the band of intfloat/e5-small-v2 and [quality]"
+    both = dataclasses.replace(configured, min_pair_cosine=0.5)
+    (gate,) = [gate for gate in all_gates(both) if gate.figure == "pair_cosine"]
+    assert (gate.lowest, gate.highest, gate.source) == (0.5, 0.75, "[quality]")
 
 
 def test_the_band_of_a_checkpoint_leaves_out_vectors_that_say_nothing():

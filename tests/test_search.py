@@ -91,9 +91,13 @@ def test_the_answers_are_the_rows_with_the_highest_cosines(run: Command, model: 
 def test_queries_come_from_a_file_and_a_filter_restricts_the_rows(
     run: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "queries.txt").write_text("one\n\ntwo\n", "utf-8")
+    # As an editor on Windows writes it; a vertical tab is no end of a line.
+    (tmp_path / "queries.txt").write_text("\ufeffone\x0bmore\r\n\r\ntwo\r\n", "utf-8", newline="")
     completed = run("search", f"--queries={tmp_path}/queries.txt", "--filter=lang = 'de'")
-    assert [answer["query"] for answer in completed.document["queries"]] == ["one", "two"]
+    assert [answer["query"] for answer in completed.document["queries"]] == [
+        "one\x0bmore",
+        "two",
+    ]
     assert [[hit["id"] for hit in answer["hits"]] for answer in completed.document["queries"]] == [
         ["d"],
         ["d"],

@@ -35,8 +35,8 @@ def best(
     bounds = [0, *sorted(cut % (len(corpus) + 1) for cut in cuts), len(corpus)]
     for start, end in itertools.pairwise(bounds):
         rows.add(corpus[start:end], ids.slice(start, end - start))
-    query, found, scores = rows.result()
-    return list(zip(query.tolist(), found.to_pylist(), map(float, scores), strict=True))
+    query, best_ids, scores = rows.result()
+    return list(zip(query.tolist(), best_ids.to_pylist(), map(float, scores), strict=True))
 
 
 @st.composite

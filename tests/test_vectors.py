@@ -75,6 +75,11 @@ def test_vectors_of_several_dims_are_refused() -> None:
         matrix(pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32())), "float32", None)
 
 
+def test_half_a_float16_is_refused() -> None:
+    with pytest.raises(ColumnError, match="3 bytes, and float16 needs an even number"):
+        matrix(pa.array([b"abc", b"def"], pa.binary()), "float16", None)
+
+
 def test_a_null_component_is_refused() -> None:
     with pytest.raises(InputError, match="null"):
         matrix(pa.array([[1.0, None]], pa.list_(pa.float32())), "float32", None)
@@ -91,6 +96,7 @@ def column(output_type: str = "float32", **facts: Any) -> VectorColumn:
         (column(fingerprint="a"), column()),  # nothing is known of one side
         (column(fingerprint="a", dim="8"), column(fingerprint="a", dim="8")),
         (column(fingerprint="a", model="m"), column("binary", fingerprint="b", model="m")),
+        (column(model="m", revision=""), column("binary", model="m", revision="c0ffee")),
         (column(), column("float16")),
     ],
 )

@@ -54,7 +54,8 @@ def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        # splitlines() would also split at characters of a text, such as U+2028.
+        return [line for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--queries {path} cannot be read: {error}.") from error
 

@@ -36,12 +36,8 @@ def prepare(spec: ModelSpec, to: Path) -> dict[str, Any]:
             "checkpoint itself."
         )
     from e5spark.encoder.engines.export import export
-    from e5spark.encoder.engines.original import check_graph
 
-    source = Path(spec.model).expanduser()
-    if is_directory(spec.model) and source.exists() and is_onnx(source):
-        with graph_file(source) as graph:
-            check_graph(graph, files.model)
+    _check_graph(spec, files)
     published = known_checkpoint(spec)
     export(files, to, checkpoint=published.name if published else None)
     return _summary(to)
@@ -71,6 +67,8 @@ def prepare_int8(
     Raises:
         ConflictError: If the new directory exists.
         GateError: If int8 is not good enough, or not faster than fp32 on this machine.
+        ModelError: If the checkpoint is quantised already, or is an ONNX graph that computes
+            something else than an encoder with its weights.
         OptionError: If a package that prepares it is not installed.
     """
     require(("openvino", "nncf"), extra="torch,int8", purpose="e5spark prepare --precision int8")
@@ -82,6 +80,7 @@ def prepare_int8(
     manifest = prepared.read(files.model)
     if manifest is not None and manifest.kind != "float":
         raise ModelError(f"{files.model} is quantised already; name the checkpoint itself.")
+    _check_graph(spec, files)
     source = files.model if manifest is not None else prepared_directory(files)
     quantize(
         source,
@@ -98,6 +97,16 @@ def _source(spec: ModelSpec, to: Path) -> tuple[ModelSpec, Files]:
     if to.exists():
         raise ConflictError(f"{to} already exists; name a new directory.")
     return resolve_files(spec)
+
+
+def _check_graph(spec: ModelSpec, files: Files) -> None:
+    """Raises if the model is an ONNX graph that computes something else than its checkpoint."""
+    source = Path(spec.model).expanduser()
+    if is_directory(spec.model) and source.exists() and is_onnx(source):
+        from e5spark.encoder.engines.original import check_graph
+
+        with graph_file(source) as graph:
+            check_graph(graph, files.model)
 
 
 def _summary(directory: Path) -> dict[str, Any]:

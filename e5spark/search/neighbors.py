@@ -81,8 +81,8 @@ def nearest(
       be float32: they are compared with the signs, which ranks better than signs alone and is what
       re-scoring means elsewhere.
 
-    Queries without a vector give no rows, and rows of the corpus without one are never usable. If
-    the corpus has fewer than ``k`` rows, all of them are ranked.
+    Queries without a vector give no rows, and rows of the corpus without one are never in the
+    result. If the corpus has fewer than ``k`` rows, all of them are ranked.
 
     Args:
         queries: Ids and vectors of the queries; ids must be unique.
@@ -119,7 +119,7 @@ def nearest(
     )
     best = [
         rows.mapInArrow(functools.partial(_search, part), schema)
-        for batch in _collected(selected(queries, query_ids, left), left)
+        for batch in _collected(selected(queries, query_ids, left), left, right)
         for part in _parts(batch, left, right, k)
     ]
     if not best:
@@ -128,16 +128,18 @@ def nearest(
 
 
 def _ranked(best: DataFrame, k: int) -> DataFrame:
-    """The best of the rows that the tasks usable."""
+    """The best k rows of each query, from the best rows of each task."""
     order = Window.partitionBy("query_id").orderBy(F.col("score").desc(), F.col("corpus_id"))
     return best.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= k)
 
 
-def _collected(queries: DataFrame, vectors: VectorColumn) -> list[pa.RecordBatch]:
+def _collected(
+    queries: DataFrame, vectors: VectorColumn, corpus: VectorColumn
+) -> list[pa.RecordBatch]:
     """The queries that have a vector, in one batch; no batch if there are none.
 
     Raises:
-        ConflictError: If their fingerprints differ.
+        ConflictError: If their fingerprints differ, or are not the corpus'.
         InputError: If an id is null or not unique.
     """
     batches = [from_bytes(row["batch"]) for row in queries.mapInArrow(pack, PACKED).collect()]
@@ -151,8 +153,11 @@ def _collected(queries: DataFrame, vectors: VectorColumn) -> list[pa.RecordBatch
             table.num_rows - usable.num_rows,
             table.num_rows,
         )
+    fingerprint = vectors.fingerprint
+    if fingerprint is None and vectors.output_type == corpus.output_type:
+        fingerprint = corpus.fingerprint  # which the column of each row's fingerprint must name
     for batch in usable.to_batches():
-        check_rows(batch, vectors.fingerprint, table="table of queries")
+        check_rows(batch, fingerprint, table="table of queries")
     if pc.count_distinct(usable["id"]).as_py() < usable.num_rows:
         raise InputError(
             "An id of the queries is in several rows; ids of queries must be unique. Remove "

@@ -107,7 +107,7 @@ def check_comparable(queries: VectorColumn, corpus: VectorColumn) -> None:
     facts = ("fingerprint",) if same_type else _SHARED
     for fact in facts:
         left, right = queries.facts.get(fact), corpus.facts.get(fact)
-        if left is not None and right is not None and left != right:
+        if left and right and left != right:  # a local directory has an empty revision
             raise ConflictError(
                 f"The {fact} of the queries' vectors is {left[:40]!r}, of the corpus' "
                 f"{right[:40]!r}: their vectors must not be compared. Embed both with the same "
@@ -115,16 +115,16 @@ def check_comparable(queries: VectorColumn, corpus: VectorColumn) -> None:
             )
 
 
-def check_dims(queries: int, corpus: int) -> None:
-    """Checks that two vectors have the same number of components.
+def check_dims(left: int, right: int) -> None:
+    """Checks that the vectors of two sides have the same number of components.
 
     Raises:
         ColumnError: If they do not.
     """
-    if queries != corpus:
+    if left != right:
         raise ColumnError(
-            f"The queries' vectors have {queries} dimensions, the corpus' {corpus}; embed both "
-            "with the same model and dim."
+            f"Vectors of {left} and of {right} dimensions cannot be compared; embed all texts with "
+            "the same model and dim."
         )
 
 
@@ -224,6 +224,11 @@ def _stored(vectors: pa.Array, output_type: str) -> npt.NDArray[Any]:
         raise ColumnError(
             f"The vectors have {lengths.min()} to {lengths.max()} values; all vectors of a column "
             "must have the same dim."
+        )
+    if output_type == "float16" and rows and lengths[0] % 2:
+        raise ColumnError(
+            f"The vectors have {lengths[0]} bytes, and float16 needs an even number; check which "
+            "output type they are."
         )
     table: npt.NDArray[Any] = values.reshape(rows, lengths[0] if rows else 0)
     return table.view("<f2") if output_type == "float16" else table

@@ -95,7 +95,8 @@ def _heads(weights: GraphWeights, hidden: int) -> int | None:
     for module, result in weights.results.items():
         if module.endswith("attention.self.query"):
             dims |= {_head_size(weights, node) for node in weights.consumers[result]}
-    sizes = {size for size in dims if size and hidden % size == 0}
+    # A Reshape may leave the last dim to the runtime, as -1.
+    sizes = {size for size in dims if size is not None and size > 0 and hidden % size == 0}
     if len(sizes) > 1:
         raise ValueError(f"has heads of different sizes, {sorted(sizes)}")
     return hidden // sizes.pop() if sizes else None
@@ -133,10 +134,10 @@ def _decimal(value: object) -> float:
     return float(str(np.float32(value)))  # type: ignore[arg-type]  # a float, as the graph says
 
 
-def differences(told: Mapping[str, Any], config: ModelConfig) -> list[str]:
+def differences(values: Mapping[str, Any], config: ModelConfig) -> list[str]:
     """Returns what a config.json says otherwise than the graph: "hidden_size 768 (not 384)"."""
     return [
         f"{key} {config.values.get(key)!r} (not {value!r})"
-        for key, value in told.items()
+        for key, value in values.items()
         if config.values.get(key) != value
     ]

@@ -133,7 +133,7 @@ class ZipFiles:
         self.names = [member.filename for member in members]
         for name in self.names:
             parts = PurePosixPath(name.replace("\\", "/")).parts
-            if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
+            if not parts or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
                 raise ModelError(
                     f"{path} has a member {name!r}, outside of the archive; it cannot be trusted. "
                     f"{_REMEDY}"
@@ -158,7 +158,9 @@ class ZipFiles:
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise ModelError(f"{self.where} has a link in place of {name}. {_REMEDY}")
-        target = scratch / PurePosixPath(name).name
+        # Under its whole path: a file that is mapped into memory must not be written over.
+        target = scratch / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
                 zipfile.ZipFile(self.where) as archive,

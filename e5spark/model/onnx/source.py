@@ -130,11 +130,11 @@ def _fetch_external(
             source.fetch(member, scratch)
 
 
-def _config(directory: Path, told: dict[str, Any], subject: str) -> ModelConfig:
+def _config(directory: Path, values: dict[str, Any], subject: str) -> ModelConfig:
     """The config.json, which is written if the model has none, and compared if it has one."""
     if not (directory / "config.json").is_file():
-        missing = {"num_attention_heads", "pad_token_id"} - set(told)
-        missing -= set() if told["model_type"] == "xlm-roberta" else {"pad_token_id"}
+        missing = {"num_attention_heads", "pad_token_id"} - set(values)
+        missing -= set() if values["model_type"] == "xlm-roberta" else {"pad_token_id"}
         if missing:
             raise ModelError(
                 f"{subject} does not tell its {' and '.join(sorted(missing))}. Add the config.json "
@@ -142,15 +142,15 @@ def _config(directory: Path, told: dict[str, Any], subject: str) -> ModelConfig:
             )
         # Without its settings a tokenizer is what tokenizer.json says, whatever the model's class.
         if not (directory / "tokenizer_config.json").is_file():
-            told = {**told, "tokenizer_class": "PreTrainedTokenizerFast"}
-        text = json.dumps(told, indent=2)
+            values = {**values, "tokenizer_class": "PreTrainedTokenizerFast"}
+        text = json.dumps(values, indent=2)
         (directory / "config.json").write_text(text + "\n", "utf-8")
     config = read_config(directory)
     if config.architecture.name not in ("bert", "xlm-roberta"):
         raise ModelError(
             f"{subject} has a config.json of a {config.architecture.name} model. {_REMEDY}."
         )
-    different = differences(told, config)
+    different = differences(values, config)
     if different:
         raise ModelError(
             f"{subject} is not the model of its config.json, which has {', '.join(different)}. "

@@ -78,7 +78,7 @@ class GraphWeights:
             name for name in self.tensors if name not in expected and not name.startswith(_UNUSED)
         ]
         if extra:
-            raise ValueError(f"has a weight {extra[0]}, which the architecture has not")
+            raise ValueError(f"has a weight {extra[0]}, which the architecture does not have")
         for name, shape in expected.items():
             tensor = self.tensors[name]
             if tensor.dtype not in _STORED:
@@ -185,16 +185,16 @@ class GraphWeights:
 
 def _constants(graph: Graph) -> Iterator[tuple[str, Tensor]]:
     """Each constant of a graph, under each name that nodes use it by."""
-    known = {}
+    tensors = {}
     for tensor in graph.initializers:
-        known[tensor.name] = tensor
+        tensors[tensor.name] = tensor
         yield tensor.name, tensor
     for node in graph.nodes:
         value: object = None
         if node.operator == "Constant":
             value = node.attributes.get("value")
         elif node.operator == "Identity":  # equal weights are stored once
-            value = known.get(node.inputs[0])
+            value = tensors.get(node.inputs[0])
         if isinstance(value, Tensor):
-            known[node.outputs[0]] = value
+            tensors[node.outputs[0]] = value
             yield node.outputs[0], value
