@@ -21,7 +21,8 @@ from e5spark.job import canaries
 from e5spark.job.canaries import TEXTS, TOLERANCES, Canaries, Tolerance
 from e5spark.job.config import QualityConfig
 from e5spark.job.watch import Watch
-from e5spark.model import digest
+from e5spark.model import content, digest
+from e5spark.model.architecture import read_config
 from e5spark.model.resolve import Plan
 from e5spark.model.spec import PRECISIONS, model_spec
 from e5spark.spark import encoder_cache
@@ -281,10 +282,20 @@ def unnoticed(path: Path, change: Callable[[bytes], bytes]) -> None:
 
     As after a fault of a disk or of memory: a program that writes a file changes its times.
     """
-    before = digest.sha256(path)
+    before = [entry.read_bytes() if entry.exists() else None for entry in cached_hashes(path)]
+    assert any(before)
     path.write_bytes(change(path.read_bytes()))
-    name = digest.hashlib.sha256(json.dumps(digest.identity(path)).encode()).hexdigest()
-    digest.write_atomically(digest.cache_directory() / "sha256" / name, before.encode())
+    for entry, content_before in zip(cached_hashes(path), before, strict=True):
+        if content_before is not None:
+            digest.write_atomically(entry, content_before)
+
+
+def cached_hashes(path: Path) -> list[Path]:
+    """Where this machine keeps the hash of a file, and the hash of the weights in it."""
+    file = digest.identity(path)
+    weights = ["content", content._VERSION, content._facts(read_config(path.parent)), file]
+    names = [digest.hashlib.sha256(json.dumps(key).encode()).hexdigest() for key in (file, weights)]
+    return [digest.cache_directory() / "sha256" / name for name in names]
 
 
 def flip_a_bit_of_an_exponent(data: bytes) -> bytes:
