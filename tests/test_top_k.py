@@ -110,3 +110,21 @@ def test_a_component_that_is_not_finite_is_refused(value):
 def test_a_score_has_no_sign_if_it_is_zero():
     scores = exact_scores(np.float32([[-1.0]]), np.float32([[0.0]]), (np.array([0]), np.array([0])))
     assert not np.signbit(scores).any()
+
+
+def test_equal_rows_of_a_corpus_are_scored_k_times_and_not_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scored = []
+
+    def counted(left: np.ndarray, right: np.ndarray, pairs: tuple) -> np.ndarray:
+        scored.append(len(pairs[0]))
+        return exact_scores(left, right, pairs)
+
+    monkeypatch.setattr(top_k, "exact_scores", counted)
+    rng = np.random.default_rng(1)
+    queries = rng.standard_normal((32, 8)).astype(np.float32)
+    corpus = np.repeat(rng.standard_normal((2, 8)).astype(np.float32), 2000, axis=0)
+    ids = pa.array(rng.permutation(4000))
+    assert best(queries, corpus, ids, 3) == brute_force(queries, corpus, ids.to_pylist(), 3)
+    assert sum(scored) <= 32 * 3 * 2

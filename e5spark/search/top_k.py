@@ -109,11 +109,15 @@ class TopK:
             query, row = self._candidates(rows, scores, error)
             if not len(query):
                 continue
-            query, row = query + rows.start, row + columns.start
-            exact = exact_scores(self._queries, vectors, (query, row))
-            self._pending.append((query, exact, ids.take(pa.array(row))))
-            if self._pending_rows() >= max(_PENDING_ROWS, len(self._score)):
-                self._merge()
+            if len(query) > max(_PENDING_ROWS, 2 * self._k * scores.shape[0]):
+                # A corpus with the same text in thousands of rows: all of them are candidates.
+                usable = first_of_equals(vectors[columns], ids[columns], self._k)[row]
+                query, row = query[usable], row[usable]
+            for start in range(0, len(query), _PENDING_ROWS):
+                part = slice(start, start + _PENDING_ROWS)
+                self._score_candidates(
+                    vectors, ids, (query[part] + rows.start, row[part] + columns.start)
+                )
 
     def result(self) -> tuple[Rows, pa.Array, Floats]:
         """Returns query, id and score of the best rows, ordered by query and rank."""
@@ -129,6 +133,13 @@ class TopK:
             best = np.partition(scores, count - self._k, axis=1)[:, count - self._k]
             floor = np.maximum(floor, best - np.float32(2 * error))
         return positions(scores >= floor[:, None])
+
+    def _score_candidates(self, vectors: Floats, ids: pa.Array, pairs: tuple[Rows, Rows]) -> None:
+        query, row = pairs
+        exact = exact_scores(self._queries, vectors, pairs)
+        self._pending.append((query, exact, ids.take(pa.array(row))))
+        if self._pending_rows() >= max(_PENDING_ROWS, len(self._score)):
+            self._merge()
 
     def _pending_rows(self) -> int:
         return sum(len(query) for query, _, _ in self._pending)
@@ -154,6 +165,26 @@ class TopK:
     def _select(self, rows: Rows) -> None:
         self._query, self._score = self._query[rows], self._score[rows]
         self._ids = self._ids.take(pa.array(rows))
+
+
+def first_of_equals(vectors: Floats, ids: pa.Array, k: int) -> npt.NDArray[np.bool_]:
+    """Returns which rows are among the ``k`` of the lowest ids that have their vector.
+
+    No other row can be among the best ``k`` of any query, because rows of equal score are ranked by
+    their ids.
+
+    Args:
+        vectors: Vectors.  # (rows, dim)
+        ids: Their ids.
+        k: Rows to keep of each vector.
+    """
+    contiguous = np.ascontiguousarray(vectors)
+    row_bytes = contiguous.view(np.dtype((np.void, contiguous.strides[0]))).ravel()
+    _, group = np.unique(row_bytes, return_inverse=True)
+    order = np.lexsort((ranks(ids), group))
+    is_first = np.zeros(len(vectors), dtype=np.bool_)
+    is_first[order[_places(group[order]) < k]] = True
+    return is_first
 
 
 def positions(mask: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
