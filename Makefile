@@ -61,7 +61,7 @@ chaos-sample: .venv/installed java
 
 # The checkpoints at their true size, texts of 200 MB, STSb in four languages, and a search over
 # SciFact where E5SPARK_TEST_DATA has it: minutes, and 10 GB of disk and memory. The sample is one
-# checkpoint and one text.
+# checkpoint, one text, and MiniLM's vectors and STSb in English.
 large: .venv/installed java
 	$(PYTEST) -m large
 

@@ -59,6 +59,8 @@ def test_a_query_gets_the_prompt_of_queries(
     assert np.abs(vectors - passages).max() > 100 * FP32_TOLERANCE
 
 
+@pytest.mark.large
+@pytest.mark.large_sample
 @pytest.mark.parametrize("partitions", [1, 17])
 def test_minilm_vectors_equal_transformers(
     make_table: Callable[..., DataFrame],
