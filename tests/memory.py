@@ -116,6 +116,9 @@ class MemoryStorage:
 
         return self._do(effect)
 
+    def modified(self, name: str) -> None:
+        return None
+
     def rename(self, source: str, target: str) -> None:
         def effect() -> None:
             files = self.disk.files

@@ -1,5 +1,7 @@
 """What every storage guarantees: a test class inherits it and has a fixture `files`."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from e5spark.errors import OptionError, TransientError
@@ -44,6 +46,15 @@ class StorageContract:
     def test_list_of_no_directory_is_empty(self, files: Storage) -> None:
         assert files.list("") == []
         assert files.list("nothing") == []
+
+    def test_modified_is_when_a_file_was_written(self, files: Storage) -> None:
+        files.put("a/b.json", b"first")
+        files.put("a/b.json", b"second")
+        modified = files.modified("a/b.json")
+        assert modified
+        assert abs(datetime.now(UTC) - modified) < timedelta(hours=1)
+        assert files.modified("a/c.json") is None
+        assert files.modified("nothing/c.json") is None
 
     def test_rename_moves_into_new_directories(self, files: Storage) -> None:
         files.put("staging/part-0", b"vectors")

@@ -96,6 +96,12 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     rows = rows_of(driver, table)
     assert len(rows) == 60
     check(rows, model)
+    driver.sql(f"INSERT INTO {table} (id, body) VALUES (61, 'A text of tomorrow.')")
+    status = driver.job(job(), command="status").document
+    counts = status["rows_by_status"]["embedding"]
+    assert (status["rows"], counts["ok"], counts["not_embedded"]) == (61, 60, 1)
+    assert (status["kind"], status["problems"]) == ("columns of a delta", [])
+    driver.sql(f"DELETE FROM {table} WHERE id = 61")
     theirs = delta_rs(tmp_path / "docs", tmp_path).sort_by("id").to_pylist()
     assert [row["embedding"] for row in theirs] == [row["embedding"] for row in rows]
 

@@ -126,6 +126,18 @@ def test_a_table_is_synced_with_its_source_and_everyone_reads_the_same(
         theirs = read_by(reader, tmp_path / "out", tmp_path).sort_by("id")
         assert theirs.select(ours.column_names).to_pylist() == ours.to_pylist(), reader
 
+    status = driver.job(job(), command="status").document
+    assert status["rows_by_status"]["embedding"]["ok"] == status["rows"] == len(texts)
+    paths = [
+        {action["path"] for action in actions(tmp_path / "out", kind)} for kind in ("add", "remove")
+    ]
+    assert status["files"] == len(paths[0] - paths[1])
+    assert status["bytes"] == sum(
+        (tmp_path / "out" / path).stat().st_size for path in paths[0] - paths[1]
+    )
+    assert [run["counts"]["embedded"] for run in status["runs"]] == [100, 0, 40]
+    assert (status["problems"], status["lock"]["state"]) == ([], "free")
+
     # VACUUM removes the files that no version has any more, and nothing that is e5spark's.
     driver(vacuum, str(tmp_path / "out"))
     trace.mark()
@@ -388,6 +400,8 @@ def test_a_catalog_table_is_created_and_updated_by_name(
     assert driver.job(file).code == 0
     assert trace.rows() == 1
     check_rows(driver(spark_rows, "lake.docs_embedded"), {**texts, 3: "Another text."}, model)
+    status = driver.job(file, command="status").document
+    assert (status["output"], status["rows"], status["kind"]) == ("lake.docs_embedded", 10, "delta")
 
 
 def import_table(path: str, name: str) -> None:

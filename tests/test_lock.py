@@ -8,17 +8,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger import lock
+from e5spark.tables.ledger.holder import last_holder
 from e5spark.tables.ledger.layout import LOCK
-from e5spark.tables.ledger.lock import Lock, acquire
+from e5spark.tables.ledger.lock import Lock, acquire, unlock
 from e5spark.tables.storage.local import LocalStorage
 
 RACERS = 4
@@ -242,6 +245,125 @@ def test_a_lock_of_a_newer_format_is_left_alone(output: LocalStorage) -> None:
         ConflictError, match=r"0000001\.json has format 2; this e5spark reads formats up to"
     ):
         acquire(output)
+
+
+def test_a_lock_that_nobody_has_claimed_needs_no_unlock(output: LocalStorage) -> None:
+    assert unlock(output) is None
+    assert output.list("") == []
+    acquire(output).release()
+    before = output.list(LOCK)
+    found = unlock(output)
+    assert found
+    assert found.is_released
+    assert "The lock is free" in found.sentence
+    assert output.list(LOCK) == before
+
+
+def test_the_lock_of_a_live_run_is_unlocked_only_by_force(
+    output: LocalStorage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(output)
+    monkeypatch.setattr(lock, "time", clock(forbidden))
+    before = output.list(LOCK)
+    with pytest.raises(ConflictError) as caught:
+        unlock(output)
+    message = str(caught.value)
+    assert f"Run 1 holds the lock: process {process.pid} on {socket.gethostname()}" in message
+    assert "its last heartbeat was 0 s ago; the process is alive" in message
+    assert "add --force" in message
+    assert output.list(LOCK) == before
+    taken = unlock(output, force=True)
+    assert taken
+    assert taken.owner
+    assert (taken.epoch, taken.owner.pid, taken.is_alive) == (1, process.pid, True)
+    with acquire(output) as third:
+        assert third.epoch == 3
+
+
+def test_a_live_run_that_was_unlocked_cannot_commit(output: LocalStorage) -> None:
+    with acquire(output) as first:
+        unlock(output, force=True)
+        with pytest.raises(ConflictError, match="Another run writes to"):
+            first.check()
+
+
+def test_the_lock_of_a_run_that_died_here_is_unlocked_without_a_wait(
+    output: LocalStorage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(start(output))
+    monkeypatch.setattr(lock, "time", clock(forbidden))
+    holder = last_holder(output)
+    assert holder
+    assert holder.sentence.endswith("the process is dead, so the next run takes over at once.")
+    assert unlock(output) == replace(holder, heartbeat_age=ANY)
+    found = last_holder(output)
+    assert found
+    assert (found.epoch, found.is_released) == (2, True)
+
+
+def test_the_lock_of_a_run_on_another_machine_is_unlocked_once_it_is_silent(
+    output: LocalStorage,
+) -> None:
+    first = acquire(output, ttl=SHORT)
+    rewrite(output, 1, host="elsewhere")
+    with pytest.raises(ConflictError, match=r"process .* on elsewhere.* this machine cannot see"):
+        unlock(output)
+    first.check()
+    first._stop.set()
+    first._thread.join()
+    assert unlock(output)
+    acquire(output).release()
+
+
+@pytest.mark.parametrize("claim", [b"", b"{}", b'{"format": 1'])
+def test_a_damaged_claim_is_unlocked_once_it_is_silent_and_then_runs_begin_again(
+    output: LocalStorage, claim: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.put(f"{LOCK}/0000004.json", claim)
+    with pytest.raises(ConflictError, match="run e5spark unlock with the job file"):
+        acquire(output)
+    monkeypatch.setattr(lock, "_TTL", SHORT)
+    found = unlock(output)
+    assert found
+    assert (found.epoch, found.owner, found.is_alive) == (4, None, None)
+    assert "0000004.json is damaged" in found.problem
+    assert "an unknown process, because the claim is damaged" in found.sentence
+    with acquire(output) as held:
+        assert held.epoch == 6
+
+
+def test_a_damaged_claim_with_a_live_heartbeat_stays(
+    output: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_TTL", SHORT)
+    with acquire(output, ttl=SHORT):
+        output.put(f"{LOCK}/0000001.json", b"")
+        with pytest.raises(ConflictError, match="Its lock stays"):
+            unlock(output)
+    assert output.list(LOCK) == ["0000001.heartbeat", "0000001.json", "0000001.released"]
+
+
+def test_a_lock_of_a_newer_format_is_not_unlocked(output: LocalStorage) -> None:
+    output.create(f"{LOCK}/0000001.json", b'{"format": 2}')
+    with pytest.raises(ConflictError, match="has format 2"):
+        unlock(output, force=True)
+
+
+def test_unlock_changes_nothing_but_the_lock(output: LocalStorage, start: Start) -> None:
+    kill(start(output))
+    kept = ["manifest.json", "commits/00001-00001.json", "staging/00001-00001/_recorded"]
+    for name in [*kept, "work/00001/changes/a", "done/00001-00000.json", "runs/00001.json"]:
+        output.put(f"_e5spark/{name}", name.encode())
+    before = contents(output)
+    assert unlock(output)
+    assert contents(output) == before
+
+
+def contents(output: LocalStorage) -> dict[str, bytes]:
+    """Every file of the output outside the lock."""
+    root = Path(output.root)
+    paths = [path for path in root.rglob("*") if path.is_file() and path.parent != root / LOCK]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
 def holder(directory: Path, ttl: float = 60.0, then: str = "deferred") -> None:

@@ -31,6 +31,7 @@ NOT_RUN = {
     "changes the shell itself",
     "builds the environment and runs every test",
     "output of make demo",
+    "output of e5spark status, which tests/test_status.py checks",
     "needs the Delta jars; tests/test_delta.py runs such jobs",
     "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",

@@ -69,7 +69,7 @@ KINDS: dict[str, tuple[str, dict[str, object], Read, str]] = {
         "_e5spark/lock/0000001.json",
         LOCK,
         read_lock,
-        "Make sure that no run writes to this output, remove the file",
+        "Make sure that no run writes to this output, run e5spark unlock",
     ),
     "stream checkpoint": (
         "e5spark.json",

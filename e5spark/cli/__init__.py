@@ -22,6 +22,8 @@ from e5spark.cli import (
     init,
     prepare,
     search,
+    status,
+    unlock,
     verify,
 )
 from e5spark.cli.failure import failed
@@ -39,7 +41,9 @@ COMMANDS = {
     "embed": embed,
     "search": search,
     "duplicates": duplicates,
+    "status": status,
     "compact": compact,
+    "unlock": unlock,
     "calibrate": calibrate,
     "prepare": prepare,
     "verify": verify,

@@ -11,6 +11,7 @@ from e5spark.errors import ConfigError, ConflictError, OptionError
 from e5spark.job import source as sources
 from e5spark.job import streaming
 from e5spark.job.config import JobConfig
+from e5spark.job.history import locked
 from e5spark.job.quality import Quality
 from e5spark.job.report import Counts, RunReport, versions
 from e5spark.job.source import Source
@@ -26,8 +27,6 @@ from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_for_table, plan_model
 from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
-from e5spark.tables.ledger.ledger import Ledger
-from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
@@ -53,10 +52,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.
     """
-    if config.output.write == "columns":
-        target, config = _columns(spark, config)
-    else:
-        target = _target(spark, config)
+    target, config = open_output(spark, config)
     # Required: a job does not leave the search for the model to its executors.
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
     plan = as_stored(spark, target.location, plan)
@@ -121,8 +117,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
             "Parquet tables only. For a Delta table, use OPTIMIZE."
         )
     schema = StructType.fromJson(dict(manifest.schema))
-    with acquire(files) as lock:
-        ledger = Ledger(files, lock)
+    with locked(files, "compact", versions(spark)) as (ledger, counts):
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
         commits.check_all_recorded()
         commits.recover(spark)
@@ -136,12 +131,12 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
         if record.removes:
             commits.commit(record)
         ledger.sweep()
-    return {
-        "output": redacted(target.name),
-        "rows": record.rows,
-        "files_before": files_before,
-        "files_after": target.count_files(),
-    }
+        counts |= {
+            "rows": record.rows,
+            "files_before": files_before,
+            "files_after": target.count_files(),
+        }
+    return {"output": redacted(target.name), **counts}
 
 
 def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibration:
@@ -183,6 +178,21 @@ def sample(
     df = sources.read(spark, config)
     texts = sources.texts_of(df, config.embed)
     return sample_texts(df, plan_model(spec), texts, rows=rows)
+
+
+def open_output(spark: SparkSession, config: JobConfig) -> tuple[Sink, JobConfig]:
+    """Returns the table that a job writes, which need not exist yet, and the job that reads it.
+
+    The job is another one if the output is columns of the input: it reads a fixed version.
+
+    Raises:
+        ConfigError: If the path or an option cannot be used.
+        ConflictError: If something exists there that e5spark did not write.
+        InputError: If the session cannot reach it, or does not have the format.
+    """
+    if config.output.write == "columns":
+        return _columns(spark, config)
+    return _target(spark, config), config
 
 
 def _target(spark: SparkSession, config: JobConfig) -> Sink:
@@ -249,8 +259,8 @@ def _sync(
     if not target.location:
         target.create(schema, properties)
     files = open_storage(spark, target.location)
-    with acquire(files) as lock:
-        commits = Commits(Ledger(files, lock), target, schema=schema, id=source.id)
+    with locked(files, "embed", versions(spark)) as (ledger, run_counts):
+        commits = Commits(ledger, target, schema=schema, id=source.id)
         commits.begin(_manifest(spark, plan, source, schema, target), properties)
         watch = Watch(config.quality, plan, commits.ledger, versions(spark))
         context = SyncContext(
@@ -260,6 +270,7 @@ def _sync(
             counts = streaming.run_stream(spark, context, config, stream)
         else:
             counts = sync(spark, context)
+        run_counts.update(counts.as_dict())
         return counts, watch.finish()
 
 

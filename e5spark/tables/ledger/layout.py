@@ -10,6 +10,7 @@ Readers of Parquet and Delta skip it, because its name begins with an underscore
     staging/<record>/        embedded rows that are not visible yet, as Parquet files
     commits/<record>.json    recorded and not yet visible: the holder of the lock finishes it
     done/<record>.json       recorded and visible; only the latest are kept
+    runs/<epoch>.json        how a run ended; only the latest are kept
 
 Only this package builds paths inside the state directory.
 """
@@ -24,6 +25,7 @@ FIGURES = f"{STATE_DIRECTORY}/figures.json"
 LOCK, STREAMS = f"{STATE_DIRECTORY}/lock", f"{STATE_DIRECTORY}/streams"
 COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
 STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"
+RUNS = f"{STATE_DIRECTORY}/runs"
 
 
 def has_begun(storage: Storage) -> bool:
@@ -42,6 +44,12 @@ def last_epoch(storage: Storage) -> int:
         name for directory in (COMMITS, DONE, STAGING, WORK) for name in storage.list(directory)
     ]
     return max((numbers(name)[0] for name in names if numbers(name)), default=0)
+
+
+def record_files(storage: Storage, directory: str) -> list[str]:
+    """Returns the files of records, oldest first: names sort by age up to epoch 99999 only."""
+    names = [name for name in storage.list(directory) if name.endswith(".json")]
+    return sorted(names, key=numbers)
 
 
 def numbers(name: str) -> list[int]:

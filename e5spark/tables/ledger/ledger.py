@@ -18,19 +18,19 @@ from e5spark.tables.ledger.layout import (
     DONE,
     FIGURES,
     MANIFEST,
+    RUNS,
     STAGING,
     WORK,
     has_commits,
     numbers,
+    record_files,
 )
 from e5spark.tables.ledger.manifest import Manifest, check_same, read_manifest
-from e5spark.tables.ledger.records import Kind, Record, RunFigures
+from e5spark.tables.ledger.records import Kind, Record, RunFigures, RunRecord, read_figures
 from e5spark.tables.storage.protocol import Storage
 
-_FIGURES_REMEDY = (
-    "Remove the file: the next run writes a new one, and has no last run to compare with."
-)
 _DONE_RECORDS = 100  # that are kept; every run lists them
+_RUN_RECORDS = 100
 # Before and after a record is written, by whether it replaces rows.
 _FAILPOINTS = {False: ("written", "recorded"), True: ("rewritten", "replacing")}
 
@@ -150,7 +150,7 @@ class Ledger:
         Raises:
             ConflictError: If the file is damaged, or a later release of e5spark wrote it.
         """
-        kept = read_document(self.storage, FIGURES, RunFigures, remedy=_FIGURES_REMEDY)
+        kept = read_figures(self.storage)
         return None if kept is None else kept.figures
 
     def keep_figures(self, figures: Mapping[str, Any]) -> None:
@@ -158,9 +158,16 @@ class Ledger:
         self._lock.check()
         self.storage.put(FIGURES, dumped(asdict(RunFigures(epoch=self.epoch, figures=figures))))
 
+    def keep_run(self, run: RunRecord) -> None:
+        """Keeps how this run ended, and removes the oldest of such records."""
+        self._lock.check()
+        self.storage.put(f"{RUNS}/{run.epoch:05d}.json", dumped(asdict(run)))
+        for name in record_files(self.storage, RUNS)[:-_RUN_RECORDS]:
+            self.storage.delete(f"{RUNS}/{name}")
+
     def pending(self, *kinds: Kind) -> list[Record]:
         """Returns the records of these kinds that are not visible yet, oldest first."""
-        records = [self._read(name) for name in self._record_files(COMMITS)]
+        records = [self._read(name) for name in record_files(self.storage, COMMITS)]
         return [record for record in records if record is not None and record.kind in kinds]
 
     def is_lost(self, record: Record) -> bool:
@@ -178,8 +185,11 @@ class Ledger:
         A name that is older than every record in ``done`` may have belonged to one that was
         removed since, and is not returned.
         """
-        done = [name.removesuffix(".json") for name in self._record_files(DONE)]
-        recorded = {*done, *(name.removesuffix(".json") for name in self._record_files(COMMITS))}
+        done = [name.removesuffix(".json") for name in record_files(self.storage, DONE)]
+        recorded = {
+            *done,
+            *(name.removesuffix(".json") for name in record_files(self.storage, COMMITS)),
+        }
         oldest = numbers(done[0]) if len(done) >= _DONE_RECORDS else []
         return {name for name in names if name not in recorded and numbers(name) >= oldest}
 
@@ -230,16 +240,11 @@ class Ledger:
             for name in self.storage.list(directory):
                 if numbers(name)[:1] <= [self.epoch]:
                     self.storage.delete(f"{directory}/{name}")
-        for name in self._record_files(DONE)[:-_DONE_RECORDS]:
+        for name in record_files(self.storage, DONE)[:-_DONE_RECORDS]:
             self.storage.delete(f"{DONE}/{name}")
 
     def _path(self, name: str) -> str:
         return f"{self.storage.root}/{name}"
-
-    def _record_files(self, directory: str) -> list[str]:
-        """Returns the files of records, oldest first: names sort by age up to epoch 99999 only."""
-        names = [name for name in self.storage.list(directory) if name.endswith(".json")]
-        return sorted(names, key=numbers)
 
     def _anchor(self, record: Record) -> str:
         return f"{STAGING}/{record.name}/_recorded"

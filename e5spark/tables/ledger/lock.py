@@ -6,7 +6,6 @@ that finds it released, or its owner dead, claims the next one. A run that has l
 it from ``check``, which runs before every commit. Clocks of two machines are never compared.
 """
 
-import re
 import threading
 import time
 from dataclasses import asdict
@@ -14,13 +13,21 @@ from types import TracebackType
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.names import redacted
-from e5spark.tables.ledger.documents import dumped, read_document
+from e5spark.tables.ledger.documents import dumped
+from e5spark.tables.ledger.holder import (
+    Holder,
+    claim_file,
+    claim_path,
+    highest,
+    last_holder,
+    owner_of,
+)
 from e5spark.tables.ledger.layout import LOCK, last_epoch
 from e5spark.tables.ledger.owner import Owner, is_alive, own_tokens, this_process
 from e5spark.tables.storage.protocol import Storage
 
+_TTL = 60.0  # seconds
 _HEARTBEATS = 4  # of a live run in each ttl
-_CLAIM = re.compile(r"(\d+)\.json")
 
 
 class Lock:
@@ -54,9 +61,9 @@ class Lock:
                 f"commits to {redacted(self._storage.root)}: "
                 f"{self._trouble or 'the process was paused.'} Start the same command again."
             )
-        highest = _highest(self._storage.list(LOCK))
-        if highest != self.epoch:
-            raise _conflict(self._storage, highest)
+        epoch = highest(self._storage.list(LOCK))
+        if epoch != self.epoch:
+            raise _conflict(self._storage, epoch)
 
     def release(self) -> None:
         """Lets the next run begin.
@@ -67,7 +74,7 @@ class Lock:
         self._stop.set()
         self._thread.join()
         own_tokens.discard(self._owner.token)
-        self._storage.put(_name(self.epoch, "released"), b"")
+        self._storage.put(claim_path(self.epoch, "released"), b"")
 
     def __enter__(self) -> "Lock":
         return self
@@ -89,7 +96,7 @@ class Lock:
         while True:
             began = time.monotonic()
             try:
-                self._storage.put(_name(self.epoch, "heartbeat"), str(count).encode())
+                self._storage.put(claim_path(self.epoch, "heartbeat"), str(count).encode())
                 self._last_heartbeat, self._trouble = began, ""
                 count += 1
             except Exception as error:  # whatever it is, the next heartbeat may succeed
@@ -98,7 +105,7 @@ class Lock:
                 return
 
 
-def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
+def acquire(storage: Storage, *, ttl: float = _TTL) -> Lock:
     """Returns the lock of an output, taken over if its holder is dead.
 
     On the holder's machine its death is detected at once; on any other its heartbeat is watched
@@ -114,16 +121,54 @@ def acquire(storage: Storage, *, ttl: float = 60.0) -> Lock:
     # Read before the lock's directory: a live run may name records after a newer epoch meanwhile.
     last = last_epoch(storage)
     names = storage.list(LOCK)
-    highest = _highest(names)
-    if highest and _file(highest, "released") not in names:
-        _wait_until_dead(storage, highest)
+    claimed = highest(names)
+    if claimed and claim_file(claimed, "released") not in names:
+        _wait_until_dead(storage, claimed)
     # The number of an epoch is never reused, even if somebody has removed the lock's files.
-    epoch = max(highest, last) + 1
+    return _claim(storage, max(claimed, last) + 1, ttl)
+
+
+def unlock(storage: Storage, *, force: bool = False) -> Holder | None:
+    """Takes the lock away from a run that has not released it, and releases it.
+
+    Nothing but the lock changes. The next epoch is claimed and released, as by a run that takes
+    over and ends at once: should the holder live after all, it can no longer commit.
+
+    Args:
+        storage: The output.
+        force: Whether to do so although the holder seems to be alive.
+
+    Returns:
+        The holder as it was before; None if nobody has ever claimed the lock.
+
+    Raises:
+        ConflictError: If the holder seems to be alive, or another run claims the lock meanwhile.
+    """
+    last = last_epoch(storage)
+    holder = last_holder(storage)
+    if holder is None or holder.is_released:
+        return holder
+    if not force and _seems_alive(storage, holder):
+        raise ConflictError(
+            f"{holder.sentence} Its lock stays, because its heartbeat is fresh or its process is "
+            "alive. Stop that run, and start the same command again; or, if it hangs and cannot be "
+            "stopped, add --force: it can then no longer commit."
+        )
+    _claim(storage, max(holder.epoch, last) + 1, _TTL).release()
+    return holder
+
+
+def _claim(storage: Storage, epoch: int, ttl: float) -> Lock:
+    """Returns the lock with an epoch that nobody has claimed.
+
+    Raises:
+        ConflictError: If another run claims it first.
+    """
     owner = this_process(ttl)
     claim = dumped(asdict(owner))
     # A store that retries a request by itself finds the file of its first attempt.
-    name = _name(epoch, "json")
-    if not storage.create(name, claim) and storage.read(name) != claim:
+    path = claim_path(epoch, "json")
+    if not storage.create(path, claim) and storage.read(path) != claim:
         raise _conflict(storage, epoch)
     lock = Lock(storage, epoch=epoch, owner=owner)
     try:
@@ -142,39 +187,35 @@ def _wait_until_dead(storage: Storage, epoch: int) -> None:
     Raises:
         ConflictError: If the run lives, or another run took its place.
     """
-    owner = _owner(storage, epoch)
+    owner = owner_of(storage, epoch)
     alive = is_alive(owner)
-    if alive:
-        raise _conflict(storage, epoch)
-    heartbeat, since = storage.read(_name(epoch, "heartbeat")), time.monotonic()
-    while alive is None and time.monotonic() - since <= owner.ttl:
-        time.sleep(owner.ttl / _HEARTBEATS / 4)
+    if alive or (alive is None and not _falls_silent(storage, epoch, owner.ttl)):
+        raise _conflict(storage, highest(storage.list(LOCK)))
+
+
+def _seems_alive(storage: Storage, holder: Holder) -> bool:
+    """Returns whether a holder is alive, as far as this machine can see or hear within one ttl."""
+    if holder.is_alive is not None:
+        return holder.is_alive
+    ttl = _TTL if holder.owner is None else holder.owner.ttl
+    return not _falls_silent(storage, holder.epoch, ttl)
+
+
+def _falls_silent(storage: Storage, epoch: int, ttl: float) -> bool:
+    """Returns whether an epoch is released, or has no heartbeat while it is watched for one ttl."""
+    heartbeat, since = storage.read(claim_path(epoch, "heartbeat")), time.monotonic()
+    while time.monotonic() - since <= ttl:
+        time.sleep(ttl / _HEARTBEATS / 4)
         names = storage.list(LOCK)
-        if _file(epoch, "released") in names:
-            return
-        if _highest(names) != epoch or storage.read(_name(epoch, "heartbeat")) != heartbeat:
-            raise _conflict(storage, _highest(names))
-
-
-def _owner(storage: Storage, epoch: int) -> Owner:
-    name = _name(epoch, "json")
-    owner = read_document(
-        storage,
-        name,
-        Owner,
-        remedy="Make sure that no run writes to this output, remove the file, and start the same "
-        "command again.",
-    )
-    if owner is None:
-        raise ConflictError(
-            f"Another run has just taken {redacted(storage.root)}; start the same command again "
-            "when it has ended."
-        )
-    return owner
+        if claim_file(epoch, "released") in names:
+            return True
+        if highest(names) != epoch or storage.read(claim_path(epoch, "heartbeat")) != heartbeat:
+            return False
+    return True
 
 
 def _conflict(storage: Storage, epoch: int) -> ConflictError:
-    owner = _owner(storage, epoch)
+    owner = owner_of(storage, epoch)
     return ConflictError(
         f"Another run writes to {redacted(storage.root)}: process {owner.pid} on {owner.host}, "
         f"since {owner.started_at}. Wait until it ends, or stop it; the same command then "
@@ -186,16 +227,3 @@ def _clean(storage: Storage, epoch: int) -> None:
     for name in storage.list(LOCK):
         if (digits := name.partition(".")[0]).isdecimal() and int(digits) < epoch:
             storage.delete(f"{LOCK}/{name}")
-
-
-def _highest(names: list[str]) -> int:
-    """The highest epoch that was claimed; 0 if there is none."""
-    return max((int(claim[1]) for name in names if (claim := _CLAIM.fullmatch(name))), default=0)
-
-
-def _file(epoch: int, kind: str) -> str:
-    return f"{epoch:07d}.{kind}"
-
-
-def _name(epoch: int, kind: str) -> str:
-    return f"{LOCK}/{_file(epoch, kind)}"

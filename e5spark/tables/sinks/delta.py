@@ -26,6 +26,7 @@ from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.delta_commit import Commit, append, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.sinks.paths import check_path_free
+from e5spark.tables.sinks.protocol import Size
 from e5spark.tables.sinks.staging import stage, staged
 from e5spark.tables.storage.open import open_storage
 
@@ -104,6 +105,10 @@ class DeltaSink:
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
+
+    def size(self) -> Size:
+        """Returns the files of the table's last version, from Delta's log."""
+        return self._table.size()
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row is visible now."""

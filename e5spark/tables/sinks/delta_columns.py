@@ -16,6 +16,7 @@ from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sinks.delta_commit import Commit, merge, retried
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
+from e5spark.tables.sinks.protocol import Size
 from e5spark.tables.sinks.staging import staged
 from e5spark.tables.storage.open import open_storage
 
@@ -102,6 +103,10 @@ class DeltaColumns:
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows of the table now, including rows without a vector."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
+
+    def size(self) -> Size:
+        """Returns the files of the table's last version, from Delta's log."""
+        return self._table.size()
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row has a value in the columns that were added."""

@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from e5spark.errors import ConflictError, InputError
 from e5spark.names import quoted, redacted
+from e5spark.tables.sinks.protocol import Size
 from e5spark.tables.spark_errors import condition, reason, spark_errors
 from e5spark.tables.storage.local import LocalStorage
 from e5spark.tables.storage.open import open_storage
@@ -27,11 +28,13 @@ class Detail:
         format: ``delta``, or the format of another table of this name.
         location: Its directory.
         properties: The properties that were set.
+        size: Its files in its last version.
     """
 
     format: str
     location: str
     properties: Mapping[str, str]
+    size: Size
 
 
 class DeltaTable:
@@ -60,11 +63,21 @@ class DeltaTable:
                 # A session without Delta says the same.
                 _check_session(self._spark)
                 return None
-        return Detail(format=row["format"], location=row["location"], properties=row["properties"])
+        return Detail(
+            format=row["format"],
+            location=row["location"],
+            properties=row["properties"],
+            size=Size(files=row["numFiles"] or 0, bytes=row["sizeInBytes"] or 0),
+        )
 
     def rows(self) -> DataFrame:
         """Returns its rows."""
         return self._spark.read.table(self.name)
+
+    def size(self) -> Size:
+        """Returns its files in its last version; none if it does not exist."""
+        detail = self.detail()
+        return Size(files=0, bytes=0) if detail is None else detail.size
 
     def version(self) -> int:
         """Returns the number of its last commit."""

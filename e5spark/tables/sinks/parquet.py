@@ -19,6 +19,7 @@ from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
 from e5spark.tables.sinks.paths import check_path_free
+from e5spark.tables.sinks.protocol import Size
 from e5spark.tables.sinks.staging import stage
 from e5spark.tables.spark_errors import spark_errors
 from e5spark.tables.storage.open import open_storage
@@ -93,6 +94,13 @@ class ParquetSink:
     def rows(self, schema: StructType) -> DataFrame:
         """Returns the rows that are visible now."""
         return self._read(schema, [self.location])
+
+    def size(self) -> Size:
+        """Returns the files of the directory, from a listing."""
+        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
+            files = self._spark.read.format("binaryFile").load(self.location)
+            (row,) = files.agg(F.count("*"), F.coalesce(F.sum("length"), F.lit(0))).collect()
+        return Size(files=row[0], bytes=row[1])
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row is visible now."""

@@ -1,6 +1,7 @@
 """What a run needs of the table that it writes, whether Parquet, Delta or another kind."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pyspark.sql import DataFrame
@@ -8,6 +9,14 @@ from pyspark.sql.types import StructType
 
 from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How many files readers of a table see, and their bytes in all."""
+
+    files: int
+    bytes: int
 
 
 class Sink(Protocol):
@@ -57,6 +66,9 @@ class Sink(Protocol):
 
     def rows(self, schema: StructType) -> DataFrame:
         """Returns what is visible in the table now; no rows before the first commit."""
+
+    def size(self) -> Size:
+        """Returns the files that readers of the table see now; it has a location."""
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether nothing that e5spark writes is visible in the table now."""

@@ -1,6 +1,7 @@
 """Small files on any file system that the session's Hadoop knows."""
 
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ class HadoopStorage:
             paths = self._hadoop.FileUtil.stat2Paths(statuses)
             lines = self._gateway.jvm.scala.runtime.ScalaRunTime.genericWrapArray(paths)
             return visible(line.rpartition("/")[2] for line in lines.mkString("\n").splitlines())
+
+    def modified(self, name: str) -> datetime | None:
+        with self._errors():
+            try:
+                status = self._files.getFileStatus(self._path(name))
+            except Py4JJavaError as error:
+                if java_class(error) == _MISSING:
+                    return None
+                raise
+            return datetime.fromtimestamp(status.getModificationTime() / 1000, UTC)
 
     def rename(self, source: str, target: str) -> None:
         source_path, target_path = self._path(source), self._path(target)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from e5spark.errors import InputError, TransientError
@@ -59,6 +60,13 @@ class LocalStorage:
                 return visible(os.listdir(path))
             except FileNotFoundError:
                 return []
+
+    def modified(self, name: str) -> datetime | None:
+        with os_errors(self.root):
+            try:
+                return datetime.fromtimestamp(self._path(name).stat().st_mtime, UTC)
+            except FileNotFoundError:
+                return None
 
     def rename(self, source: str, target: str) -> None:
         source_path, target_path = self._path(source), self._path(target)

@@ -1,5 +1,6 @@
 """What the ledger needs of a file system."""
 
+from datetime import datetime
 from typing import Protocol
 
 
@@ -22,6 +23,9 @@ class Storage(Protocol):
 
     def list(self, directory: str) -> list[str]:
         """Returns the names in a directory (`""`: the root), sorted; none if it does not exist."""
+
+    def modified(self, name: str) -> datetime | None:
+        """Returns when a file was written, in UTC by the store's clock; None if there is none."""
 
     def rename(self, source: str, target: str) -> None:
         """Moves a file to a name that is never reused; does nothing if it is there already."""
