@@ -105,13 +105,13 @@ class DeltaSink:
         """Returns the rows of the table now."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
-    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
-        """Returns all rows of the table; see ``Sink``."""
-        return self.rows(schema)
-
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row is visible now."""
         return self.rows(schema).isEmpty()
+
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns all rows of the table; see ``Sink``."""
+        return self.rows(schema)
 
     def stage_replacement(
         self,

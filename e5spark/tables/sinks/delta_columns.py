@@ -103,15 +103,15 @@ class DeltaColumns:
         """Returns the rows of the table now, including rows without a vector."""
         return self._table.rows().select([F.col(quoted(name)) for name in schema.names])
 
-    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
-        """Returns all rows of the table; see ``Sink``."""
-        return self.rows(schema)
-
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row has a value in the columns that were added."""
         added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._inputs]
         filled = reduce(Column.__or__, (column.isNotNull() for column in added))
         return self.rows(schema).filter(filled).isEmpty()
+
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns all rows of the table; see ``Sink``."""
+        return self.rows(schema)
 
     def stage_replacement(
         self,

@@ -94,16 +94,16 @@ class ParquetSink:
         """Returns the rows that are visible now."""
         return self._read(schema, [self.location])
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether no row is visible now."""
+        return self.rows(schema).isEmpty()
+
     def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
         """Returns the rows of the files that have some ids; see ``Sink``."""
         files = sorted(self._rows_by_file(schema, id, ids))
         if not files:
             return self.rows(schema).limit(0)
         return self._read(schema, [f"{self.location}/{file}" for file in files])
-
-    def is_empty(self, schema: StructType) -> bool:
-        """Returns whether no row is visible now."""
-        return self.rows(schema).isEmpty()
 
     def stage_replacement(
         self,

@@ -58,6 +58,9 @@ class Sink(Protocol):
     def rows(self, schema: StructType) -> DataFrame:
         """Returns what is visible in the table now; no rows before the first commit."""
 
+    def is_empty(self, schema: StructType) -> bool:
+        """Returns whether nothing that e5spark writes is visible in the table now."""
+
     def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
         """Returns rows that are visible now, among them all rows of some ids.
 
@@ -66,9 +69,6 @@ class Sink(Protocol):
             id: The column that identifies a row.
             ids: One column, ``id``, without duplicates.
         """
-
-    def is_empty(self, schema: StructType) -> bool:
-        """Returns whether nothing that e5spark writes is visible in the table now."""
 
     def stage_replacement(
         self,
