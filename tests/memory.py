@@ -276,7 +276,11 @@ def stage(
 
 
 def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "id") -> int:
-    """Brings a table up to a source, in the steps of a job; returns how many rows it embedded."""
+    """Brings a table up to a source, in the steps of a job; returns how many rows it embedded.
+
+    What follows a slash in a row's text is a column that passes through: a change in it alone is
+    refreshed and not embedded.
+    """
     sink, session, schema = SINKS[kind](storage), Session(storage), StructType().add("id", "long")
     embedded = 0
     with acquire(storage) as lock:
@@ -287,13 +291,23 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
         before = dict(sink.visible(storage.disk))
         if id is None and (recovered or ledger.has_finished):
             return 0
-        work = [row for row in source.items() if before.get(row[0]) != row[1]]
+        changed = [row for row in source.items() if before.get(row[0]) != row[1]]
+        refresh = [row for row in changed if content(before.get(row[0])) == content(row[1])]
+        work = [row for row in changed if row not in refresh]
         if work and ledger.manifest.canaries is None:
             ledger.add_canaries(CANARIES)
         waits = sink.publishes_once or id is None
         deferred = [row for row in work if waits or row[0] in before]
         new = [row for row in work if row not in deferred]
         records = []
+        if refresh:
+            name = ledger.name(1)
+            files = stage(storage, ledger, name, refresh)
+            counts = {"refreshed": len(refresh)}
+            record = Record(
+                name=name, kind="deferred", files=files, rows=len(refresh), counts=counts
+            )
+            records.append(commits.commit(record))
         for rows, record_kind in ((deferred, "deferred"), (new, "append")):
             for start in range(0, len(rows), CHUNK):
                 name, chunk = ledger.name(len(records) + 1), rows[start : start + CHUNK]
@@ -313,6 +327,11 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
         if embedded:
             ledger.keep_figures({"vectors": embedded})
     return embedded
+
+
+def content(text: str | None) -> str | None:
+    """The part of a row's text that is embedded."""
+    return None if text is None else text.partition("/")[0]
 
 
 def visible_rows(disk: Disk, kind: str) -> Counter[tuple[int, str]]:

@@ -301,6 +301,46 @@ def test_a_run_killed_around_a_merge_loses_and_doubles_nothing(
     assert len(merges) == 1
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("", id="not killed"),
+        *(
+            pytest.param(at, marks=pytest.mark.chaos)
+            for at in ("written", "recorded", "rewritten", "replacing", "publishing")
+        ),
+    ],
+)
+def test_changed_titles_are_refreshed_by_one_merge_and_keep_their_vectors(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace, at: str
+) -> None:
+    texts = {number: f"Text number {number}." for number in range(60)}
+    titles = {number: f"Title {number}" for number in texts}
+    changed = {**titles, **{number: f"Another title {number}" for number in range(10, 47)}}
+    write_titles(tmp_path, texts, titles)
+    assert driver.job(job()).code == 0
+    before = read(driver, tmp_path / "out").to_pylist()
+    write_titles(tmp_path, texts, changed)
+    trace.mark()
+    if at:
+        driver.killed(job(), at=at)
+    outcome = driver.job(job())
+    counts = [outcome.document[name] for name in ("refreshed", "recovered", "embedded")]
+    # What was recorded is published, and the same rows are not refreshed again.
+    is_recorded = at not in ("", "written")
+    assert (outcome.code, counts) == (0, [0, 37, 0] if is_recorded else [37, 0, 0])
+    assert trace.rows() == 0
+    after = read(driver, tmp_path / "out").to_pylist()
+    assert after == [{**row, "title": changed[row["id"]]} for row in before]
+    operations = [action["operation"] for action in actions(tmp_path / "out", "commitInfo")]
+    assert operations.count("MERGE") == 1
+
+
+def write_titles(path: Path, texts: Mapping[int, str], titles: Mapping[int, str]) -> None:
+    columns = {"id": list(texts), "body": list(texts.values()), "title": list(titles.values())}
+    pq.write_table(pa.table(columns), path / "docs.parquet")
+
+
 def test_the_same_commit_changes_a_table_once_and_says_so(driver: Driver, tmp_path: Path) -> None:
     assert driver(commit_twice, str(tmp_path / "t")) == [
         (True, 3),

@@ -23,7 +23,8 @@ COUNTS = Counts(
     tokens=100,
     lost_tokens=25,
     embedded=4,
-    skipped=6,
+    refreshed=1,
+    skipped=5,
     deleted=2,
     recovered=3,
     chunks=1,
@@ -49,7 +50,7 @@ REPORT = RunReport(
 )
 KEYS = """
     rows_in duplicates rows ok null_text empty_text error truncated already_prompted tokens
-    lost_tokens embedded skipped deleted recovered chunks epoch lost_token_share seconds
+    lost_tokens embedded refreshed skipped deleted recovered chunks epoch lost_token_share seconds
     texts_per_second tokens_per_second model dim fingerprint fingerprint_parts output versions
     quality
 """.split()  # noqa: SIM905
@@ -81,7 +82,7 @@ def test_a_report_cannot_change() -> None:
 def test_the_sentences_say_each_count_and_no_credential() -> None:
     first, second, third = REPORT.sentences()
     assert first == (
-        "10 rows: 4 to embed, 6 unchanged, 2 removed, 3 recovered from an earlier run."
+        "10 rows: 4 to embed, 1 refreshed, 5 unchanged, 2 removed, 3 recovered from an earlier run."
     )
     assert "2 embedded, 1 null, 0 empty, 1 errors; 1 truncated (25.00 % of all tokens" in second
     assert third.endswith("Vectors of 384 dimensions are in s3a://bucket/out.")

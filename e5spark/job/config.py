@@ -77,6 +77,7 @@ class RunConfig:
     partitions: int = 0
     max_error_rate: float = 0.0
     delete_missing: bool = False
+    refresh_columns: bool = True
     chunk_rows: int = 0
     concurrent_chunks: int = 2
 

@@ -1,10 +1,11 @@
-"""The difference between an input and its table: rows with a new id or with changed content.
+"""The difference between an input and its table: new ids, changed content, changed columns.
 
 The columns that this module adds, to a user's table or beside it, have names that begin with
 ``names.RESERVED``: no column of a user's table has such a name.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Observation, Window
@@ -12,6 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType, DataType
 
 from e5spark.errors import ColumnError, InputError, TransientError
+from e5spark.job.hashes import kept_hash
 from e5spark.names import quoted
 
 KIND = "__e5spark_kind"
@@ -20,25 +22,10 @@ _POSITION = "__e5spark_position"
 _ID, _HASH, _FAILED, _ROWS = (f"__e5spark_{name}" for name in ("id", "hash", "failed", "rows"))
 _IN_INPUT, _IN_TABLE = "__e5spark_in_input", "__e5spark_in_table"
 _TABLE_HASH = "__e5spark_table_hash"
+_KEPT, _TABLE_KEPT = "__e5spark_kept", "__e5spark_table_kept"
+_KINDS = ("append", "deferred", "refresh", "delete")
 _EXAMPLES = 5
 _ID_LENGTH = 40
-
-
-def content_hash(parts: Sequence[Column]) -> Column:
-    """Returns a hash of the bytes of strings: binary, 32 bytes, never null.
-
-    It is the sha256 of the concatenated parts: each is a netstring, ``5:hello``, or ``-`` for a
-    null, so that different lists of parts are never encoded alike. Bytes that are not valid UTF-8
-    are hashed as they are.
-    """
-    return F.unhex(F.sha2(F.concat(*map(_netstring, parts)), 256))
-
-
-def _netstring(part: Column) -> Column:
-    data = part.cast("binary")
-    size = F.octet_length(data).cast("string")
-    framed = F.concat(size.cast("binary"), F.lit(":").cast("binary"), data)
-    return F.when(part.isNull(), F.lit("-").cast("binary")).otherwise(framed)
 
 
 def check_id(df: DataFrame, id: str) -> None:
@@ -63,7 +50,8 @@ def first_of_each(df: DataFrame, id: str, hash: str) -> DataFrame:
     """
     hashed = [F.col(quoted(field.name)) for field in df.schema if _has_hash(field.dataType)]
     same_id = Window.partitionBy(F.col(quoted(id)))
-    order = same_id.orderBy(F.col(quoted(hash)), F.xxhash64(*hashed))
+    # The last hash tells rows apart that differ in nulls or maps only.
+    order = same_id.orderBy(F.col(quoted(hash)), F.xxhash64(*hashed), kept_hash(df, df.columns))
     numbered = df.withColumns(
         {_POSITION: F.row_number().over(order), COPIES: F.count(F.lit(1)).over(same_id)}
     )
@@ -75,58 +63,78 @@ def _has_hash(type_: DataType) -> bool:
     return "map<" not in text and "variant" not in text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The columns of an input and its table that are compared.
+
+    Attributes:
+        id: The column that identifies a row, in both.
+        hash: The column with the content hash, in both.
+        kept: Columns of both that decide no vector, and whose changes matter.
+        statuses: The status columns of the table; a row with ``error`` in one is embedded again.
+    """
+
+    id: str
+    hash: str
+    kept: Sequence[str]
+    statuses: Sequence[str]
+
+
 def diff(
     source: DataFrame,
     table: DataFrame,
+    columns: Compared,
     *,
-    id: str,
-    hash: str,
-    statuses: Sequence[str],
     find_deleted: bool,
     deleted_ids: DataFrame | None = None,
 ) -> tuple[DataFrame, Observation]:
-    """Returns the ids whose rows must be embedded or removed, without duplicates, and counts.
+    """Returns the ids whose rows must be written or removed, without duplicates, and counts.
 
     It takes one join of ids and hashes; no text is shuffled.
 
     Args:
         source: The input. Its ids may be null or duplicates, which ``check_ids`` refuses.
         table: The table's rows; several rows with one id are windows of one text.
-        id: The column that identifies a row, in both.
-        hash: The column with the content hash, in both.
-        statuses: The status columns of the table; a row with ``error`` in one is embedded again.
+        columns: What is compared.
         find_deleted: Whether to look for ids of the table that are missing from the input.
         deleted_ids: One column, the id: ids that a change feed reports as deleted, without
             duplicates, and none of them in the input.
 
     Returns:
         A table of ids with the column ``KIND`` (``append`` for a new id, ``deferred`` for a row
-        that replaces another one, ``delete``), for ``rows_to_embed`` and ``ids_to_delete``; and the
-        counts that are observed while it is written: the counts of ``count_ids``, and the number
-        of ids of each kind.
+        that replaces another one, ``refresh`` for a row whose kept columns alone have changed,
+        ``delete``), for ``rows_to_embed`` and ``ids_of``; and the counts that are observed while it
+        is written: the counts of ``count_ids``, and the number of ids of each kind.
     """
+    id, hash = F.col(quoted(columns.id)), F.col(quoted(columns.hash))
     ids = source.select(
-        F.col(quoted(id)).alias(_ID), F.col(quoted(hash)).alias(_HASH), _copies(source)
+        id.alias(_ID),
+        hash.alias(_HASH),
+        kept_hash(source, columns.kept).alias(_KEPT),
+        _copies(source),
     )
     ids = ids.groupBy(_ID).agg(
         F.min(_HASH).alias(_HASH),
+        F.min(_KEPT).alias(_KEPT),
         F.count(F.lit(1)).alias(_ROWS),
         F.sum(COPIES).alias(COPIES),
         F.lit(True).alias(_IN_INPUT),
     )
     if deleted_ids is not None:
-        deleted = deleted_ids.select(F.col(quoted(id)).alias(_ID))
+        deleted = deleted_ids.select(id.alias(_ID))
         ids = ids.unionByName(deleted, allowMissingColumns=True)
-    failed = reduce(Column.__or__, (F.col(quoted(name)) == "error" for name in statuses))
+    failed = reduce(Column.__or__, (F.col(quoted(name)) == "error" for name in columns.statuses))
     committed = (
         table.select(
-            F.col(quoted(id)).alias(_ID),
-            F.col(quoted(hash)).alias(_TABLE_HASH),
+            id.alias(_ID),
+            hash.alias(_TABLE_HASH),
+            kept_hash(table, columns.kept).alias(_TABLE_KEPT),
             F.coalesce(failed, F.lit(False)).alias(_FAILED),
         )
         .groupBy(_ID)
         .agg(
             F.min(_TABLE_HASH).alias(_TABLE_HASH),
+            F.min(_TABLE_KEPT).alias(_TABLE_KEPT),
             F.max(_FAILED).alias(_FAILED),
             F.lit(True).alias(_IN_TABLE),
         )
@@ -136,11 +144,10 @@ def diff(
         F.when(F.col(_IN_INPUT).isNull(), F.when(F.col(_IN_TABLE), "delete"))
         .when(F.col(_TABLE_HASH).isNull(), "append")
         .when((F.col(_TABLE_HASH) != F.col(_HASH)) | F.col(_FAILED), "deferred")
+        .when(F.col(_TABLE_KEPT) != F.col(_KEPT), "refresh")
     )
     observation = Observation("e5spark_diff")
-    kinds = [
-        F.count(F.when(F.col(KIND) == k, 1)).alias(k) for k in ("append", "deferred", "delete")
-    ]
+    kinds = [F.count(F.when(F.col(KIND) == name, 1)).alias(name) for name in _KINDS]
     counted = joined.withColumn(KIND, kind).observe(observation, *_id_counts(), *kinds)
     return counted.filter(F.col(KIND).isNotNull()).select(_ID, KIND), observation
 
@@ -235,24 +242,24 @@ def check_not_empty(counts: Mapping[str, int], name: str) -> None:
 
 def rows_to_embed(source: DataFrame, differences: DataFrame, id: str) -> DataFrame:
     """Returns the rows of the input that are new or changed, with their ``KIND``."""
-    ids = differences.filter(F.col(KIND) != "delete").withColumnRenamed(_ID, id)
+    ids = differences.filter(F.col(KIND).isin("append", "deferred")).withColumnRenamed(_ID, id)
     return source.join(ids, id, "inner")
 
 
-def ids_to_delete(differences: DataFrame, id: str) -> DataFrame:
-    """Returns one column: the ids whose rows are removed from the table."""
-    return differences.filter(F.col(KIND) == "delete").select(F.col(_ID).alias(id))
+def ids_of(differences: DataFrame, id: str, kind: str) -> DataFrame:
+    """Returns one column: the ids of one ``KIND``, such as those to ``delete``."""
+    return differences.filter(F.col(KIND) == kind).select(F.col(_ID).alias(id))
 
 
-def check_unchanged(expected: int, rows: int) -> None:
-    """Checks that the second read of the input found as many rows to embed as the first.
+def check_unchanged(expected: int, rows: int, *, action: str = "embedded") -> None:
+    """Checks that the second read of the input found as many rows as the first.
 
     Raises:
         TransientError: If the numbers differ.
     """
     if rows != expected:
         raise TransientError(
-            f"The input changed while it was read: {expected} rows were to be embedded, and the "
+            f"The input changed while it was read: {expected} rows were to be {action}, and the "
             f"second read found {rows}. Run the same command again; if the error comes back, the "
             "ids differ each time they are computed."
         )

@@ -26,9 +26,7 @@ def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
         plan: For the way long texts are embedded.
         names: Field to column, for each text; see ``result_names``.
     """
-    is_first = F.lit(True)
-    if plan.recipe.long_text == "split":
-        is_first = F.col(quoted(names[0]["window"])) == 0
+    is_first = is_first_row(plan, names)
     # Only a truncated text has more tokens than the limit; a mean counts the tokens of all windows.
     limit = plan.recipe.max_tokens if plan.recipe.long_text == "truncate" else _NO_LIMIT
     return [
@@ -42,6 +40,13 @@ def counts(plan: Plan, names: Sequence[Mapping[str, str]]) -> list[Column]:
         _total(names, "n_tokens", lambda tokens: tokens).alias("tokens"),
         _total(names, "n_tokens", lambda n: F.greatest(n - limit, F.lit(0))).alias("lost_tokens"),
     ]
+
+
+def is_first_row(plan: Plan, names: Sequence[Mapping[str, str]]) -> Column:
+    """Returns whether a row of the output is the first of its input row; see ``counts``."""
+    if plan.recipe.long_text == "split":
+        return F.col(quoted(names[0]["window"])) == 0
+    return F.lit(True)
 
 
 def total(chunks: Sequence[Mapping[str, int]]) -> dict[str, int]:

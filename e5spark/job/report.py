@@ -34,9 +34,11 @@ class Counts:
         tokens: Tokens before truncation, prompts and special tokens included.
         lost_tokens: Tokens that were cut.
         embedded: Rows whose texts were embedded, whatever their status.
-        skipped: Rows that have not changed since they were embedded.
+        refreshed: Rows whose vectors stay and whose other columns have changed.
+        skipped: Rows that have not changed.
         deleted: Ids removed from the table.
-        recovered: Rows that an earlier run had embedded, and that this run made visible.
+        recovered: Rows that an earlier run had embedded or refreshed, and that this run made
+            visible.
         chunks: Chunks committed.
         epoch: The number of the run among the runs of this table.
         micro_batches: Micro-batches of a stream; None for a batch run.
@@ -54,6 +56,7 @@ class Counts:
     tokens: int
     lost_tokens: int
     embedded: int
+    refreshed: int
     skipped: int
     deleted: int
     recovered: int
@@ -148,8 +151,9 @@ class RunReport:
         """Returns the summary of the run for the log."""
         counts = self.counts
         lines = [
-            f"{counts.rows_in} rows: {counts.embedded} to embed, {counts.skipped} unchanged, "
-            f"{counts.deleted} removed, {counts.recovered} recovered from an earlier run."
+            f"{counts.rows_in} rows: {counts.embedded} to embed, {counts.refreshed} refreshed, "
+            f"{counts.skipped} unchanged, {counts.deleted} removed, {counts.recovered} recovered "
+            "from an earlier run."
         ]
         if counts.duplicates:
             lines.append(f"{counts.duplicates} further rows had a duplicate id and were left out.")

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from e5spark.errors import ColumnError
 from e5spark.job import diff
 from e5spark.job.config import EmbedConfig, InputConfig, JobConfig
+from e5spark.job.hashes import content_hash
 from e5spark.model.resolve import Plan
 from e5spark.names import RESERVED, listed, quoted, redacted
 from e5spark.spark.columns import (
@@ -37,6 +38,7 @@ class Source:
         texts: What is embedded.
         id: The column that identifies a row; None if there is none.
         columns: The columns of the output that come from the input, in order.
+        kept: Those of them that decide no vector; without the id.
         hash: The column of the content hash.
         deleted_ids: One column, the id: the rows that a change feed reports as deleted. None if
             the input is not a change feed.
@@ -46,6 +48,7 @@ class Source:
     texts: TextColumns
     id: str | None
     columns: tuple[str, ...]
+    kept: tuple[str, ...]
     hash: str
     deleted_ids: DataFrame | None = None
 
@@ -100,17 +103,20 @@ def source_of(df: DataFrame, config: JobConfig) -> Source:
         id = HASH_ID
         _check_hash_id(df)
         parts = [_column(df, name).cast("string") for name in input_columns(config.embed)]
-        df = df.select(F.lower(F.hex(diff.content_hash(parts))).alias(id), "*")
+        df = df.select(F.lower(F.hex(content_hash(parts))).alias(id), "*")
     if id and id not in columns:
         columns = [id, *columns]
-    df = df.withColumn(hash, diff.content_hash(_content(df, texts)))
+    df = df.withColumn(hash, content_hash(_content(df, texts)))
     if id and (config.input.hash_id or config.input.on_duplicate == "first"):
         df = diff.first_of_each(df, id, hash)
+    columns = list(dict.fromkeys(columns))
+    hashed = {id, *(resolve_column(df, name).name for name in input_columns(config.embed))}
     return Source(
         rows=df,
         texts=texts,
         id=id,
-        columns=tuple(dict.fromkeys(columns)),
+        columns=tuple(columns),
+        kept=tuple(name for name in columns if name not in hashed),
         hash=hash,
         deleted_ids=deleted_ids,
     )

@@ -10,7 +10,6 @@ from e5spark.job.report import Counts, total
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, finish_empty, sync_rows
 from e5spark.tables.ledger import stream_checkpoint
-from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sources import stream
 from e5spark.tables.storage.open import open_storage
@@ -54,8 +53,9 @@ def run_stream(
     batches: list[Counts] = []
 
     def process(part: DataFrame) -> None:
-        used = sum(counts.chunks + 1 for counts in batches)
-        commits = _numbered_after(context.commits, used)
+        # Beside its chunks a sync may record refreshed rows and a replacement.
+        used = sum(counts.chunks + 2 for counts in batches)
+        commits = context.commits.after(used)
         # Written, because it is read twice, and because the user's session then reads it: the
         # session of a stream has Spark's settings.
         path = commits.ledger.work_path("input")
@@ -81,9 +81,3 @@ def run_stream(
 
 def _last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
     return sources.last_changes(df, config) if config.input.change_feed else df
-
-
-def _numbered_after(commits: Commits, used: int) -> Commits:
-    """Returns commits to the same table whose records are numbered after the used numbers."""
-    ledger = commits.ledger.after(used)
-    return Commits(ledger, commits.target, schema=commits.schema, id=commits.id)

@@ -1,6 +1,7 @@
-"""Brings a table up to date with its source: adds, replaces and, on request, removes rows."""
+"""Brings a table up to date with its source: adds, replaces, refreshes and removes rows."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -9,7 +10,8 @@ from pyspark.sql import functions as F
 from e5spark.errors import ConflictError
 from e5spark.job import chunks, diff
 from e5spark.job.config import RunConfig
-from e5spark.job.metrics import total
+from e5spark.job.metrics import is_first_row, total
+from e5spark.job.refresh import record_refreshed
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.job.watch import Watch
@@ -51,6 +53,8 @@ class WorkPlan:
         rows_in: Rows of the input, without duplicates that were left out; None if they are not
             counted yet.
         rows: Rows to embed; None if they are not counted yet.
+        refresh: One column, the ids to refresh; None if there are none.
+        refreshed: Ids to refresh.
         deleted: One column, the ids to remove; None if there are none.
         deletions: Ids to remove.
         duplicates: Rows that ``input.on_duplicate = "first"`` left out.
@@ -59,6 +63,8 @@ class WorkPlan:
     work: DataFrame
     rows_in: int | None
     rows: int | None
+    refresh: DataFrame | None = None
+    refreshed: int = 0
     deleted: DataFrame | None = None
     deletions: int = 0
     duplicates: int = 0
@@ -91,6 +97,18 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
     if commits.target.publishes_once:
         plan = replace(plan, work=plan.work.withColumn(diff.KIND, F.lit("deferred")))
     records: list[Record] = []
+    refreshed: list[Record] = []
+    if plan.refresh is not None:
+        # Before the model, which may fail: what is recorded is published by the next run.
+        names = result_names(context.plan, source.texts)
+        record = record_refreshed(
+            commits,
+            source,
+            plan.refresh,
+            expected=plan.refreshed,
+            is_first=is_first_row(context.plan, names),
+        )
+        refreshed, commits = [record], commits.after(1)
     if plan.rows != 0:
         context.watch.check_canaries(spark)
         run = context.run
@@ -111,7 +129,7 @@ def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> C
             sizes=sizes,
             watch=context.watch,
         )
-    return _finish(spark, commits, records, plan, recovered)
+    return _finish(spark, commits, records, plan, recovered, refreshed)
 
 
 def finish_empty(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
@@ -121,9 +139,14 @@ def finish_empty(spark: SparkSession, context: SyncContext, *, recovered: int) -
 
 
 def _finish(
-    spark: SparkSession, commits: Commits, records: list[Record], plan: WorkPlan, recovered: int
+    spark: SparkSession,
+    commits: Commits,
+    records: list[Record],
+    plan: WorkPlan,
+    recovered: int,
+    refreshed: Sequence[Record] = (),
 ) -> Counts:
-    _make_visible(spark, commits, records, plan)
+    _make_visible(spark, commits, [*refreshed, *records], plan)
     commits.ledger.sweep()
     counts = total([record.counts for record in records])
     rows_in = counts["embedded"] if plan.rows_in is None else plan.rows_in
@@ -131,7 +154,8 @@ def _finish(
         **counts,
         rows_in=rows_in,
         duplicates=plan.duplicates,
-        skipped=rows_in - counts["embedded"],
+        refreshed=plan.refreshed,
+        skipped=rows_in - counts["embedded"] - plan.refreshed,
         deleted=plan.deletions,
         recovered=recovered,
         chunks=len(records),
@@ -171,9 +195,12 @@ def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> Wor
     differences, observation = diff.diff(
         source.rows,
         commits.target.rows(commits.schema),
-        id=id,
-        hash=source.hash,
-        statuses=[names["status"] for names in result_names(context.plan, source.texts)],
+        diff.Compared(
+            id=id,
+            hash=source.hash,
+            kept=source.kept if context.run.refresh_columns else (),
+            statuses=[names["status"] for names in result_names(context.plan, source.texts)],
+        ),
         find_deleted=context.run.delete_missing and not source.is_feed,
         deleted_ids=source.deleted_ids if context.run.delete_missing else None,
     )
@@ -185,14 +212,16 @@ def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> Wor
     diff.check_ids(source.rows, id, counts, is_text=source.id_is_text)
     if not source.is_feed:
         diff.check_not_empty(counts, commits.target.name)
-    if counts["deferred"] or counts["delete"]:
+    if counts["deferred"] or counts["refresh"] or counts["delete"]:
         commits.target.check_replaceable()
     differences = spark.read.schema(differences.schema).parquet(path)
     return WorkPlan(
         work=diff.rows_to_embed(source.rows, differences, id),
         rows_in=counts["rows_in"],
         rows=counts["append"] + counts["deferred"],
-        deleted=diff.ids_to_delete(differences, id) if counts["delete"] else None,
+        refresh=diff.ids_of(differences, id, "refresh") if counts["refresh"] else None,
+        refreshed=counts["refresh"],
+        deleted=diff.ids_of(differences, id, "delete") if counts["delete"] else None,
         deletions=counts["delete"],
         duplicates=counts["copies"] - counts["rows_in"],
     )
@@ -202,6 +231,7 @@ def _make_visible(
     spark: SparkSession, commits: Commits, records: list[Record], plan: WorkPlan
 ) -> None:
     """Makes deferred rows visible, or a new table without rows readable."""
+    # Refreshed rows have the number before the first chunk.
     name = commits.ledger.name(len(records) + 1)
     deferred = tuple(record.name for record in records if record.kind == "deferred")
     if deferred or plan.deletions:

@@ -47,6 +47,10 @@ class Commits:
         self.check_all_recorded()
         self.ledger.begin(manifest)
 
+    def after(self, used: int) -> "Commits":
+        """Returns commits to the same table whose records are numbered after the used numbers."""
+        return Commits(self.ledger.after(used), self.target, schema=self.schema, id=self.id)
+
     def check_all_recorded(self) -> None:
         """Checks that all rows of the table are in the ledger.
 

@@ -114,6 +114,10 @@ class DeltaSink:
         """Returns whether no row is visible now."""
         return self.rows(schema).isEmpty()
 
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns all rows of the table; see ``Sink``."""
+        return self.rows(schema)
+
     def stage_replacement(
         self,
         ledger: Ledger,

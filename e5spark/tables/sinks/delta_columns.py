@@ -114,6 +114,10 @@ class DeltaColumns:
         filled = reduce(Column.__or__, (column.isNotNull() for column in added))
         return self.rows(schema).filter(filled).isEmpty()
 
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns all rows of the table; see ``Sink``."""
+        return self.rows(schema)
+
     def stage_replacement(
         self,
         ledger: Ledger,

@@ -95,7 +95,8 @@ class DeltaTable:
             raise ConflictError(
                 f"The table {redacted(self.name)} is append-only (delta.appendOnly = true), and "
                 "this run would change or remove rows. Nothing was embedded. Set the property to "
-                "false, or give a new output."
+                "false, or give a new output; if only columns that pass through have changed, "
+                "run.refresh_columns = false keeps their old values."
             )
 
     def has_commit(self, metadata: str, *, after: int) -> bool:

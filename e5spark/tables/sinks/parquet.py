@@ -106,6 +106,13 @@ class ParquetSink:
         """Returns whether no row is visible now."""
         return self.rows(schema).isEmpty()
 
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns the rows of the files that have some ids; see ``Sink``."""
+        files = sorted(self._rows_by_file(schema, id, ids))
+        if not files:
+            return self.rows(schema).limit(0)
+        return self._read(schema, [f"{self.location}/{file}" for file in files])
+
     def stage_replacement(
         self,
         ledger: Ledger,
@@ -117,21 +124,13 @@ class ParquetSink:
     ) -> Record:
         """Stages the files that have stale rows, without these rows; see ``Sink``."""
         ids = stale()
-        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
-            counts = (
-                self.rows(schema)
-                .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
-                .join(ids, id, "left_semi")
-                .groupBy(_FILE)
-                .agg(F.count("*").alias(_COUNT))
-                .collect()
-            )
-        files = sorted(row[_FILE] for row in counts)
+        counts = self._rows_by_file(schema, id, ids)
+        files = sorted(counts)
         if not files:
             return record
         touched = self._read(schema, [f"{self.location}/{file}" for file in files])
         remaining = touched.join(ids, id, "left_anti")
-        expected = touched.count() - sum(row[_COUNT] for row in counts)
+        expected = touched.count() - sum(counts.values())
         return self._rewritten(ledger, record, remaining, files, expected)
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
@@ -191,6 +190,19 @@ class ParquetSink:
     def count_files(self) -> int:
         """Returns how many files readers of the table see now."""
         return len(_visible_files(open_storage(self._spark, self.location).list("")))
+
+    def _rows_by_file(self, schema: StructType, id: str, ids: DataFrame) -> dict[str, int]:
+        """Returns the files that have rows of some ids, and how many of these rows each has."""
+        with spark_errors(f"The output {self.name} cannot be read", output=self.location):
+            rows = (
+                self.rows(schema)
+                .select(F.col(quoted(id)), F.col("_metadata.file_name").alias(_FILE))
+                .join(ids, id, "left_semi")
+                .groupBy(_FILE)
+                .agg(F.count("*").alias(_COUNT))
+                .collect()
+            )
+        return {row[_FILE]: row[_COUNT] for row in rows}
 
     def _are_empty(self, files: Sequence[str]) -> bool:
         paths = [f"{self.location}/{file}" for file in files]

@@ -73,6 +73,15 @@ class Sink(Protocol):
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether nothing that e5spark writes is visible in the table now."""
 
+    def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
+        """Returns rows that are visible now, among them all rows of some ids.
+
+        Args:
+            schema: The table's columns.
+            id: The column that identifies a row.
+            ids: One column, ``id``, without duplicates.
+        """
+
     def stage_replacement(
         self,
         ledger: Ledger,
