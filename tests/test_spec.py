@@ -36,6 +36,7 @@ WRONG = [
     ("dim", True, "dim is True; it must be a positive whole number."),
     ("token_budget", [], "it must be a positive whole number."),
     ("sort_window", None, "sort_window is None; it must be a positive whole number."),
+    ("max_characters", 0, "max_characters is 0; it must be a positive whole number."),
     ("text_deadline", 0, "text_deadline is 0; it must be a number of seconds, more than 0."),
     ("text_deadline", True, "it must be a number of seconds"),
     ("text_deadline", "9", "it must be a number of seconds"),

@@ -150,9 +150,9 @@ class Encoder:
                 "An Encoder returns one float32 vector per text; long_text='split' and other "
                 "output types are for tables. e5spark.model.output_type converts vectors."
             )
-        if spec.text_deadline is not None:
+        if spec.text_deadline is not None or spec.max_characters is not None:
             raise OptionError(
-                "text_deadline is for tables, whose texts a process of its own encodes."
+                "text_deadline and max_characters are for tables, which have a status for each row."
             )
         resolved = resolve(spec)
         spec = resolved.spec

@@ -49,6 +49,7 @@ class ModelOptions(TypedDict, total=False):
     token_budget: int | None
     sort_window: int
     text_deadline: float | None
+    max_characters: int | None
 
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -98,6 +99,8 @@ class ModelSpec:
         sort_window: Rows that are tokenised and sorted by length together.
         text_deadline: Seconds after which a text that is not encoded yet ends in an error; for
             tables only. Texts are then encoded in a process of their own from the start.
+        max_characters: The longest text that is embedded, for tables only; a longer one ends in an
+            error. By default there is no limit.
 
     Raises:
         OptionError: At construction, if a value has the wrong type or is wrong for every
@@ -126,6 +129,7 @@ class ModelSpec:
     token_budget: int | None = None
     sort_window: int = 4096
     text_deadline: float | None = None
+    max_characters: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "device"):
@@ -161,7 +165,7 @@ class ModelSpec:
         _one_of("long_text", self.long_text, LONG_TEXTS)
         _one_of("already_prompted", self.already_prompted, ALREADY_PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
-        for name in ("max_tokens", "dim", "token_budget"):
+        for name in ("max_tokens", "dim", "token_budget", "max_characters"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         _positive("sort_window", self.sort_window)

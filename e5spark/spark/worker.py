@@ -158,7 +158,7 @@ def _sort_windows(
             first = tuple(column.slice(size) for column in first)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
-    for batch in itertools.chain([first], batches):
+    for batch in itertools.chain.from_iterable(map(_cut, itertools.chain([first], batches))):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
@@ -169,6 +169,16 @@ def _sort_windows(
         yield window
 
 
+def _cut(batch: tuple[pa.Array, ...]) -> Iterator[tuple[pa.Array, ...]]:
+    """A batch in parts that fit a window: Spark limits its rows, and not always its bytes."""
+    rows = len(batch[0])
+    if rows < 2 or sum(column.nbytes for column in batch) <= _WINDOW_BYTES:
+        yield batch
+        return
+    for begin, size in ((0, rows // 2), (rows // 2, rows - rows // 2)):
+        yield from _cut(tuple(column.slice(begin, size) for column in batch))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _TokenizedWindow:
     """The texts of a sort window: row r of text column c is text c * rows + r.
@@ -176,7 +186,7 @@ class _TokenizedWindow:
     Attributes:
         rows: Rows of the table in the window.
         status: Status of each text before it is encoded.  # (texts,)
-        errors: Row to the message of a wrong role or instruction.
+        errors: Number of a text to the message that says why it is not encoded.
         encoded: The numbers of the texts to encode, ascending.  # (encoded texts,)
         encode: Encodes those texts.
         seconds: The time that tokenising took.
@@ -201,8 +211,11 @@ def _tokenize(
     rows = len(columns[0])
     texts = [value for column in columns[: request.texts] for value in text.decode(column)]
     status = text.statuses(texts)
-    for row in errors:
-        status[row::rows] = ["error"] * request.texts
+    messages = _too_long(texts, status, request.plan.spec.max_characters)
+    for row, message in errors.items():
+        messages |= dict.fromkeys(range(row, len(texts), rows), message)
+    for number in messages:
+        status[number] = "error"
     encoded = [number for number, value in enumerate(status) if value == "ok"]
     encode = encoder.prepare(
         [texts[number] or "" for number in encoded],
@@ -211,11 +224,24 @@ def _tokenize(
     return _TokenizedWindow(
         rows=rows,
         status=status,
-        errors=errors,
+        errors=messages,
         encoded=np.array(encoded, dtype=np.int64),
         encode=encode,
         seconds=time.perf_counter() - started,
     )
+
+
+def _too_long(
+    texts: Sequence[str | None], status: Sequence[text.Status], limit: int | None
+) -> dict[int, str]:
+    """The texts beyond the limit, with a message for each."""
+    if limit is None:
+        return {}
+    return {
+        number: f"The text has {len(value)} characters, more than max_characters, {limit}."
+        for number, value in enumerate(texts)
+        if value is not None and len(value) > limit and status[number] == "ok"
+    }
 
 
 def _encode(request: Request, window: _TokenizedWindow) -> list[pa.Array]:
@@ -226,7 +252,7 @@ def _encode(request: Request, window: _TokenizedWindow) -> list[pa.Array]:
         encoding,
         encoded=window.encoded,
         status=window.status,
-        errors={row + rows * c: message for row, message in window.errors.items() for c in columns},
+        errors=window.errors,
         plan=request.plan,
         figures=request.figures,
     )
