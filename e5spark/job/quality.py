@@ -132,6 +132,9 @@ def gates(
         sources.append("[quality]")
         lowest = lowest if config.min_pair_cosine is None else config.min_pair_cosine
         highest = highest if config.max_pair_cosine is None else config.max_pair_cosine
+        if lowest is not None and highest is not None and lowest > highest:
+            # An end beyond the band, with whose other end no run could pass.
+            (lowest, highest), sources = configured, ["[quality]"]
     enough = config.min_vectors
     result = [
         Gate(figure="not_finite", highest=0),

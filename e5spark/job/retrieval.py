@@ -15,6 +15,7 @@ from e5spark.names import listed, quoted
 from e5spark.search import nearest
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
+from e5spark.tables.sinks import catalog
 from e5spark.tables.sources import batch
 from e5spark.tables.spark_errors import spark_errors
 
@@ -156,7 +157,8 @@ def _queries(
 ) -> DataFrame:
     """The vectors of the queries, in a column of this name, under ids from 0."""
     plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
-    plan = as_stored(spark, config.output.path, plan)
+    location = config.output.path or catalog.location(spark, config.output.table)
+    plan = as_stored(spark, location, plan)
     df = spark.createDataFrame(list(enumerate(texts)), "id int, text string").coalesce(1)
     columns = TextColumns(text="text", role="query", instruction=config.embed.instruction or None)
     queries = embed_plan(df, plan, columns)

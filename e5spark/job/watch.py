@@ -70,7 +70,7 @@ class Watch:
         self._parts.append(figures)
 
     def finish(self) -> Quality:
-        """Returns the verdicts on the run, and keeps its figures for the next one."""
+        """Returns the verdicts on the run, and keeps its figures for the next if its gates pass."""
         figures = merge(self._parts)
         checkpoint = known_checkpoint(self._plan.spec)
         gates = quality.gates(
@@ -86,7 +86,8 @@ class Watch:
             drift_fails=self._config.drift == "fail",
             canaries=self._canaries,
         )
-        if figures.vectors >= self._config.min_vectors:
+        passed = all(verdict.passed for verdict in result.gates)
+        if passed and figures.vectors >= self._config.min_vectors:
             self._ledger.keep_figures(figures.as_dict())
         return result
 
