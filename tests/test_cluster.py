@@ -1,6 +1,7 @@
 """A real standalone cluster on loopback: a master and two workers with one core each."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests import killers
 from tests.cluster import REPOSITORY, spark_submit, standalone_cluster
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
+from tests.tables import rows_of, table_of
 from tests.trace import Trace
 
 pytestmark = pytest.mark.cluster
@@ -63,6 +66,36 @@ def test_the_cluster_gives_the_vectors_of_local_mode_and_uses_both_workers(
     assert len(trace.events("load")) == 2
     actual, expected = vectors(tmp_path / "cluster"), vectors(tmp_path / "local")
     assert_close(actual, expected, INVARIANCE_TOLERANCE)
+
+
+def test_a_task_that_is_tried_again_embeds_all_rows_but_the_killers(
+    master: str,
+    job_file: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+) -> None:
+    rows = {number: f"text number {number} " * (1 + number % 9) for number in range(60)}
+    deadly = {5: killers.SIGKILL, 50: killers.SEGFAULT}
+    pq.write_table(table_of({**rows, **deadly}), tmp_path / "docs.parquet")
+    job: dict[str, dict[str, Any]] = {
+        "input": {"path": str(tmp_path / "docs.parquet"), "id": "id"},
+        "embed": {"text": "body", "role": "passage"},
+        "model": {"name": model, "engine": "openvino"},
+        "output": {"path": str(tmp_path / "out")},
+        "run": {"partitions": 2, "max_error_rate": 0.5},
+    }
+    path = os.pathsep.join([killers.arm(tmp_path), str(REPOSITORY)])
+    script = str(REPOSITORY / "jobs" / "embed.py")
+    confs = ["--conf", f"spark.executorEnv.PYTHONPATH={path}", "--executor-memory=1g"]
+    completed = spark_submit(["--master", master, *confs, script, job_file(**job)])
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    assert json.loads(completed.stdout.splitlines()[-1])["ok"] == 58
+    assert "embedded again" not in completed.stderr  # the job was run once
+    errors = {row["id"]: row["error"] for row in rows_of(tmp_path / "out") if row["error"]}
+    assert errors == {
+        5: "The worker process died: signal 9; perhaps out of memory.",
+        50: "The worker process died: signal 11.",
+    }
 
 
 def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(

@@ -72,6 +72,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cls": ({"pooling": "cls"}, {"pooling": "cls"}),
     "last": ({"pooling": "last"}, {"pooling": "last"}),
     "max_tokens": ({"max_tokens": 12}, {"max_tokens": 12}),
+    "text_deadline": ({"text_deadline": -1.5}, "text_deadline is -1.5; it must be a number of sec"),
     "prompts": ({"prompts": {"query": "Q: ", "passage": ""}}, {"prompt": "Q: "}),
     "device": ({"device": "cpu", "precision": "fp32"}, {}),
     "batching": ({"token_budget": 40, "sort_window": 3}, {}),

@@ -4,9 +4,16 @@ import pytest
 from pyspark.errors import AnalysisException, IllegalArgumentException
 
 from e5spark.errors import ConflictError, E5SparkError, InputError, ModelError, TransientError
+from e5spark.job.isolation import isolated_after_death
 from e5spark.names import redacted
 from e5spark.tables.sources import stream
-from e5spark.tables.spark_errors import condition, reason, spark_errors, translated
+from e5spark.tables.spark_errors import (
+    condition,
+    reason,
+    spark_errors,
+    translated,
+    worker_died,
+)
 
 SECRET = "SECRET"
 UNREADABLE = (
@@ -128,3 +135,52 @@ def test_a_reason_and_a_failure_show_no_credential():
     with pytest.raises(InputError) as caught, spark_errors("The input s3a://KEY:SECRET@b/x"):
         raise error
     assert SECRET not in str(caught.value)
+
+
+ABORTED = (
+    "Job aborted due to stage failure: Task 0 in stage 3.0 failed 1 times, most recent failure: "
+    "Lost task 0.0 in stage 3.0 (TID 3) (localhost executor driver): "
+)
+RAISED = "An exception was thrown from the Python worker. Please see the stack trace below.\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ABORTED}org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)",
+        f"{ABORTED}java.net.SocketException: Broken pipe",
+        f"{ABORTED}ExecutorLostFailure (executor 1 exited caused by one of the running tasks)",
+        f"{RAISED}Traceback (most recent call last):\n  File x\nMemoryError",
+        f"{RAISED}Traceback (most recent call last):\npyo3_runtime.PanicException: index out of",
+    ],
+)
+def test_a_job_whose_worker_died_is_told_from_others(text: str):
+    assert worker_died(Exception(text))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception(f"{ABORTED}org.apache.spark.SparkException: [FAILED_READ_FILE] x"),
+        Exception("java.io.EOFException"),  # of a file, not of a task
+        Exception(f"{RAISED}Traceback\ne5spark.errors.ModelError: a model\nMemoryError"),
+        ModelError(f"{ABORTED}Python worker exited unexpectedly"),
+    ],
+)
+def test_a_job_that_failed_for_another_reason_is_not_run_again(error: Exception):
+    assert not worker_died(error)
+
+
+def test_work_is_done_again_in_isolation_after_a_death_only():
+    attempts: list[bool] = []
+
+    def work(isolated: bool) -> str:
+        attempts.append(isolated)
+        if not isolated:
+            raise RuntimeError(f"{ABORTED}Python worker exited unexpectedly (crashed)")
+        return "done"
+
+    assert isolated_after_death(work) == "done"
+    assert attempts == [False, True]
+    with pytest.raises(ZeroDivisionError):
+        isolated_after_death(lambda isolated: 1 // 0)

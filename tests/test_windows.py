@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e5spark.encoder import load
+from e5spark.encoder import load, long_text
 from e5spark.encoder.long_text import windows
 from e5spark.model.checkpoint import locate
 from e5spark.model.spec import model_spec
@@ -138,6 +138,31 @@ def test_no_window_holds_more_tokens_than_its_capacity(loaded, shape, text, capa
         # Byte tokens of a character share its span, and stay together whatever their number.
         alike = (spans.starts == spans.starts[first]) & held if held.any() else held
         assert held.sum() <= max(capacity, alike.sum()), window
+
+
+@settings(max_examples=150)
+@pytest.mark.parametrize("shape", SHAPES)
+@given(text=words, capacity=st.integers(8, 40), overlap=overlaps, section=st.integers(60, 400))
+def test_a_text_split_section_by_section_has_the_windows_of_the_whole(
+    loaded, shape, text, capacity, overlap, section
+):
+    _, expected = split(loaded, shape, text, capacity=capacity, overlap=overlap)
+    tokenizer, shared = loaded[shape].tokenizer, min(overlap, (capacity - 1) // 2)
+    actual = long_text.split(text, tokenizer, capacity=capacity, overlap=shared, section=section)
+    assert actual == expected
+
+
+@settings(max_examples=100)
+@pytest.mark.parametrize("shape", SHAPES)
+@given(text=TEXTS, capacity=st.integers(8, 40), section=st.integers(5, 100))
+def test_sections_lose_no_character_whatever_the_text(loaded, shape, text, capacity, section):
+    tokenizer = loaded[shape].tokenizer
+    actual = long_text.split(text, tokenizer, capacity=capacity, overlap=2, section=section)
+    edge = 0
+    for window in actual:
+        assert not text[edge : max(edge, window.start)].strip()
+        edge = max(edge, window.end)
+    assert not text[edge:].strip()
 
 
 @settings(max_examples=50)

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from e5spark import encoder
 from e5spark.errors import ConflictError, ModelError, OptionError, from_text
 from e5spark.model.spec import model_spec
-from e5spark.spark import embed, encoder_cache
+from e5spark.spark import embed, encoder_cache, worker
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_for, forget_zips
@@ -139,6 +139,33 @@ def test_the_first_windows_are_small_and_all_rows_keep_their_order(
     assert [sum(len(batch[0]) for batch in window) for window in actual] == windows
     order = [value for window in actual for batch in window for value in batch[0].to_pylist()]
     assert order == texts.to_pylist()
+
+
+def test_a_batch_of_more_bytes_than_a_window_holds_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_WINDOW_BYTES", 1000)
+    texts = pa.array(["x" * 300] * 9 + ["y" * 5000] + ["z"] * 6, pa.binary())
+    windows = list(_sort_windows([(texts,)], 4096))
+    parts = [pa.chunked_array([batch[0] for batch in window]) for window in windows]
+    assert pa.chunked_array([chunk for part in parts for chunk in part.chunks]).equals(
+        pa.chunked_array([texts])
+    )
+    assert all(part.nbytes < 2000 or b"y" * 5000 in part.to_pylist() for part in parts)
+    assert max(part.nbytes for part in parts) < 5000 + 2000
+
+
+def test_a_text_beyond_max_characters_is_an_error_and_costs_no_other(model: str) -> None:
+    plan = plan_model(model_spec(model, {"max_characters": 10}))
+    request = Request(plan=plan, texts=2, role="query")
+    columns = (pa.array(["0123456789", "one", None]), pa.array(["two", "0123456789x", " " * 11]))
+    (result,) = run(request, [columns])
+    first, second = result
+    assert first.field("status").to_pylist() == ["ok", "ok", "null_text"]
+    assert second.field("status").to_pylist() == ["ok", "error", "empty_text"]
+    assert second.field("error").to_pylist() == [
+        None,
+        "The text has 11 characters, more than max_characters, 10.",
+        None,
+    ]
 
 
 def test_the_first_rows_come_before_the_rest_of_their_batch_is_run(

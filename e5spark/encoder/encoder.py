@@ -1,7 +1,8 @@
 """The encoder: texts in, unit vectors out, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -71,6 +72,43 @@ class Encoding:
         )
 
 
+def concatenated(encodings: Sequence[Encoding], *, dim: int) -> Encoding:
+    """Returns the encoding of the texts of several encodings, in order.
+
+    Args:
+        encodings: Encodings of the same recipe; there may be none.
+        dim: The dim of the recipe, for an encoding without texts.
+    """
+    if not encodings:
+        flags, numbers = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int32)
+        return Encoding(
+            vectors=np.zeros((0, dim), dtype=np.float32),
+            n_tokens=numbers,
+            truncated=flags,
+            owner=numbers,
+            windows=[],
+            already_prompted=flags,
+            errors={},
+        )
+    texts = np.cumsum([0, *(len(part.already_prompted) for part in encodings)])
+    rows = np.cumsum([0, *(len(part.owner) for part in encodings)]).tolist()
+    return Encoding(
+        vectors=np.concatenate([part.vectors for part in encodings]),
+        n_tokens=np.concatenate([part.n_tokens for part in encodings]),
+        truncated=np.concatenate([part.truncated for part in encodings]),
+        owner=np.concatenate(
+            [part.owner + first for part, first in zip(encodings, texts[:-1], strict=True)]
+        ).astype(np.int32),
+        windows=[window for part in encodings for window in part.windows],
+        already_prompted=np.concatenate([part.already_prompted for part in encodings]),
+        errors={
+            first + row: message
+            for part, first in zip(encodings, rows[:-1], strict=True)
+            for row, message in part.errors.items()
+        },
+    )
+
+
 class Encoder:
     """E5 vectors without Spark: the code that also runs inside a Spark worker.
 
@@ -111,6 +149,10 @@ class Encoder:
             raise OptionError(
                 "An Encoder returns one float32 vector per text; long_text='split' and other "
                 "output types are for tables. e5spark.model.output_type converts vectors."
+            )
+        if spec.text_deadline is not None or spec.max_characters is not None:
+            raise OptionError(
+                "text_deadline and max_characters are for tables, which have a status for each row."
             )
         resolved = resolve(spec)
         spec = resolved.spec
@@ -177,11 +219,17 @@ class Encoder:
         """
         return self.encode_tokens(self.tokenize(texts, prefixes))
 
+    def prepare(self, texts: Sequence[str], prefixes: Sequence[str]) -> Callable[[], Encoding]:
+        """Returns a function that encodes a sort window of texts, which are tokenised now.
+
+        A thread can prepare the next sort window while the engine runs this one.
+        """
+        return partial(self.encode_tokens, self.tokenize(texts, prefixes))
+
     def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> SortWindow:
         """Returns a sort window of texts, tokenised for ``encode_tokens``.
 
-        ``encode_rows`` consists of this and ``encode_tokens``; called apart, they let a thread
-        tokenise the next sort window while the engine runs this one.
+        ``encode_rows`` consists of this and ``encode_tokens``.
         """
         return tokenize(self._loaded.tokenizer, self.recipe, texts, prefixes)
 

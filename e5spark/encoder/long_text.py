@@ -7,8 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from e5spark.encoder.batching import Longs
-from e5spark.encoder.tokenizer import Spans
+from e5spark.encoder.tokenizer import Spans, Tokenizer, beginning
 
+# The spans and edges of a section take about 100 bytes for a token: 50 MB.
+SECTION_CHARS = 1 << 21
+# The windows at the end of a section that may depend on the text after it.
+_OPEN = 2
 # The control characters are white space to Python but not to tokenizers, which remove them.
 _WORD = re.compile(r"[\S\x0b\x1c-\x1f]+")
 
@@ -24,6 +28,35 @@ class Window:
 
     start: int
     end: int
+
+
+def split(
+    text: str, tokenizer: Tokenizer, *, capacity: int, overlap: int, section: int = SECTION_CHARS
+) -> list[Window]:
+    """Returns the windows of a text, as ``windows`` does, in bounded memory.
+
+    A longer text than ``section`` is split section by section. The last two windows of a section
+    may depend on what follows, so the next section begins where the first of them begins.
+
+    Args:
+        text: The text without its prompt.
+        tokenizer: The checkpoint's tokenizer.
+        capacity: Maximum number of tokens of the text in one window.
+        overlap: Maximum number of tokens that a window repeats from the window before it.
+        section: Characters that are split at once.
+    """
+    result: list[Window] = []
+    begin, size = 0, section
+    while True:
+        part = beginning(text[begin : begin + size + 1], size)
+        parts = windows(part, tokenizer.spans(part), capacity=capacity, overlap=overlap)
+        if begin + len(part) == len(text):
+            return [*result, *(_moved(window, begin) for window in parts)]
+        if len(parts) < _OPEN + 1 or parts[-_OPEN].start == 0:
+            size *= 2  # few tokens in many characters
+            continue
+        result += [_moved(window, begin) for window in parts[:-_OPEN]]
+        begin, size = begin + parts[-_OPEN].start, section
 
 
 def windows(text: str, spans: Spans, *, capacity: int, overlap: int) -> list[Window]:
@@ -94,6 +127,10 @@ def _too_large(breaks: npt.NDArray[np.bool_], capacity: int) -> npt.NDArray[np.b
     unit = np.cumsum(breaks) - 1
     large: npt.NDArray[np.bool_] = (np.bincount(unit) > capacity)[unit]
     return large
+
+
+def _moved(window: Window, by: int) -> Window:
+    return Window(start=window.start + by, end=window.end + by)
 
 
 def _stripped(text: str, start: int, end: int) -> Window:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from e5spark import text
 from e5spark.encoder.batching import Indices, Ints
-from e5spark.encoder.long_text import Window, windows
+from e5spark.encoder.long_text import Window, split
 from e5spark.encoder.tokenizer import Tokenizer, Tokens
 from e5spark.model import prompts
 from e5spark.model.registry import Recipe
@@ -138,26 +138,26 @@ def _split(
     """One row per window that fits the model: owners, windows and tokens."""
     room = recipe.max_tokens - tokenizer.special_tokens
     capacities = {prefix: room - tokenizer.count(prefix) for prefix in set(prefixes)}
-    split: list[list[Window]] = [[] for _ in texts]
+    parts: list[list[Window]] = [[] for _ in texts]
     pending: Sequence[int] = range(len(texts))
     # A word cut in two can have more tokens than the same word uncut. Texts whose windows do not
     # fit are split again into smaller ones, so that nothing is lost.
     for slack in (0, 2, 8, 32):
         for row in pending:
-            split[row] = windows(
+            parts[row] = split(
                 texts[row],
-                tokenizer.spans(texts[row]),
+                tokenizer,
                 capacity=max(capacities[prefixes[row]] - slack, 1),
                 overlap=recipe.overlap,
             )
-        owner = np.repeat(np.arange(len(texts), dtype=np.int32), list(map(len, split)))
+        owner = np.repeat(np.arange(len(texts), dtype=np.int32), list(map(len, parts)))
         prompted = [
             prefix + string[window.start : window.end]
-            for prefix, string, parts in zip(prefixes, texts, split, strict=True)
-            for window in parts
+            for prefix, string, own in zip(prefixes, texts, parts, strict=True)
+            for window in own
         ]
         tokens = tokenizer.tokenize(prompted, recipe.max_tokens)
         pending = [int(row) for row in np.unique(owner[tokens.truncated])]
         if not pending:
             break
-    return owner, [window for parts in split for window in parts], tokens
+    return owner, [window for own in parts for window in own], tokens

@@ -1,7 +1,7 @@
 """Texts to token ids in flat buffers, truncated as Hugging Face truncates them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,9 @@ EXACT_CHARS = 1 << 16
 # Number of tokens that may be wrong at the end of a beginning: a cut inside a word can change its
 # tokens, and a WordPiece word has at most 100 characters (max_input_chars_per_word).
 _MARGIN = 128
+# The tokenizer's own objects and Python's lists take about 130 bytes for a token, arrays four: so
+# many characters are tokenised at once, for 60 MB instead of 2 GB for the windows of a 50 MB text.
+_PART_CHARS = 1 << 21
 _SPACE_BEFORE = re.compile(r"\s\S*\Z")
 
 
@@ -156,30 +159,38 @@ class Tokenizer:
             texts: Texts with their prompts.
             max_tokens: Maximum number of tokens of one text, special tokens included.
         """
-        beginnings = [_beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
+        parts = [self._tokenize(part, max_tokens) for part in _parts(texts)]
+        n_tokens = np.concatenate([counts for _, counts in parts])
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum(np.minimum(n_tokens, max_tokens), out=offsets[1:])
+        ids = np.concatenate([flat for flat, _ in parts])
+        return Tokens(ids=ids, offsets=offsets, n_tokens=n_tokens)
+
+    def _tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[Ints, Ints]:
+        """The ids of some texts, truncated and end to end, and ``n_tokens`` of each."""
+        beginnings = [beginning(text, max(EXACT_CHARS, 16 * max_tokens)) for text in texts]
         encoded = self._backend.encode_batch_fast(beginnings, add_special_tokens=True)
         full = [encoding.ids + self._appended for encoding in encoded]
         n_tokens = np.fromiter(map(len, full), dtype=np.int32, count=len(full))
-        for row, (text, beginning) in enumerate(zip(texts, beginnings, strict=True)):
-            if len(beginning) < len(text):
-                full[row], estimate = self._extended(text, beginning, full[row], max_tokens)
+        for row, (text, start) in enumerate(zip(texts, beginnings, strict=True)):
+            if len(start) < len(text):
+                full[row], estimate = self._extended(text, start, full[row], max_tokens)
                 n_tokens[row] = estimate
-        lengths = np.minimum(n_tokens, max_tokens)
-        offsets = np.zeros(len(full) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        ends = np.cumsum(np.minimum(n_tokens, max_tokens), dtype=np.int64)
         cut = (ids[:max_tokens] for ids in full)
-        flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32, count=int(offsets[-1]))
+        count = int(ends[-1]) if len(ends) else 0
+        flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32, count=count)
         if len(self._suffix):
-            for end in offsets[1:][n_tokens > max_tokens]:
+            for end in ends[n_tokens > max_tokens]:
                 flat[end - len(self._suffix) : end] = self._suffix
-        return Tokens(ids=flat, offsets=offsets, n_tokens=n_tokens)
+        return flat, n_tokens
 
     def spans(self, text: str) -> Spans:
         """Returns the spans of a text's tokens; a long text is tokenised in pieces."""
         starts, ends, words = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
         begin, word = 0, 0
         while begin < len(text):
-            piece = _beginning(text[begin : begin + EXACT_CHARS + 1], EXACT_CHARS)
+            piece = beginning(text[begin : begin + EXACT_CHARS + 1], EXACT_CHARS)
             encoding = self._backend.encode(piece, add_special_tokens=False)
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + begin
             starts.append(offsets[:, 0])
@@ -194,13 +205,24 @@ class Tokenizer:
         )
 
     def _extended(
-        self, text: str, beginning: str, ids: list[int], max_tokens: int
+        self, text: str, start: str, ids: list[int], max_tokens: int
     ) -> tuple[list[int], int]:
         """The ids of a beginning long enough for ``max_tokens``, and the full text's estimate."""
-        while len(ids) < max_tokens + _MARGIN and len(beginning) < len(text):
-            beginning = _beginning(text, 4 * len(beginning))
-            ids = self._backend.encode(beginning).ids + self._appended
-        return ids, round(len(ids) * len(text) / len(beginning))
+        while len(ids) < max_tokens + _MARGIN and len(start) < len(text):
+            start = beginning(text, 4 * len(start))
+            ids = self._backend.encode(start).ids + self._appended
+        return ids, round(len(ids) * len(text) / len(start))
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in runs of about ``_PART_CHARS`` characters; one run if there are no texts."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        if size >= _PART_CHARS:
+            yield texts[start:number]
+            start, size = number, 0
+        size += min(len(text), EXACT_CHARS)
+    yield texts[start:]
 
 
 def padding_id(loaded: Any) -> int:  # noqa: ANN401  # transformers is not typed
@@ -222,8 +244,11 @@ def appends_eos(directory: Path) -> bool:
     return read_config(directory).architecture.appends_eos
 
 
-def _beginning(text: str, limit: int) -> str:
-    """At most the first ``limit`` characters, up to a white space if the second half has any."""
+def beginning(text: str, limit: int) -> str:
+    """Returns the first ``limit`` characters, up to a white space if the second half has any.
+
+    A text that is not longer is returned unchanged.
+    """
     if len(text) <= limit:
         return text
     space = _SPACE_BEFORE.search(text, limit // 2, limit)

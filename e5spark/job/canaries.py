@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.errors import ConflictError
+from e5spark.job.isolation import isolated_after_death
 from e5spark.model.resolve import Plan, as_float32
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan
@@ -95,10 +96,14 @@ def embed(spark: SparkSession, plan: Plan, texts: Sequence[str] = TEXTS) -> Cana
     text = F.element_at(F.array(*map(F.lit, texts)), F.col("id").cast("int") + 1)
     rows = spark.range(0, len(texts), 1, 1).select(F.col("id").alias("number"), text.alias("text"))
     columns = TextColumns(text="text", role="passage")
-    result = embed_plan(rows, as_float32(plan), columns, event="canaries")
-    embedded = (
-        result.filter(F.col("status") == "ok").select("number", "embedding").collect()
-    )  # in order: one task
+
+    def collect(isolated: bool) -> list[Row]:
+        result = embed_plan(
+            rows, as_float32(plan), columns, event="canaries", isolated=isolated
+        ).filter(F.col("status") == "ok")
+        return result.select("number", "embedding").collect()  # in order: one task
+
+    embedded = isolated_after_death(collect)
     vectors = {
         number: np.array([row.embedding for row in embedded if row.number == number], np.float32)
         for number in dict.fromkeys(row.number for row in embedded)

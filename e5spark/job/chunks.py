@@ -1,5 +1,6 @@
 """The chunks of a run: parts of its work list, each embedded and committed as a unit."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructType
 
-from e5spark.job import figures, metrics
+from e5spark.job import figures, isolation, metrics
 from e5spark.job.diff import KIND
 from e5spark.job.figures import Figures
 from e5spark.job.progress import Progress
@@ -148,15 +149,17 @@ def embed_chunks(
 ) -> list[Record]:
     """Embeds and commits each chunk; returns the records of the commits.
 
-    The watch gets the figures of each. After a failure no further chunk begins; chunks in flight
+    The watch gets the figures of each. A chunk whose worker dies is embedded again, with its texts
+    in a process of their own. After any other failure no further chunk begins; chunks in flight
     are finished and committed.
     """
     progress = Progress(rows=sum(chunk.rows for chunk in chunks), chunks=len(chunks))
 
     def run(chunk: Chunk) -> Record:
-        record, chunk_figures = _embed(
-            chunk, plan=plan, source=source, commits=commits, sizes=sizes
+        embed = functools.partial(
+            _embed, chunk, plan=plan, source=source, commits=commits, sizes=sizes
         )
+        record, chunk_figures = isolation.isolated_after_death(embed)
         watch.add(chunk_figures)
         progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
         return record
@@ -165,16 +168,18 @@ def embed_chunks(
 
 
 def _embed(
-    chunk: Chunk, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
+    chunk: Chunk, isolated: bool, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
 ) -> tuple[Record, Figures]:
     spark = source.rows.sparkSession
     names = result_names(plan, source.texts)
     name = commits.ledger.name(chunk.number)
+    if isolated:  # what the attempt that has failed may have left
+        commits.ledger.discard(Record(name=name, kind=chunk.kind))
     tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_PER_TASK))
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
-    observation = Observation(f"e5spark_{name}")
+    observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
     vectors = (
-        embedded(rows, plan, source, figures=True)
+        embedded(rows, plan, source, figures=True, isolated=isolated)
         .observe(observation, *metrics.counts(plan, names), *figures.columns(plan, source))
         .drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
     )

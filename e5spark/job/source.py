@@ -132,7 +132,9 @@ def _check_hash_id(df: DataFrame) -> None:
         )
 
 
-def embedded(rows: DataFrame, plan: Plan, source: Source, *, figures: bool = False) -> DataFrame:
+def embedded(
+    rows: DataFrame, plan: Plan, source: Source, *, figures: bool = False, isolated: bool = False
+) -> DataFrame:
     """Returns rows of the input with their vectors: the rows and the columns of the output.
 
     After the columns of ``embed`` come ``content_hash``, binary, and ``embedding_fp``, string: the
@@ -144,6 +146,7 @@ def embedded(rows: DataFrame, plan: Plan, source: Source, *, figures: bool = Fal
         plan: The model.
         source: The input.
         figures: Whether to add the columns of ``figure_names``, which the output does not have.
+        isolated: Whether texts are encoded in a process that may die of one.
     """
     digest = plan.fingerprint.digest
     rows = rows.drop(diff.COPIES)
@@ -151,7 +154,8 @@ def embedded(rows: DataFrame, plan: Plan, source: Source, *, figures: bool = Fal
     check_free(rows, [fingerprint])
     names = [name for names in result_names(plan, source.texts) for name in names.values()]
     hidden = [name for names in figure_names(source.texts) for name in names.values()]
-    return embed_plan(rows, plan, source.texts, figures=figures).select(
+    vectors = embed_plan(rows, plan, source.texts, figures=figures, isolated=isolated)
+    return vectors.select(
         *(F.col(quoted(name)) for name in (*source.columns, *names)),
         F.col(quoted(source.hash)),
         F.lit(digest[:16]).alias(fingerprint),

@@ -48,6 +48,8 @@ class ModelOptions(TypedDict, total=False):
     device: str
     token_budget: int | None
     sort_window: int
+    text_deadline: float | None
+    max_characters: int | None
 
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -95,6 +97,10 @@ class ModelSpec:
         token_budget: Maximum number of tokens in one forward pass, padding included; by default the
             engine's own budget.
         sort_window: Rows that are tokenised and sorted by length together.
+        text_deadline: Seconds after which a text that is not encoded yet ends in an error; for
+            tables only. Texts are then encoded in a process of their own from the start.
+        max_characters: The longest text that is embedded, for tables only; a longer one ends in an
+            error. By default there is no limit.
 
     Raises:
         OptionError: At construction, if a value has the wrong type or is wrong for every
@@ -122,6 +128,8 @@ class ModelSpec:
     device: str = "auto"
     token_budget: int | None = None
     sort_window: int = 4096
+    text_deadline: float | None = None
+    max_characters: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "device"):
@@ -157,11 +165,13 @@ class ModelSpec:
         _one_of("long_text", self.long_text, LONG_TEXTS)
         _one_of("already_prompted", self.already_prompted, ALREADY_PROMPTED)
         _one_of("output_type", self.output_type, OUTPUT_TYPES)
-        for name in ("max_tokens", "dim", "token_budget"):
+        for name in ("max_tokens", "dim", "token_budget", "max_characters"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         _positive("sort_window", self.sort_window)
         _whole("overlap", self.overlap)
+        if self.text_deadline is not None:
+            _seconds("text_deadline", self.text_deadline)
         for name, allowed in (
             ("normalize", (None, True, False)),
             ("download", (True, False)),
@@ -243,3 +253,9 @@ def _whole(name: str, value: object) -> None:
 def _positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
+
+
+def _seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):  # type: ignore[operator]  # a number
+        raise OptionError(f"{name} is {value!r}; it must be a number of seconds, more than 0.")

@@ -11,7 +11,7 @@ import threading
 import time
 import zipimport
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import pyspark
 from pyspark import TaskContext
 
 from e5spark.errors import ConflictError, missing_package
+from e5spark.model import prompts
 from e5spark.model.fingerprint import EngineKey
 from e5spark.model.resolve import Plan, resolve_planned
 from e5spark.model.spec import ModelSpec
@@ -28,12 +29,16 @@ from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
     from e5spark.encoder import Encoder, LoadedModel
+    from e5spark.encoder.isolated import IsolatedEncoder
 
 # Two, so that a job that alternates between two checkpoints loads each of them once. The large
 # shape takes 2.2 GB.
 _MAX_LOADED = 2
 
 _loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
+# At most one, with the plan and the placement that it is for. Its process has a copy of the model,
+# so a worker has either this one or those above.
+_isolated: "list[tuple[Plan, _Placement, IsolatedEncoder]]" = []
 _lock = threading.Lock()
 
 
@@ -57,13 +62,60 @@ def encoder_for(plan: Plan) -> "Encoder":
         raise option_error from error
 
 
+def isolated_encoder_for(plan: Plan) -> "IsolatedEncoder":
+    """Returns this worker's encoder in a process of its own, which is kept for later tasks.
+
+    Raises:
+        E5SparkError: As ``encoder_for`` does, or if the model ends every process that loads it.
+    """
+    from e5spark.encoder.child import Assignment
+    from e5spark.encoder.isolated import IsolatedEncoder
+
+    placement = _placement(plan)
+    with _lock:
+        if _isolated and _isolated[0][:2] == (plan, placement):
+            encoder = _isolated[0][2]
+        else:
+            _close_isolated()
+            _evict(0)
+            assignment = Assignment(
+                files=resolve_planned(plan, placement.spec).files,
+                recipe=plan.recipe,
+                spec=placement.spec,
+                threads=placement.threads,
+                probe=prompts.prefix(plan.recipe.prompts, "passage", None),
+            )
+            encoder = IsolatedEncoder(assignment)
+            _isolated.append((plan, placement, encoder))
+        started = time.perf_counter()
+        if not encoder.is_running:
+            engine = encoder.start()
+            _check_precision(engine.engine, engine.precision, placement.spec.precision)
+            _trace_load(placement.spec, engine.engine, engine.precision, started)
+        return encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placement:
+    """A spec on this machine: its directories, its device and the number of threads."""
+
+    spec: ModelSpec
+    threads: int | None
+
+
+def _placement(plan: Plan) -> _Placement:
+    context = TaskContext.get()
+    threads = context.cpus() if context is not None else None
+    spec = replace(localized(plan.spec), device=decide_device(plan.spec.device))
+    return _Placement(spec=spec, threads=threads)
+
+
 def _encoder(plan: Plan) -> "Encoder":
     from e5spark.encoder import Encoder
 
     forget_zips()
-    context = TaskContext.get()
-    threads = context.cpus() if context is not None else None
-    spec = replace(localized(plan.spec), device=decide_device(plan.spec.device))
+    placement = _placement(plan)
+    spec = placement.spec
     key = EngineKey(
         weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
         tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
@@ -72,30 +124,35 @@ def _encoder(plan: Plan) -> "Encoder":
         device=spec.device,
     )
     with _lock:
+        _close_isolated()
         if key not in _loaded:
-            _evict_oldest()
+            _evict(_MAX_LOADED - 1)
             started = time.perf_counter()
-            loaded = _load(plan, spec, threads)
+            loaded = _load(plan, spec, placement.threads)
             # Spark's daemon collects garbage after each task, which takes 0.35 s with the objects
             # of torch and transformers; the collector skips frozen objects.
             gc.freeze()
             _loaded[key] = loaded
-            trace(
-                "load",
-                model=spec.model,
-                engine=loaded.engine.name,
-                precision=loaded.engine.precision,
-                seconds=time.perf_counter() - started,
-            )
+            _trace_load(spec, loaded.engine.name, loaded.engine.precision, started)
         _loaded.move_to_end(key)
         return Encoder(_loaded[key], plan.recipe, spec)
 
 
-def _evict_oldest() -> None:
-    """Frees the least recently used checkpoint, so that three are never in memory."""
-    if len(_loaded) < _MAX_LOADED:
+def _trace_load(spec: ModelSpec, engine: str, precision: str, started: float) -> None:
+    seconds = time.perf_counter() - started
+    trace("load", model=spec.model, engine=engine, precision=precision, seconds=seconds)
+
+
+def _close_isolated() -> None:
+    while _isolated:
+        _isolated.pop()[2].close()
+
+
+def _evict(kept: int) -> None:
+    """Frees the least recently used checkpoints but for so many, so that three are never there."""
+    if len(_loaded) <= kept:
         return
-    while len(_loaded) >= _MAX_LOADED:
+    while len(_loaded) > kept:
         _loaded.popitem(last=False)
     gc.unfreeze()  # models refer to themselves, and frozen cycles are never freed
     gc.collect()
@@ -114,14 +171,17 @@ def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "LoadedModel":
         device=spec.device,
         threads=threads,
     )
-    if loaded.engine.precision != spec.precision:
-        raise ConflictError(
-            f"The {loaded.engine.name} engine computes in {loaded.engine.precision} on this "
-            f"executor's CPU, but the run's precision is {spec.precision}: the vectors would not "
-            "be comparable. Set precision='fp32', or use machines that support "
-            f"{spec.precision}."
-        )
+    _check_precision(loaded.engine.name, loaded.engine.precision, spec.precision)
     return loaded
+
+
+def _check_precision(engine: str, actual: str, planned: str) -> None:
+    if actual != planned:
+        raise ConflictError(
+            f"The {engine} engine computes in {actual} on this executor's CPU, but the run's "
+            f"precision is {planned}: the vectors would not be comparable. Set precision='fp32', "
+            f"or use machines that support {planned}."
+        )
 
 
 def forget_zips() -> None:

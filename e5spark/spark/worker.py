@@ -6,26 +6,27 @@ The driver imports this module for its types and ships its functions by name.
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyspark import TaskContext
 
 from e5spark import text
 from e5spark.errors import ColumnError, OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan
 from e5spark.spark import results
-from e5spark.spark.encoder_cache import encoder_for
+from e5spark.spark.encoder_cache import encoder_for, isolated_encoder_for
 from e5spark.spark.prefetch import prefetch
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
-    from e5spark.encoder import Encoder
-    from e5spark.encoder.sort_window import SortWindow
+    from e5spark.encoder import Encoder, Encoding
+    from e5spark.encoder.isolated import IsolatedEncoder
 
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be in memory, tokenised and sorted all at once.
@@ -48,6 +49,7 @@ class Request:
         has_instructions: Whether the last argument holds instructions.
         figures: Whether the result has ``results.FIGURES`` of each vector.
         event: The trace event of a sort window; what is not a user's row has one of its own.
+        isolated: Whether texts are encoded in a process of their own, because a worker has died.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Request:
     has_instructions: bool = False
     figures: bool = False
     event: str = "window"
+    isolated: bool = False
 
     @property
     def arguments(self) -> int:
@@ -72,13 +75,23 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
     out in the order they went in. While the engine runs one window, a thread reads and
     tokenises the next: tokenizers and engines release Python's lock.
 
+    A task that is tried again encodes its texts in a process of its own: the attempt before it may
+    have died of one of them, which then ends in an error. Nothing of this touches a first attempt.
+
     Raises:
         ColumnError: If the arguments are too few, too many, or do not hold strings.
     """
-    encoder = encoder_for(request.plan)
+    encode_in = isolated_encoder_for if _is_isolated(request) else encoder_for
+    encoder = encode_in(request.plan)
     windows = _sort_windows(_check(request, batches), request.plan.spec.sort_window)
     for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):
-        yield _encode(request, encoder, window)
+        yield _encode(request, window)
+
+
+def _is_isolated(request: Request) -> bool:
+    context = TaskContext.get()
+    is_retry = context is not None and context.attemptNumber() > 0
+    return request.isolated or is_retry or request.plan.spec.text_deadline is not None
 
 
 def prefixes(request: Request, columns: Sequence[pa.Array]) -> tuple[list[str], dict[int, str]]:
@@ -145,7 +158,7 @@ def _sort_windows(
             first = tuple(column.slice(size) for column in first)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
-    for batch in itertools.chain([first], batches):
+    for batch in itertools.chain.from_iterable(map(_cut, itertools.chain([first], batches))):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
@@ -156,6 +169,16 @@ def _sort_windows(
         yield window
 
 
+def _cut(batch: tuple[pa.Array, ...]) -> Iterator[tuple[pa.Array, ...]]:
+    """A batch in parts that fit a window: Spark limits its rows, and not always its bytes."""
+    rows = len(batch[0])
+    if rows < 2 or sum(column.nbytes for column in batch) <= _WINDOW_BYTES:
+        yield batch
+        return
+    for begin, size in ((0, rows // 2), (rows // 2, rows - rows // 2)):
+        yield from _cut(tuple(column.slice(begin, size) for column in batch))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _TokenizedWindow:
     """The texts of a sort window: row r of text column c is text c * rows + r.
@@ -163,9 +186,9 @@ class _TokenizedWindow:
     Attributes:
         rows: Rows of the table in the window.
         status: Status of each text before it is encoded.  # (texts,)
-        errors: Row to the message of a wrong role or instruction.
+        errors: Number of a text to the message that says why it is not encoded.
         encoded: The numbers of the texts to encode, ascending.  # (encoded texts,)
-        tokens: The tokens of those texts.
+        encode: Encodes those texts.
         seconds: The time that tokenising took.
     """
 
@@ -173,12 +196,14 @@ class _TokenizedWindow:
     status: list[text.Status]
     errors: dict[int, str]
     encoded: npt.NDArray[np.int64]
-    tokens: "SortWindow"
+    encode: "Callable[[], Encoding]"
     seconds: float
 
 
 def _tokenize(
-    request: Request, encoder: "Encoder", window: Sequence[tuple[pa.Array, ...]]
+    request: Request,
+    encoder: "Encoder | IsolatedEncoder",
+    window: Sequence[tuple[pa.Array, ...]],
 ) -> _TokenizedWindow:
     started = time.perf_counter()
     columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
@@ -186,32 +211,48 @@ def _tokenize(
     rows = len(columns[0])
     texts = [value for column in columns[: request.texts] for value in text.decode(column)]
     status = text.statuses(texts)
-    for row in errors:
-        status[row::rows] = ["error"] * request.texts
+    messages = _too_long(texts, status, request.plan.spec.max_characters)
+    for row, message in errors.items():
+        messages |= dict.fromkeys(range(row, len(texts), rows), message)
+    for number in messages:
+        status[number] = "error"
     encoded = [number for number, value in enumerate(status) if value == "ok"]
-    tokens = encoder.tokenize(
+    encode = encoder.prepare(
         [texts[number] or "" for number in encoded],
         [row_prefixes[number % rows] for number in encoded],
     )
     return _TokenizedWindow(
         rows=rows,
         status=status,
-        errors=errors,
+        errors=messages,
         encoded=np.array(encoded, dtype=np.int64),
-        tokens=tokens,
+        encode=encode,
         seconds=time.perf_counter() - started,
     )
 
 
-def _encode(request: Request, encoder: "Encoder", window: _TokenizedWindow) -> list[pa.Array]:
+def _too_long(
+    texts: Sequence[str | None], status: Sequence[text.Status], limit: int | None
+) -> dict[int, str]:
+    """The texts beyond the limit, with a message for each."""
+    if limit is None:
+        return {}
+    return {
+        number: f"The text has {len(value)} characters, more than max_characters, {limit}."
+        for number, value in enumerate(texts)
+        if value is not None and len(value) > limit and status[number] == "ok"
+    }
+
+
+def _encode(request: Request, window: _TokenizedWindow) -> list[pa.Array]:
     started = time.perf_counter()
-    encoding = encoder.encode_tokens(window.tokens)
+    encoding = window.encode()
     rows, columns = window.rows, range(request.texts)
     result = results.result_array(
         encoding,
         encoded=window.encoded,
         status=window.status,
-        errors={row + rows * c: message for row, message in window.errors.items() for c in columns},
+        errors=window.errors,
         plan=request.plan,
         figures=request.figures,
     )

@@ -55,6 +55,12 @@ _UNREADABLE_FILE = re.compile(r"\[FAILED_READ_FILE[A-Z_.]*\] .*?\bfile (\S+?)\.?
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
 _FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded|DSQuotaExceeded")
 _READ_ONLY = re.compile(r"Read-only file system|Permission denied|AccessDenied|Access Denied")
+# A worker that ends leaves Spark with a closed socket. A MemoryError comes from its own limit
+# (spark.executor.pyspark.memory), a panic from the tokenizer.
+_WORKER_DIED = re.compile(
+    r"Python worker exited unexpectedly|ExecutorLostFailure|MemoryError|PanicException"
+    r"|java\.io\.EOFException|Broken pipe|Connection reset"
+)
 _AGAIN = "Start the same command again."
 
 
@@ -106,6 +112,17 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
     if _is_refusal(error, name):
         return _with_reason(InputError, failure, error)
     return None
+
+
+def worker_died(error: Exception) -> bool:
+    """Returns whether a Spark job failed because a Python worker ended or had no memory left."""
+    text = str(error)
+    return (
+        not isinstance(error, E5SparkError)
+        and ("stage failure" in text or "Python worker" in text)
+        and from_text(text) is None
+        and _WORKER_DIED.search(text) is not None
+    )
 
 
 def disk_full(failure: str) -> TransientError:

@@ -1,0 +1,41 @@
+"""Texts that end, or never leave, the process that encodes them.
+
+They are armed in processes that find ``sitecustomize`` in a directory of the test: Spark's workers
+and the processes that these start, never in the process of the test.
+"""
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+SIGKILL, SEGFAULT, MEMORY, LOOP = (f"zz{name} text" for name in ("kill", "segv", "memory", "loop"))
+# Everything is deadly, once a model is loaded.
+ALL = "E5SPARK_TEST_KILL_ALL"
+
+
+def arm(directory: Path) -> str:
+    """Writes the module to a directory that then has to be on the path; returns the directory."""
+    (directory / "sitecustomize.py").write_text("from tests.killers import patch\npatch()\n")
+    return str(directory)
+
+
+def patch() -> None:
+    """Makes the tokenizer of this process die of the texts."""
+    from e5spark.encoder.tokenizer import Tokenizer
+
+    tokenize = Tokenizer.tokenize
+
+    def deadly(self: Tokenizer, texts: list[str], max_tokens: int) -> object:
+        for text in texts:
+            if SIGKILL in text or ALL in os.environ:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if SEGFAULT in text:
+                ctypes.string_at(0)
+            if MEMORY in text:
+                raise MemoryError
+            while LOOP in text:
+                pass
+        return tokenize(self, texts, max_tokens)
+
+    Tokenizer.tokenize = deadly
