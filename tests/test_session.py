@@ -1,8 +1,11 @@
 """The session of a command: one worker with all cores on one machine, unless told otherwise."""
 
+import os
+
 import pytest
 
 from e5spark import cpus
+from e5spark.job.jvm import short_start
 from e5spark.job.session import one_worker
 
 
@@ -43,3 +46,16 @@ def test_a_containers_quota_counts(tmp_path, monkeypatch, quota: str, expected: 
     monkeypatch.setattr(cpus, "_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert cpus.available_cpus() == expected
+
+
+def test_the_jvm_gets_options_for_a_short_run_before_the_users_own(monkeypatch) -> None:
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", "-XX:Tier4CompileThreshold=1 -Xlog:gc")
+    monkeypatch.delenv("SPARK_LAUNCHER_OPTS", raising=False)
+    before = dict(os.environ)
+    with short_start():
+        submitted = os.environ["SPARK_SUBMIT_OPTS"].split()
+        assert "SPARK_LAUNCHER_OPTS" in os.environ
+    # The JVM takes the last of two values of an option.
+    assert submitted[-2:] == ["-XX:Tier4CompileThreshold=1", "-Xlog:gc"]
+    assert "-XX:Tier4CompileThreshold=150000" in submitted
+    assert dict(os.environ) == before

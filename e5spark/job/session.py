@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from e5spark.cpus import available_cpus
 from e5spark.errors import ConfigError, E5SparkError, TransientError
 from e5spark.job.config import JobConfig
+from e5spark.job.jvm import short_start
 from e5spark.tables import delta_session as delta
 from e5spark.tables.spark_errors import condition, reason
 
@@ -41,7 +42,8 @@ def open_session(
     """
     running = SparkSession.getActiveSession()
     settings = {key: str(value) for key, value in requested.items()}
-    if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
+    starts_jvm = running is None and "PYSPARK_GATEWAY_PORT" not in os.environ
+    if starts_jvm:
         # Without spark-submit the JVM starts here, so workers run this interpreter and Delta can
         # still be added. (spark-submit resolves packages before any Python runs.)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -53,7 +55,8 @@ def open_session(
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        spark = builder.getOrCreate()
+        with short_start() if starts_jvm else nullcontext():
+            spark = builder.getOrCreate()
     except Exception as error:  # py4j has errors that PySpark does not wrap
         raise _refusal(error) from error
     try:
