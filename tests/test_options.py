@@ -72,7 +72,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cls": ({"pooling": "cls"}, {"pooling": "cls"}),
     "last": ({"pooling": "last"}, {"pooling": "last"}),
     "max_tokens": ({"max_tokens": 12}, {"max_tokens": 12}),
-    "text_deadline": ({"text_deadline": -1.5}, "text_deadline is -1.5; it must be a number of sec"),
     "prompts": ({"prompts": {"query": "Q: ", "passage": ""}}, {"prompt": "Q: "}),
     "device": ({"device": "cpu", "precision": "fp32"}, {}),
     "batching": ({"token_budget": 40, "sort_window": 3}, {}),
@@ -174,6 +173,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "overlap": ({"overlap": -1}, "overlap is -1; it must be a whole number, 0 or more"),
     "token_budget": ({"token_budget": 0}, "token_budget is 0; it must be a positive whole number"),
     "sort_window": ({"sort_window": 0}, "sort_window is 0; it must be a positive whole number"),
+    "text_deadline": ({"text_deadline": -1.5}, "text_deadline is -1.5; it must be a number of sec"),
     "prompts": ({"prompts": {"query": "q"}}, "it needs 'passage' and 'query'"),
     "an unknown option": ({"batch_size": 3}, "[Uu]nknown (option|key) 'batch_size'"),
 }

@@ -23,8 +23,8 @@ from e5spark.encoder.long_text import Window
 from e5spark.errors import E5SparkError
 from e5spark.model import prompts
 
-# The most texts and characters of a group. With 256 the child is as fast as its parent would be, with
-# 64 it is 3 % slower (MiniLM, 1,500 texts, 2 cores).
+# The most texts and characters of a group. With 256 the child is as fast as its parent would be,
+# with 64 it is 3 % slower (MiniLM, 1,500 texts, 2 cores).
 _GROUP_TEXTS, _GROUP_CHARS = 256, 1 << 18
 # A model that has died this often in a row before it had encoded a word cannot be loaded.
 _STARTS = 3
