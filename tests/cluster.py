@@ -129,16 +129,22 @@ def _bin(name: str) -> str:
     return str(SPARK_HOME / "bin" / name)
 
 
+def python_path(*directories: str) -> str:
+    """A PYTHONPATH of directories, e5spark and tests, and what the caller's own names, if any."""
+    return os.pathsep.join(
+        [*directories, str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+
+
 def _environment() -> dict[str, str]:
-    # The workers must find e5spark and tests, whether or not the package is installed.
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return dict(os.environ) | {
         "SPARK_HOME": str(SPARK_HOME),
         "SPARK_LOCAL_IP": LOOPBACK,
         "SPARK_DAEMON_MEMORY": "512m",
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "PYTHONPATH": os.pathsep.join(paths),
+        # The workers must find e5spark and tests, whether or not the package is installed.
+        "PYTHONPATH": python_path(),
     }
 
 

@@ -1,7 +1,6 @@
 """A real standalone cluster on loopback: a master and two workers with one core each."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import killers
-from tests.cluster import REPOSITORY, spark_submit, standalone_cluster
+from tests.cluster import REPOSITORY, python_path, spark_submit, standalone_cluster
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 from tests.tables import rows_of, table_of
 from tests.trace import Trace
@@ -84,7 +83,7 @@ def test_a_task_that_is_tried_again_embeds_all_rows_but_the_killers(
         "output": {"path": str(tmp_path / "out")},
         "run": {"partitions": 2, "max_error_rate": 0.5},
     }
-    path = os.pathsep.join([killers.arm(tmp_path), str(REPOSITORY)])
+    path = python_path(killers.arm(tmp_path))
     script = str(REPOSITORY / "jobs" / "embed.py")
     confs = ["--conf", f"spark.executorEnv.PYTHONPATH={path}", "--executor-memory=1g"]
     completed = spark_submit(["--master", master, *confs, script, job_file(**job)])

@@ -1,6 +1,5 @@
 """Rows that end the Python worker: they cost themselves, and no other row."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from tests import killers
+from tests.cluster import python_path
 from tests.tables import Job, rows_of, table_of
 
 ROWS = {number: f"text number {number} " * (1 + number % 9) for number in range(60)}
@@ -21,7 +21,7 @@ def armed(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.MonkeyPatch:
     """Workers die of the texts of ``killers``."""
-    path = os.pathsep.join([killers.arm(tmp_path), os.environ["PYTHONPATH"]])
+    path = python_path(killers.arm(tmp_path))
     monkeypatch.setitem(spark.sparkContext.environment, "PYTHONPATH", path)
     return monkeypatch
 

@@ -16,6 +16,7 @@ import pytest
 from e5spark import cli, errors
 from e5spark.model.registry import find
 from tests import checkpoints, pages
+from tests.cluster import python_path
 from tests.pages import PAGES, README, ROOT, Block
 
 MODEL = "intfloat/multilingual-e5-small"
@@ -54,9 +55,9 @@ def environment(jvm, tmp_path_factory) -> dict[str, str]:
     snapshot = repository / "snapshots" / str(find(MODEL).revision)
     checkpoints.bert_unigram(snapshot, **SIZES)
     vocabulary = json.loads((snapshot / "config.json").read_text("utf-8"))["vocab_size"]
-    python_path = directory / "python"
-    python_path.mkdir()
-    (python_path / "sitecustomize.py").write_text(
+    modules = directory / "python"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(
         "from dataclasses import replace\n"
         "from e5spark.model import registry\n"
         f"known = registry.find({MODEL!r})\n"
@@ -66,11 +67,10 @@ def environment(jvm, tmp_path_factory) -> dict[str, str]:
     )
     shutil.rmtree(ROOT / "build" / "example", ignore_errors=True)
     (ROOT / "build" / "example").mkdir(parents=True)
-    paths = [str(python_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": python_path(str(modules)),
         "HF_HUB_CACHE": str(directory / "hub"),
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_LOCAL_IP": "127.0.0.1",
