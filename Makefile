@@ -91,8 +91,8 @@ s3: .venv/installed .venv/moto/installed java
 # What depends on Spark, on its other minor versions: embed and both kinds of UDF, the job on
 # Parquet run again and again, and Delta's rows and columns with the jars of each version. make
 # versions-3.5 is one of them: 600 MB of disk, and its jars.
-VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns diff job \
-	incremental delta delta_target delta_columns nearest search quality)
+VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns hashes job \
+	incremental refresh delta delta_target delta_columns nearest search quality)
 
 versions: $(VERSIONS:%=versions-%)
 

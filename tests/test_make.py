@@ -76,6 +76,14 @@ def test_every_file_in_conf_and_jobs_that_is_named_exists() -> None:
     assert [(file, name) for file, name in sorted(named) if not (REPOSITORY / name).is_file()] == []
 
 
+def test_every_test_file_that_a_tier_lists_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    lists = re.findall(r"patsubst %,tests/test_%\.py,([\w\\\s]+)\)", makefile)
+    assert len(lists) == 2
+    names = " ".join(lists).replace("\\", " ").split()
+    assert [name for name in names if not (REPOSITORY / f"tests/test_{name}.py").is_file()] == []
+
+
 def fake_java(path: Path, version: str) -> None:
     # The first lines of OpenJDK's, which go to stderr.
     path.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
