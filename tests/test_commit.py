@@ -189,10 +189,6 @@ def test_a_manifest_that_was_lost_is_not_made_up(files: LocalStorage) -> None:
     [
         ({"id": "key"}, "input.id = 'id', this run has 'key'"),
         ({"table": "delta"}, "is a parquet table and not delta"),
-        (
-            {"schema": {"fields": [{"name": "id", "type": "string"}]}},
-            'it has id "long"; this run has id "string"',
-        ),
         ({"format": 2}, "manifest.json has format 2; this e5spark reads formats up to 1"),
     ],
 )

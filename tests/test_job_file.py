@@ -448,7 +448,7 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @settings(max_examples=50)
 @given(
-    table=sections(InputConfig, "path", "table", "trigger", "change_feed", "hash_id"),
+    table=sections(InputConfig, "path", "table", "trigger", "change_feed", "hash_id", "schema"),
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
     run=sections(RunConfig),

@@ -13,6 +13,7 @@ InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
 Write = Literal["rows", "columns"]
 OnDuplicate = Literal["refuse", "first"]
 Trigger = Literal["batch", "available_now"]
+SchemaMode = Literal["evolve", "refuse"]
 Drift = Literal["warn", "fail", "ignore"]
 
 
@@ -23,6 +24,9 @@ class InputConfig:
     path: str = ""
     table: str = ""
     format: InputFormat = "parquet"
+    schema: str = ""
+    where: str = ""
+    select: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     id: str = ""
     hash_id: bool = False
@@ -78,6 +82,7 @@ class RunConfig:
     max_error_rate: float = 0.0
     delete_missing: bool = False
     refresh_columns: bool = True
+    schema: SchemaMode = "evolve"
     chunk_rows: int = 0
     concurrent_chunks: int = 2
 
@@ -161,6 +166,11 @@ def _check_input(table: InputConfig) -> None:
             "[input.options] asks for a change data feed; set input.change_feed = true instead; "
             "otherwise rows would also be embedded as they were before a change."
         )
+    if table.schema and (table.table or table.format != "jsonl"):
+        raise ConfigError(
+            'input.schema is for path with input.format = "jsonl"; other tables have a schema: '
+            "cast columns with input.select."
+        )
     if table.trigger == "available_now" and not table.checkpoint_location:
         raise ConfigError(
             'input.trigger = "available_now" needs input.checkpoint_location: a directory of its '
@@ -213,6 +223,12 @@ def _check_change_feed(table: InputConfig) -> None:
             "input.change_feed needs input.id, a column that keeps its value when a row changes; "
             "the id of input.hash_id changes with the texts."
         )
+    if table.where:
+        raise ConfigError(
+            "input.change_feed and input.where contradict each other: a row that no longer matches "
+            "would stay in the output, as the feed reports no deletion. Read the whole table with "
+            "run.delete_missing = true, or take input.where out."
+        )
     if table.trigger == "batch" and not options & {"startingversion", "startingtimestamp"}:
         raise ConfigError(
             "input.change_feed needs startingVersion or startingTimestamp in [input.options]; or "
@@ -239,6 +255,8 @@ def _check_columns(job: JobConfig) -> None:
         raise ConfigError('output.write = "columns" needs input.id, to identify the rows.')
     refused = {
         "input.columns": table.columns,
+        "input.select": table.select,
+        "input.where": table.where,
         "input.hash_id": table.hash_id,
         "input.options": table.options,
         "input.trigger": table.trigger != "batch",

@@ -11,6 +11,7 @@ from e5spark.errors import ConfigError, ConflictError, OptionError
 from e5spark.job import source as sources
 from e5spark.job import streaming
 from e5spark.job.config import JobConfig
+from e5spark.job.evolution import conformed, evolve, evolved
 from e5spark.job.history import locked
 from e5spark.job.quality import Quality
 from e5spark.job.report import Counts, RunReport, versions
@@ -121,6 +122,7 @@ def compact(spark: SparkSession, config: JobConfig, *, target_bytes: int) -> dic
         commits = Commits(ledger, target, schema=schema, id=manifest.id)
         commits.check_all_recorded()
         commits.recover(spark)
+        schema = commits.as_stored().schema  # which a killed run may have been about to change
         files_before = target.count_files()
         record = target.stage_compaction(
             ledger,
@@ -262,16 +264,31 @@ def _sync(
     with locked(files, "embed", versions(spark)) as (ledger, run_counts):
         commits = Commits(ledger, target, schema=schema, id=source.id)
         commits.begin(_manifest(spark, plan, source, schema, target), properties)
+        commits, source, recovered = _recover(spark, config, commits, source, schema)
         watch = Watch(config.quality, plan, commits.ledger, versions(spark))
         context = SyncContext(
             run=config.run, plan=plan, source=source, commits=commits, watch=watch
         )
         if stream is not None:
-            counts = streaming.run_stream(spark, context, config, stream)
+            counts = streaming.run_stream(spark, context, config, stream, recovered=recovered)
         else:
-            counts = sync(spark, context)
+            counts = sync(spark, context, recovered=recovered)
         run_counts.update(counts.as_dict())
         return counts, watch.finish()
+
+
+def _recover(
+    spark: SparkSession, config: JobConfig, commits: Commits, source: Source, schema: StructType
+) -> tuple[Commits, Source, int]:
+    """Returns the table and the source with the same columns, and how many rows were recovered."""
+    results = schema.fields[len(source.columns) :]
+    mode = config.run.schema if config.output.write == "rows" else "refuse"
+    commits = commits.as_stored()
+    evolved(commits, source, results, mode=mode)  # refuses before anything changes
+    recovered = commits.recover(spark)
+    commits = commits.as_stored()
+    fields = evolved(commits, source, results, mode=mode)
+    return evolve(commits, fields), conformed(source, fields), recovered
 
 
 def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:

@@ -1,12 +1,15 @@
 """The input of a job: its rows, the columns to embed, and the column that identifies a row."""
 
 import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructField
 
-from e5spark.errors import ColumnError
+from e5spark.errors import ColumnError, ConfigError
 from e5spark.job import diff
 from e5spark.job.config import EmbedConfig, InputConfig, JobConfig
 from e5spark.job.hashes import content_hash
@@ -23,6 +26,7 @@ from e5spark.spark.columns import (
 from e5spark.spark.embedding import embed_plan
 from e5spark.tables.sources import batch, stream
 from e5spark.tables.sources import change_feed as feed
+from e5spark.tables.spark_errors import reason
 
 HASH_ID = "id"
 _FILE_METADATA = "_metadata"  # the file of a row, which Spark adds to tables of files
@@ -40,6 +44,7 @@ class Source:
         columns: The columns of the output that come from the input, in order.
         kept: Those of them that decide no vector; without the id.
         hash: The column of the content hash.
+        absent: Columns of the output that the input once had; null in rows that are embedded.
         deleted_ids: One column, the id: the rows that a change feed reports as deleted. None if
             the input is not a change feed.
     """
@@ -50,6 +55,7 @@ class Source:
     columns: tuple[str, ...]
     kept: tuple[str, ...]
     hash: str
+    absent: tuple[StructField, ...] = ()
     deleted_ids: DataFrame | None = None
 
     @property
@@ -73,13 +79,13 @@ def open_source(spark: SparkSession, config: JobConfig) -> Source:
         ConfigError: If two options contradict each other.
     """
     if config.input.change_feed:
-        return source_of(last_changes(_feed(spark, config.input), config), config)
+        df = _select(_feed(spark, config.input), config, *feed.COLUMNS)
+        return source_of(last_changes(df, config), config)
     return source_of(read(spark, config), config)
 
 
 def last_changes(df: DataFrame, config: JobConfig) -> DataFrame:
     """Returns the last change of each id in a change data feed, in the columns of the job."""
-    df = _select(df, config, *feed.COLUMNS)
     return feed.last(df, resolve_column(df, config.input.id).name)
 
 
@@ -156,7 +162,9 @@ def embedded(
     hidden = [name for names in figure_names(source.texts) for name in names.values()]
     vectors = embed_plan(rows, plan, source.texts, figures=figures, isolated=isolated)
     return vectors.select(
-        *(F.col(quoted(name)) for name in (*source.columns, *names)),
+        *(F.col(quoted(name)) for name in source.columns),
+        *(F.lit(None).cast(field.dataType).alias(field.name) for field in source.absent),
+        *(F.col(quoted(name)) for name in names),
         F.col(quoted(source.hash)),
         F.lit(digest[:16]).alias(fingerprint),
         *(F.col(name) for name in hidden if figures),
@@ -195,7 +203,12 @@ def read_stream(spark: SparkSession, config: JobConfig) -> DataFrame:
         df = stream.open_table(spark, table.table, options=table.options, changes=table.change_feed)
     else:
         df = stream.open_path(
-            spark, table.path, format=table.format, options=table.options, changes=table.change_feed
+            spark,
+            table.path,
+            format=table.format,
+            schema=table.schema,
+            options=table.options,
+            changes=table.change_feed,
         )
     return _select(df, config, *(feed.COLUMNS if table.change_feed else ()))
 
@@ -235,6 +248,7 @@ def input_columns(config: EmbedConfig) -> list[str]:
 
 
 def _select(df: DataFrame, config: JobConfig, *feed_columns: str) -> DataFrame:
+    df = _queried(df, config.input, feed_columns)
     names = [*config.input.columns, *filter(None, [config.input.id]), *input_columns(config.embed)]
     if config.input.format == "csv" and config.input.path:
         _check_header(df, names, config.input)
@@ -244,6 +258,36 @@ def _select(df: DataFrame, config: JobConfig, *feed_columns: str) -> DataFrame:
         )
         df = df.select(*(F.col(quoted(name)) for name in names))
     _check_reserved(df)
+    return df
+
+
+def _queried(df: DataFrame, table: InputConfig, feed_columns: Sequence[str]) -> DataFrame:
+    """Returns the rows that ``input.where`` chooses, with the columns of ``input.select``."""
+    if table.where:
+        df = _analysed(lambda: df.where(table.where), "where", table)
+    if not table.select:
+        return df
+    selected = _analysed(lambda: df.selectExpr(*table.select), "select", table)
+    names = [name.lower() for name in selected.columns]
+    twice = [name for name in selected.columns if names.count(name.lower()) > 1]
+    if twice:
+        raise ConfigError(
+            f"input.select gives the column {twice[0]!r} more than once. List the columns in place "
+            "of *, or give each a name of its own with AS."
+        )
+    added = [quoted(name) for name in feed_columns if name not in names]
+    return df.selectExpr(*table.select, *added)
+
+
+def _analysed(query: Callable[[], DataFrame], key: str, table: InputConfig) -> DataFrame:
+    try:
+        df = query()
+        _ = df.schema  # Spark Connect analyses a query only now
+    except PySparkException as error:
+        cause = reason(error)
+        if table.format == "csv":  # whose column names may be a row of data
+            cause = cause.partition(" Did you mean")[0]
+        raise ConfigError(f"input.{key} cannot be used: {cause}") from error
     return df
 
 
@@ -285,4 +329,6 @@ def _feed(spark: SparkSession, table: InputConfig) -> DataFrame:
 def _table(spark: SparkSession, table: InputConfig) -> DataFrame:
     if table.table:
         return batch.read_table(spark, table.table)
-    return batch.read_path(spark, table.path, format=table.format, options=table.options)
+    return batch.read_path(
+        spark, table.path, format=table.format, schema=table.schema, options=table.options
+    )

@@ -6,9 +6,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from e5spark.job import source as sources
 from e5spark.job.config import JobConfig
+from e5spark.job.evolution import conformed
 from e5spark.job.report import Counts, total
 from e5spark.job.source import Source
-from e5spark.job.sync import SyncContext, finish_empty, sync_rows
+from e5spark.job.sync import SyncContext, finish_empty, sync
 from e5spark.tables.ledger import stream_checkpoint
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sources import stream
@@ -30,7 +31,12 @@ def open_stream(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, Sour
 
 
 def run_stream(
-    spark: SparkSession, context: SyncContext, config: JobConfig, rows: DataFrame
+    spark: SparkSession,
+    context: SyncContext,
+    config: JobConfig,
+    rows: DataFrame,
+    *,
+    recovered: int,
 ) -> Counts:
     """Brings a table up to date with a stream, under its lock, and returns the sum of all counts.
 
@@ -42,6 +48,7 @@ def run_stream(
         context: The context of a sync, with a source that has no rows.
         config: The job.
         rows: The stream.
+        recovered: Rows of earlier runs that the recovery made visible.
 
     Raises:
         ConflictError: If the stream checkpoint belongs to another table, or ``sync`` raises it.
@@ -51,6 +58,8 @@ def run_stream(
     storage = open_storage(spark, table.checkpoint_location)
     stream_checkpoint.claim(storage, context.commits.ledger.storage)
     batches: list[Counts] = []
+    columns = len(context.source.columns) + len(context.source.absent)
+    fields = context.commits.schema.fields[:columns]
 
     def process(part: DataFrame) -> None:
         # Beside its chunks a sync may record refreshed rows and a replacement.
@@ -62,12 +71,9 @@ def run_stream(
         part = _last_changes(part, config)
         write_path(part, path, format="parquet", options={"compression": "zstd"})
         written = spark.read.schema(part.schema).parquet(path)
-        source = sources.source_of(written, config)
-        batches.append(
-            sync_rows(spark, replace(context, commits=commits, source=source), recovered=0)
-        )
+        source = conformed(sources.source_of(written, config), fields)
+        batches.append(sync(spark, replace(context, commits=commits, source=source), recovered=0))
 
-    recovered = context.commits.recover(spark)
     stream.drain(
         rows,
         name=table.table or table.path,

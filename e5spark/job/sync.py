@@ -70,27 +70,19 @@ class WorkPlan:
     duplicates: int = 0
 
 
-def sync(spark: SparkSession, context: SyncContext) -> Counts:
+def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
     """Brings a table up to date with its source and returns what was counted.
 
-    Rows that earlier runs have committed and not made visible become visible first.
+    Args:
+        spark: The session.
+        context: The table, with nothing pending, its source and the model.
+        recovered: Rows of earlier runs that the recovery made visible.
 
     Raises:
         ConflictError: If another run takes over the table meanwhile, the table is complete and its
             rows have no ids, or the canaries have other vectors.
         InputError: If ids are null or duplicates, or the source cannot be read.
         TransientError: If the source changes while it is read.
-    """
-    return sync_rows(spark, context, recovered=context.commits.recover(spark))
-
-
-def sync_rows(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
-    """Returns the counts of a sync after the recovery of earlier runs; see ``sync``.
-
-    Args:
-        spark: The session.
-        context: See ``SyncContext``.
-        recovered: Rows that the recovery made visible.
     """
     commits, source = context.commits, context.source
     plan = _plan_work(spark, context, recovered)

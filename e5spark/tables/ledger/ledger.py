@@ -139,10 +139,15 @@ class Ledger:
         Raises:
             ConflictError: If another run has taken the table over.
         """
-        stored = self.manifest  # checked: what follows reads the same file
-        self._lock.check()
-        document = json.loads(self.storage.read(MANIFEST) or dumped(asdict(stored)))
-        self.storage.put(MANIFEST, dumped({**document, "canaries": canaries}))
+        self._update_manifest("canaries", canaries)
+
+    def change_schema(self, schema: Mapping[str, Any]) -> None:
+        """Writes another schema of the table into the manifest; all else in it stays as it is.
+
+        Raises:
+            ConflictError: If another run has taken the table over.
+        """
+        self._update_manifest("schema", schema)
 
     def last_figures(self) -> Mapping[str, Any] | None:
         """Returns the figures that ``keep_figures`` has kept; None if there are none.
@@ -242,6 +247,12 @@ class Ledger:
                     self.storage.delete(f"{directory}/{name}")
         for name in record_files(self.storage, DONE)[:-_DONE_RECORDS]:
             self.storage.delete(f"{DONE}/{name}")
+
+    def _update_manifest(self, key: str, value: Mapping[str, Any]) -> None:
+        stored = self.manifest  # checked: what follows reads the same file
+        self._lock.check()
+        document = json.loads(self.storage.read(MANIFEST) or dumped(asdict(stored)))
+        self.storage.put(MANIFEST, dumped({**document, key: value}))
 
     def _path(self, name: str) -> str:
         return f"{self.storage.root}/{name}"

@@ -40,7 +40,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Raises ValueError, TypeError or KeyError where an inner value cannot be used."""
-        _columns(self.schema)
+        for field in self.schema["fields"]:
+            _ = field["name"], bare_type(field["type"])
         if not isinstance(self.parts.get("recipe"), Mapping):
             raise ValueError("its parts have no recipe")
 
@@ -55,7 +56,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
 
 
 def check_same(stored: Manifest, current: Manifest) -> None:
-    """Raises unless two manifests describe the same vectors in the same columns.
+    """Raises unless two manifests describe the same vectors in the same kind of table.
 
     Raises:
         ConflictError: If something differs; the message names it.
@@ -75,16 +76,6 @@ def check_same(stored: Manifest, current: Manifest) -> None:
         raise ConflictError(
             f"The output was written with input.id = {stored.id!r}, this run has "
             f"{current.id!r}; give the same id, or a new output."
-        )
-    before, after = _columns(stored.schema), _columns(current.schema)
-    if before != after:
-        missing = [f"{name} {kind}" for name, kind in before.items() if after.get(name) != kind]
-        added = [f"{name} {kind}" for name, kind in after.items() if before.get(name) != kind]
-        raise ConflictError(
-            "The output has other columns than this run would write: it has "
-            f"{', '.join(missing) or 'no others'}; this run has {', '.join(added) or 'no others'}"
-            f"{'' if missing or added else ', in another order'}. Choose columns with "
-            "input.columns, or give a new output."
         )
 
 
@@ -114,13 +105,9 @@ def _short(value: object) -> str:
     return f"{value[:12]}..." if is_hash else text  # type: ignore[index]
 
 
-def _columns(schema: Mapping[str, Any]) -> dict[str, str]:
-    return {field["name"]: json.dumps(_bare_type(field["type"])) for field in schema["fields"]}
-
-
-def _bare_type(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
+def bare_type(kind: Any) -> Any:  # noqa: ANN401  # Spark's JSON
     """Returns a type without nullability and metadata, which files do not keep."""
     if isinstance(kind, dict):
         dropped = {"nullable", "containsNull", "valueContainsNull", "metadata"}
-        return {key: _bare_type(part) for key, part in kind.items() if key not in dropped}
-    return [_bare_type(part) for part in kind] if isinstance(kind, list) else kind
+        return {key: bare_type(part) for key, part in kind.items() if key not in dropped}
+    return [bare_type(part) for part in kind] if isinstance(kind, list) else kind

@@ -28,6 +28,7 @@ class Record:
         counts: How many of its texts have each status.
         removes: Files of the table that are removed; Parquet only.
         includes: The names of the deferred records that become visible with it.
+        schema: The schema of the table from this commit on, as Spark's JSON; None if it stays.
         format: The format of the state file.
     """
 
@@ -38,6 +39,7 @@ class Record:
     counts: Mapping[str, int] = field(default_factory=dict)
     removes: tuple[str, ...] = ()
     includes: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from e5spark.names import quoted
 from e5spark.tables.spark_errors import EXISTS, condition, spark_errors
 
 FINGERPRINT = "e5spark.fingerprint"
@@ -47,3 +48,20 @@ def create(
         except Exception as error:  # py4j has errors that PySpark does not wrap
             if condition(error) not in EXISTS:
                 raise
+
+
+def add_columns(spark: SparkSession, name: str, schema: StructType) -> None:
+    """Adds the columns of a schema that a catalog table lacks.
+
+    Raises:
+        InputError: If the catalog refuses it.
+    """
+    with spark_errors(f"The output table {name} cannot be changed"):
+        present = {column.lower() for column in spark.table(name).columns}
+        added = [
+            f"{quoted(field.name)} {field.dataType.simpleString()}"
+            for field in schema
+            if field.name.lower() not in present
+        ]
+        if added:
+            spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({', '.join(added)})").collect()

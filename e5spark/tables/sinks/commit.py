@@ -47,9 +47,16 @@ class Commits:
         self.check_all_recorded()
         self.ledger.begin(manifest)
 
+    def as_stored(self) -> "Commits":
+        """Returns commits to the table with the columns that its manifest has."""
+        return self._with(self.ledger, StructType.fromJson(dict(self.ledger.manifest.schema)))
+
     def after(self, used: int) -> "Commits":
         """Returns commits to the same table whose records are numbered after the used numbers."""
-        return Commits(self.ledger.after(used), self.target, schema=self.schema, id=self.id)
+        return self._with(self.ledger.after(used), self.schema)
+
+    def _with(self, ledger: Ledger, schema: StructType) -> "Commits":
+        return Commits(ledger, self.target, schema=schema, id=self.id)
 
     def check_all_recorded(self) -> None:
         """Checks that all rows of the table are in the ledger.
@@ -98,6 +105,22 @@ class Commits:
             )
         return self.commit(record)
 
+    def evolve(self, schema: StructType) -> "Commits":
+        """Gives the table other columns, in one commit; its rows keep their values.
+
+        Args:
+            schema: The columns that it has, of the same types or wider, and further columns, which
+                are null in its rows.
+
+        Returns:
+            Commits to the table as it is then.
+        """
+        record = Record(name=self.ledger.name(1), kind="replace", schema=schema.jsonValue())
+        self.commit(
+            self.target.stage_schema(self.ledger, record, before=self.schema, schema=schema)
+        )
+        return self._with(self.ledger.after(1), schema)
+
     def recover(self, spark: SparkSession) -> int:
         """Publishes what earlier runs have recorded, and removes what they have only staged.
 
@@ -139,4 +162,6 @@ class Commits:
 
     def _publish(self, record: Record) -> None:
         self.target.publish(self.ledger, record, self.ledger.included(record))
+        if record.schema is not None:
+            self.ledger.change_schema(record.schema)
         self.ledger.close(record)

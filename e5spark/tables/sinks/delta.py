@@ -23,7 +23,7 @@ from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sinks.conflicts import not_from_e5spark, other_vectors
-from e5spark.tables.sinks.delta_commit import Commit, append, merge
+from e5spark.tables.sinks.delta_commit import Commit, append, change_schema, merge
 from e5spark.tables.sinks.delta_table import DeltaTable, absolute, delta_name
 from e5spark.tables.sinks.paths import check_path_free
 from e5spark.tables.sinks.protocol import Size
@@ -131,8 +131,19 @@ class DeltaSink:
         ids, _ = stage(stale(), self, ledger, record.name)
         return replace(record, files=ids)
 
+    def stage_schema(
+        self, ledger: Ledger, record: Record, *, before: StructType, schema: StructType
+    ) -> Record:
+        """Returns the record unchanged: Delta adds columns in its log; see ``Sink``."""
+        return record
+
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Appends the rows, or replaces other rows in one MERGE; never twice."""
+        if record.schema is not None:
+            schema = StructType.fromJson(dict(record.schema))
+            change_schema(self._table, schema, options=self.options)
+            failpoint("publishing")
+            return
         manifest = ledger.manifest
         commit = Commit.of(record, self._table.name, manifest.fingerprint)
         schema = StructType.fromJson(dict(manifest.schema))

@@ -130,6 +130,12 @@ class DeltaColumns:
         """Returns the record unchanged: no row is removed."""
         return record
 
+    def stage_schema(
+        self, ledger: Ledger, record: Record, *, before: StructType, schema: StructType
+    ) -> Record:
+        """Returns the record unchanged: the columns that e5spark adds are always the same."""
+        return record
+
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Writes the vectors of rows whose texts have not changed since they were embedded."""
         manifest = ledger.manifest

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from e5spark.errors import TransientError
-from e5spark.names import redacted
+from e5spark.names import quoted, redacted
+from e5spark.tables.ledger.manifest import bare_type
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.delta_table import DeltaTable
 from e5spark.tables.spark_errors import condition, reason, spark_errors
@@ -112,6 +115,39 @@ def merge(
             return _committed(write, table, commit)
     finally:
         spark.catalog.dropTempView(view)
+
+
+def change_schema(table: DeltaTable, schema: StructType, *, options: Mapping[str, str]) -> None:
+    """Gives the table the columns of a schema, in one commit; a repetition changes nothing.
+
+    Further columns are added to the log alone; wider types rewrite the files. Columns that are not
+    in the schema stay.
+
+    Raises:
+        TransientError: If other writers won every attempt.
+        InputError: If the table refuses.
+    """
+
+    def write() -> bool:
+        rows = table.rows()
+        types = {field.name: bare_type(field.dataType.jsonValue()) for field in rows.schema}
+        added = [field for field in schema if field.name not in types]
+        wider = {
+            field.name: F.col(quoted(field.name)).cast(field.dataType)
+            for field in schema
+            if types.get(field.name) not in (None, bare_type(field.dataType.jsonValue()))
+        }
+        if wider:
+            nulls = {field.name: F.lit(None).cast(field.dataType) for field in added}
+            rows.withColumns({**wider, **nulls}).write.format("delta").mode("overwrite").options(
+                **{**options, "overwriteSchema": "true"}
+            ).saveAsTable(table.name)
+        elif added:
+            empty = rows.sparkSession.createDataFrame([], StructType(added))
+            empty.writeTo(table.name).option("mergeSchema", "true").append()
+        return bool(wider or added)
+
+    retried(write, f"The output {table.name}")
 
 
 def retried(write: Callable[[], bool], what: str) -> bool:

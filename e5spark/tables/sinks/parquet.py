@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from e5spark.errors import ConflictError, E5SparkError, InputError, OptionError
-from e5spark.names import quoted, redacted
+from e5spark.names import listed, quoted, redacted
 from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import has_begun, has_commits
 from e5spark.tables.ledger.ledger import Ledger
@@ -133,6 +133,32 @@ class ParquetSink:
         expected = touched.count() - sum(counts.values())
         return self._rewritten(ledger, record, remaining, files, expected)
 
+    def stage_schema(
+        self, ledger: Ledger, record: Record, *, before: StructType, schema: StructType
+    ) -> Record:
+        """Stages all rows with the new columns: readers take the columns from any one file."""
+        types = {field.name: field.dataType for field in before}
+        wider = [
+            field for field in schema if types.get(field.name, field.dataType) != field.dataType
+        ]
+        if self._table and wider:
+            raise ConflictError(
+                f"The output table {self.name} would get wider types in its columns "
+                f"{listed([field.name for field in wider])}, and Spark does not change the type of "
+                "a column of a Parquet table in a catalog. Nothing was changed. Cast the columns "
+                "to the types that the table has with input.select, or give a new output."
+            )
+        rows = self.rows(before)
+        expected = rows.count()
+        for field in wider:
+            rows = rows.withColumn(field.name, F.col(quoted(field.name)).cast(field.dataType))
+        for field in schema:
+            if field.name not in types:
+                rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
+        rows = rows.select([F.col(quoted(name)) for name in schema.names])
+        files = sorted(_visible_files(ledger.storage.list("")))
+        return self._rewritten(ledger, record, rows, files, expected)
+
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Moves staged files into the directory, then removes the files that they replace."""
         moves = [
@@ -154,6 +180,10 @@ class ParquetSink:
             list(pool.map(move, moves))
             list(pool.map(remove, record.removes))
         if self._table:
+            if record.schema is not None:
+                catalog.add_columns(
+                    self._spark, self._table, StructType.fromJson(dict(record.schema))
+                )
             self._spark.catalog.refreshTable(self._table)
 
     def stage_compaction(

@@ -105,6 +105,24 @@ class Sink(Protocol):
             The record with what was staged.
         """
 
+    def stage_schema(
+        self, ledger: Ledger, record: Record, *, before: StructType, schema: StructType
+    ) -> Record:
+        """Stages what ``publish`` needs to give the table other columns; nothing is visible yet.
+
+        Args:
+            ledger: For the directory of staged files.
+            record: A ``replace`` with the schema, which includes nothing.
+            before: The table's columns.
+            schema: These columns, of the same types or wider, and further columns.
+
+        Returns:
+            The record with what was staged.
+
+        Raises:
+            ConflictError: If the table cannot have these columns.
+        """
+
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         """Makes a recorded commit visible; a repetition changes nothing.
 

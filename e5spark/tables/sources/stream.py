@@ -45,7 +45,13 @@ def check_session(spark: SparkSession) -> None:
 
 
 def open_path(
-    spark: SparkSession, path: str, *, format: str, options: Mapping[str, str], changes: bool
+    spark: SparkSession,
+    path: str,
+    *,
+    format: str,
+    schema: str = "",
+    options: Mapping[str, str],
+    changes: bool,
 ) -> DataFrame:
     """Returns a stream of the files of a directory, or of a Delta table's rows or changes.
 
@@ -53,6 +59,7 @@ def open_path(
         spark: The session.
         path: A directory, or a glob; not a single file.
         format: As for ``batch.read_path``.
+        schema: As for ``batch.read_path``.
         options: Spark's reader options; they win over e5spark's.
         changes: Whether a Delta table's change data feed is read.
 
@@ -63,15 +70,15 @@ def open_path(
         reader = _reader(spark, {**_DELTA, **options}, changes).format("delta")
         return _opened(lambda: reader.load(path), path)
     # The columns are the same as in a batch run.
-    schema = batch.read_path(spark, path, format=format, options=options).schema
+    columns = batch.read_path(spark, path, format=format, schema=schema, options=options).schema
     name, defaults = batch.READERS[format]
     settings = {**_FILES, **defaults, **options}
     if malformed.is_fatal(settings):
         reader = _reader(spark, malformed.recording(settings), changes).format(name)
-        recorded = malformed.recording_schema(schema, path)
+        recorded = malformed.recording_schema(columns, path)
         return _opened(lambda: malformed.refused(reader.schema(recorded).load(path)), path)
     reader = _reader(spark, settings, changes).format(name)
-    return _opened(lambda: reader.schema(schema).load(path), path)
+    return _opened(lambda: reader.schema(columns).load(path), path)
 
 
 def open_table(
