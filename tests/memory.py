@@ -198,6 +198,12 @@ class MemoryParquet(ParquetSink):
         files = stage(self.storage, ledger, record.name, kept) if removes else ()
         return replace(record, files=files, rows=len(kept), removes=tuple(removes))
 
+    def stage_schema(self, ledger: Ledger, record: Record, **named: Any) -> Record:
+        names = [name for name in self.storage.list("") if not name.startswith("_")]
+        rows = [row for name in names for row in load(self.storage, name)]
+        files = stage(self.storage, ledger, record.name, rows)
+        return replace(record, files=files, rows=len(rows), removes=tuple(names))
+
 
 class MemoryDelta:
     """A table whose log skips a transaction that it has; replaced rows go with the new ones."""
@@ -226,6 +232,9 @@ class MemoryDelta:
     def stage_replacement(self, ledger: Ledger, record: Record, **named: Any) -> Record:
         rows = [(id, "") for id in named["stale"]()]
         return replace(record, files=stage(self.storage, ledger, record.name, rows))
+
+    def stage_schema(self, ledger: Ledger, record: Record, **named: Any) -> Record:
+        return record
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
         sources = included if record.kind == "replace" else [record]
@@ -278,8 +287,8 @@ def stage(
 def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "id") -> int:
     """Brings a table up to a source, in the steps of a job; returns how many rows it embedded.
 
-    What follows a slash in a row's text is a column that passes through: a change in it alone is
-    refreshed and not embedded.
+    What follows a slash in a row's text is a column that passes through, which a table gains with
+    its first slash: a change in it alone is refreshed and not embedded.
     """
     sink, session, schema = SINKS[kind](storage), Session(storage), StructType().add("id", "long")
     embedded = 0
@@ -287,7 +296,9 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
         ledger = Ledger(storage, lock)
         commits = Commits(ledger, sink, schema=schema, id=id)
         commits.begin(replace(MANIFEST, id=id), {})
-        recovered = commits.recover(session)
+        recovered = commits.as_stored().recover(session)
+        commits = evolved(commits, source)
+        ledger = commits.ledger
         before = dict(sink.visible(storage.disk))
         if id is None and (recovered or ledger.has_finished):
             return 0
@@ -327,6 +338,18 @@ def sync(storage: MemoryStorage, kind: str, source: Rows, *, id: str | None = "i
         if embedded:
             ledger.keep_figures({"vectors": embedded})
     return embedded
+
+
+def evolved(commits: Commits, source: Rows) -> Commits:
+    """Commits to the table with the columns of the rows."""
+    schema = schema_of(source)
+    return commits if commits.as_stored().schema == schema else commits.evolve(schema)
+
+
+def schema_of(source: Rows) -> StructType:
+    """The columns of a table of these rows."""
+    schema = StructType().add("id", "long")
+    return schema.add("title", "string") if any("/" in text for text in source.values()) else schema
 
 
 def content(text: str | None) -> str | None:

@@ -79,7 +79,11 @@ def check_recovery(disk: Disk, kind: str, scenario: str) -> int:
     assert memory.visible_rows(disk, kind) == Counter(wanted.items())
     assert memory.left_over(disk) == []
     manifest = read_manifest(MemoryStorage(disk))
-    assert replace(manifest, canaries=None) == replace(memory.MANIFEST, id=id)
+    schema = memory.schema_of(wanted).jsonValue()
+    assert {**manifest.schema, "type": "struct"} == schema
+    assert replace(manifest, canaries=None, schema={**memory.MANIFEST.schema}) == replace(
+        memory.MANIFEST, id=id
+    )
     # None where a run that stood still while it wrote the first manifest has overwritten its
     # successor's: the next run that embeds adds canaries again.
     assert manifest.canaries in (None, memory.CANARIES)

@@ -336,6 +336,36 @@ def test_changed_titles_are_refreshed_by_one_merge_and_keep_their_vectors(
     assert operations.count("MERGE") == 1
 
 
+@pytest.mark.parametrize(
+    "at", ["", *(pytest.param(at, marks=pytest.mark.chaos) for at in ("replacing", "publishing"))]
+)
+def test_columns_of_the_input_that_change_are_followed_in_one_commit(
+    driver: Driver, job: Callable[..., str], tmp_path: Path, trace: Trace, at: str
+) -> None:
+    ids = list(range(20))
+    columns: dict[str, Any] = {"id": ids, "body": [f"Text number {id}." for id in ids]}
+    old = {**columns, "title": [f"Title {id}" for id in ids], "likes": pa.array(ids, pa.int32())}
+    pq.write_table(pa.table(old), tmp_path / "docs.parquet")
+    assert driver.job(job()).code == 0
+    before = read(driver, tmp_path / "out").to_pylist()
+    # Added alone, which is written to the log only; then lost and wider, too.
+    for type_, factor, heading in ((pa.int32(), 1, "Head"), (pa.int64(), 1 << 40, "Heading")):
+        new = {**columns, "likes": pa.array([id * factor for id in ids], type_)}
+        new["heading"] = [f"{heading} {id}" for id in ids]
+        pq.write_table(pa.table(new), tmp_path / "docs.parquet")
+        trace.mark()
+        if at:
+            driver.killed(job(), at=at)
+        outcome = driver.job(job())
+        assert (outcome.code, outcome.document["refreshed"], trace.rows()) == (0, 20, 0)
+        after = read(driver, tmp_path / "out").to_pylist()
+        changed = [{"likes": id * factor, "heading": f"{heading} {id}"} for id in ids]
+        assert after == [{**row, **values} for row, values in zip(before, changed, strict=True)]
+    log = list(actions(tmp_path / "out", "metaData"))
+    assert log[0]["configuration"] == log[-1]["configuration"]
+    assert driver.job(job()).document["skipped"] == 20
+
+
 def write_titles(path: Path, texts: Mapping[int, str], titles: Mapping[int, str]) -> None:
     columns = {"id": list(texts), "body": list(texts.values()), "title": list(titles.values())}
     pq.write_table(pa.table(columns), path / "docs.parquet")

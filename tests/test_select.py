@@ -47,11 +47,23 @@ def test_expressions_rename_cast_and_compute_columns_of_the_rows_that_match(
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        ({"where": "lang == "}, 2, "input.where cannot be used: [PARSE_SYNTAX_ERROR]"),
-        ({"where": "language = 'en'"}, 2, "input.where cannot be used: [UNRESOLVED_COLUMN"),
-        ({"where": "body"}, 2, "input.where cannot be used: "),
-        ({"select": ["CAST(number AS"]}, 2, "input.select cannot be used: [PARSE_SYNTAX_ERROR]"),
-        ({"select": ["*", "nothing AS id"]}, 2, "input.select cannot be used: [UNRESOLVED_COLUMN"),
+        ({"where": "lang == "}, 2, "The SQL of input.where is not valid: [PARSE_SYNTAX_ERROR]"),
+        (
+            {"where": "language = 'en'"},
+            2,
+            "The SQL of input.where is not valid: [UNRESOLVED_COLUMN",
+        ),
+        ({"where": "body"}, 2, "The SQL of input.where is not valid: "),
+        (
+            {"select": ["CAST(number AS"]},
+            2,
+            "The SQL of input.select is not valid: [PARSE_SYNTAX_ERROR]",
+        ),
+        (
+            {"select": ["*", "nothing AS id"]},
+            2,
+            "The SQL of input.select is not valid: [UNRESOLVED_COLUMN",
+        ),
         ({"select": ["*", "upper(body) AS BODY"]}, 2, "input.select gives the column 'body' more"),
         ({"select": ["number AS id"]}, 3, "The table has no column 'number'"),
         ({"schema": "id BIGINT"}, 2, "input.schema is for path with input.format"),

@@ -1,5 +1,6 @@
 """Runs over the new files of a directory: each reads on from where the last one ended."""
 
+import json
 import os
 import shutil
 import signal
@@ -74,6 +75,36 @@ def test_a_new_file_with_an_old_date_is_read(
     os.utime(add(tmp_path / "docs", "old.parquet", TWO), (1e9, 1e9))
     assert embed()["embedded"] == 20
     check({**ONE, **TWO})
+
+
+def test_a_stream_refreshes_and_gains_columns(
+    embed: Callable[..., Any], base: Job, tmp_path: Path
+) -> None:
+    def write(name: str, records: list[dict[str, Any]]) -> None:
+        directory = tmp_path / "docs"
+        directory.mkdir(exist_ok=True)
+        (directory / name).write_text("\n".join(map(json.dumps, records)), "utf-8")
+
+    base["input"] |= {"format": "jsonl", "schema": "id BIGINT, body STRING, title STRING"}
+    docs = [{"id": id, "body": f"text {id}", "title": f"title {id}"} for id in range(6)]
+    write("one.jsonl", docs)
+    assert embed()["embedded"] == 6
+    write("two.jsonl", [{**docs[2], "title": "another"}, {**docs[3], "body": "changed"}])
+    report = embed()
+    assert [report[name] for name in ("embedded", "refreshed", "model_rows")] == [1, 1, 1]
+    write("three.jsonl", [{**docs[4], "lang": "en"}, {"id": 9, "body": "new", "lang": "de"}])
+    report = embed("input.schema=id BIGINT, body STRING, lang STRING")
+    assert [report[name] for name in ("embedded", "refreshed", "model_rows")] == [1, 1, 1]
+    rows = {
+        row["id"]: (row["body"], row["title"], row["lang"]) for row in rows_of(tmp_path / "out")
+    }
+    assert rows == {
+        **{id: (f"text {id}", f"title {id}", None) for id in (0, 1, 5)},
+        2: ("text 2", "another", None),
+        3: ("changed", "title 3", None),
+        4: ("text 4", "title 4", "en"),
+        9: ("new", None, "de"),
+    }
 
 
 @pytest.mark.chaos_sample

@@ -47,8 +47,9 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
     input and its columns, in this order. The same command finishes a run that was killed.
 
     Raises:
-        ConflictError: If the output was not written by e5spark, has other vectors, or is locked by
-            another run; or if the canaries have other vectors.
+        ConflictError: If the output was not written by e5spark, has other vectors or columns that
+            cannot follow the input's, or is locked by another run; or if the canaries have other
+            vectors.
         ModelError: If the checkpoint is unknown, absent or incomplete.
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.

@@ -287,7 +287,7 @@ def _analysed(query: Callable[[], DataFrame], key: str, table: InputConfig) -> D
         cause = reason(error)
         if table.format == "csv":  # whose column names may be a row of data
             cause = cause.partition(" Did you mean")[0]
-        raise ConfigError(f"input.{key} cannot be used: {cause}") from error
+        raise ConfigError(f"The SQL of input.{key} is not valid: {cause}") from error
     return df
 
 
