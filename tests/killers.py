@@ -6,6 +6,7 @@ and the processes that these start, never in the process of the test.
 
 import ctypes
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -18,6 +19,20 @@ def arm(directory: Path) -> str:
     """Writes the module to a directory that then has to be on the path; returns the directory."""
     (directory / "sitecustomize.py").write_text("from tests.killers import patch\npatch()\n")
     return str(directory)
+
+
+def exhaust() -> None:
+    """Takes memory until the kernel gives no more: 512 MB beyond what the process has."""
+    size = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 29), limits[1]))
+    taken: list[bytearray] = []
+    try:
+        while True:
+            taken.append(bytearray(1 << 26))
+    finally:
+        taken.clear()
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def patch() -> None:
@@ -33,7 +48,7 @@ def patch() -> None:
             if SEGFAULT in text:
                 ctypes.string_at(0)
             if MEMORY in text:
-                raise MemoryError
+                exhaust()
             while LOOP in text:
                 pass
         return tokenize(self, texts, max_tokens)
