@@ -122,7 +122,8 @@ def spark(
         "spark.log.level": "ERROR",
         "spark.python.worker.faulthandler.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "40",
-        # The default since 4.0; 3.5 refuses to write dates before 1900.
+        # The default since 4.0; 3.5 refuses to read and write dates before 1900.
+        "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
         "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
         "spark.sql.shuffle.partitions": "3",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
