@@ -123,8 +123,11 @@ def spark(
         "spark.python.worker.faulthandler.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "40",
         # The default since 4.0; 3.5 refuses to read and write dates before 1900.
-        "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
-        "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+        **{
+            f"spark.sql.parquet.{kind}RebaseModeIn{direction}": "CORRECTED"
+            for kind in ("datetime", "int96")
+            for direction in ("Read", "Write")
+        },
         "spark.sql.shuffle.partitions": "3",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
         "spark.ui.enabled": "false",
