@@ -6,26 +6,34 @@ import pytest
 
 from e5spark import cpus
 from e5spark.job.jvm import short_start
-from e5spark.job.session import one_worker
+from e5spark.job.session import one_machine
+
+LOG_TASKS = "spark.databricks.delta.snapshotPartitions"
 
 
 @pytest.mark.parametrize("master", ["local[3]", "local[7]"])
 def test_a_local_session_runs_one_worker_with_all_cores(master: str) -> None:
     cores = master[6:-1]
-    expected = {"spark.master": master, "spark.task.cpus": cores}
-    assert one_worker({"spark.master": master}) == expected
+    settings = one_machine({"spark.master": master})
+    assert (settings["spark.master"], settings["spark.task.cpus"]) == (master, cores)
 
 
 @pytest.mark.parametrize("settings", [{}, {"spark.master": "local[*]"}])
 def test_all_cores_are_those_that_the_process_may_use(settings: dict[str, str]) -> None:
     cores = str(cpus.available_cpus())
-    assert one_worker(settings) == {"spark.master": f"local[{cores}]", "spark.task.cpus": cores}
+    chosen = one_machine(settings)
+    assert (chosen["spark.master"], chosen["spark.task.cpus"]) == (f"local[{cores}]", cores)
+
+
+def test_a_local_session_reads_deltas_log_in_two_tasks() -> None:
+    assert one_machine({})[LOG_TASKS] == "2"
+    assert one_machine({"spark.master": "local[4]", "spark.task.cpus": "1"}) == {LOG_TASKS: "2"}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"spark.master": "local[4]", "spark.task.cpus": "1"},
+        {"spark.master": "local[4]", "spark.task.cpus": "1", LOG_TASKS: "50"},
         {"spark.master": "local"},
         {"spark.master": "local-cluster[2,1,1024]"},
         {"spark.master": "spark://host:7077"},
@@ -34,7 +42,7 @@ def test_all_cores_are_those_that_the_process_may_use(settings: dict[str, str]) 
     ],
 )
 def test_what_was_set_and_clusters_are_left_alone(settings: dict[str, str]) -> None:
-    assert one_worker(settings) == {}
+    assert one_machine(settings) == {}
 
 
 @pytest.mark.parametrize(

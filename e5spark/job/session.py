@@ -50,7 +50,7 @@ def open_session(
         if "delta" in formats:
             settings = {**delta.session_settings(), **settings}
     if running is None:
-        settings = {**settings, **one_worker({**_submitted(), **settings})}
+        settings = {**settings, **one_machine({**_submitted(), **settings})}
     builder = SparkSession.builder.appName("e5spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
@@ -85,22 +85,26 @@ def lost_jvm(error: BaseException) -> TransientError | None:
     return None
 
 
-def one_worker(settings: Mapping[str, str]) -> dict[str, str]:
-    """Returns the settings with which Spark on one machine runs one worker with all cores.
+def one_machine(settings: Mapping[str, str]) -> dict[str, str]:
+    """Returns the settings that Spark needs on one machine, without those that the session has.
 
-    One worker is as fast as one for each core, and takes the memory of one model. On a cluster
-    the settings of conf/spark-cluster.conf do the same.
+    One worker has all cores: it is as fast as one for each core, and takes the memory of one
+    model. On a cluster the settings of conf/spark-cluster.conf do the same. Delta reads its log in
+    two tasks.
 
     Args:
-        settings: The session's settings, as far as they are known; if ``spark.task.cpus`` is among
-            them, none is returned.
+        settings: The session's settings, as far as they are known. If its master is a cluster, none
+            is returned.
     """
     local = _LOCAL.fullmatch(settings.get("spark.master", "local[*]"))
     remote = "spark.remote" in settings or "SPARK_REMOTE" in os.environ
-    if local is None or remote or "spark.task.cpus" in settings:
+    if local is None or remote:
         return {}
-    cores = str(available_cpus()) if local[1] == "*" else local[1]
-    return {"spark.master": f"local[{cores}]", "spark.task.cpus": cores}
+    result = {key: value for key, value in delta.ONE_MACHINE.items() if key not in settings}
+    if "spark.task.cpus" not in settings:
+        cores = str(available_cpus()) if local[1] == "*" else local[1]
+        result |= {"spark.master": f"local[{cores}]", "spark.task.cpus": cores}
+    return result
 
 
 def _submitted() -> dict[str, str]:
