@@ -29,6 +29,7 @@ _ROWS, _ROWS_PER_SLOT = 20_000, 10_000
 _MOST_CHUNKS = 2000
 # Fewer rows are not worth a task of their own.
 _ROWS_PER_TASK = 500
+_KINDS = ("append", "deferred")
 _FILE, _ROWS_OF_FILE = "__e5spark_file", "__e5spark_rows"
 
 
@@ -39,7 +40,7 @@ class Chunk:
     Attributes:
         number: From 1, for the name of its record.
         kind: ``append`` or ``deferred``.
-        paths: The files.
+        paths: The files, or their directory.
         rows: Rows in all of these files.
     """
 
@@ -67,9 +68,25 @@ class Sizes:
     forced: bool = False
 
 
-def sizes(spark: SparkSession, *, rows: int, tasks: int, concurrent_chunks: int) -> Sizes:
-    """Returns the sizes from the config; for a 0 in it, a size that suits the task slots."""
-    slots = 1 if rows and tasks else _slots(spark)
+def sizes(
+    spark: SparkSession,
+    *,
+    rows: int,
+    tasks: int,
+    concurrent_chunks: int,
+    expected: int | None = None,
+) -> Sizes:
+    """Returns the sizes from the config; for a 0 in it, a size that suits the task slots.
+
+    Args:
+        spark: The session.
+        rows: From the config.
+        tasks: From the config.
+        concurrent_chunks: From the config.
+        expected: Rows to embed; None if they are not counted yet.
+    """
+    has_one_task = expected is not None and expected <= _ROWS_PER_TASK
+    slots = 1 if has_one_task or (rows and tasks) else _slots(spark)
     return Sizes(
         rows=rows or max(_ROWS, _ROWS_PER_SLOT * slots),
         tasks=tasks or slots,
@@ -86,7 +103,9 @@ def _slots(spark: SparkSession) -> int:
     return max(1, cores // int(str(spark.conf.get("spark.task.cpus", "1"))))
 
 
-def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
+def write_work(
+    df: DataFrame, commits: Commits, sizes: Sizes, *, expected: int | None
+) -> list[Chunk]:
     """Writes the rows that a run has to embed, and returns the chunks of this work list.
 
     It is written once, so that the source is not read again for each chunk, and it is durable, so
@@ -96,10 +115,28 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
         df: The rows, with their kind in the column ``KIND``.
         commits: For the directory of the work list.
         sizes: For the number of rows in a chunk.
+        expected: The number of rows; None if they are not counted yet.
     """
     path = commits.ledger.work_path("rows")
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
-    write_path(df, path, format="parquet", options=options, partition=KIND)
+    observation = Observation("e5spark_work")
+    kinds = [F.count(F.when(F.col(KIND) == kind, 1)).alias(kind) for kind in _KINDS]
+    rows = df.observe(observation, *kinds)
+    write_path(rows, path, format="parquet", options=options, partition=KIND)
+    if expected is not None and expected <= sizes.rows:  # one chunk of each kind: no file to ask
+        counts = {kind: int(count or 0) for kind, count in observation.get.items()}
+        work = [(kind, f"{path}/{KIND}={kind}", counts[kind]) for kind in _KINDS if counts[kind]]
+    else:
+        work = _files(df, path)
+    limit = max(sizes.rows, ceil(sum(rows for *_, rows in work) / _MOST_CHUNKS))
+    return [
+        Chunk(number=number, kind=cast(Kind, kind), paths=paths, rows=rows)
+        for number, (kind, paths, rows) in enumerate(_grouped(work, limit), start=1)
+    ]
+
+
+def _files(df: DataFrame, path: str) -> list[tuple[str, str, int]]:
+    """Returns the files of a work list in order: their kinds, their paths and their rows."""
     # With a schema, because Spark cannot infer one if no row was written.
     columns = [field for field in df.schema if field.name != KIND]
     schema = StructType(columns).add(KIND, StringType())
@@ -111,13 +148,8 @@ def write_work(df: DataFrame, commits: Commits, sizes: Sizes) -> list[Chunk]:
         .orderBy(KIND, _FILE)
         .collect()
     )
-    work = [
-        (row[KIND], f"{path}/{KIND}={row[KIND]}/{row[_FILE]}", row[_ROWS_OF_FILE]) for row in files
-    ]
-    limit = max(sizes.rows, ceil(sum(rows for *_, rows in work) / _MOST_CHUNKS))
     return [
-        Chunk(number=number, kind=cast(Kind, kind), paths=paths, rows=rows)
-        for number, (kind, paths, rows) in enumerate(_grouped(work, limit), start=1)
+        (row[KIND], f"{path}/{KIND}={row[KIND]}/{row[_FILE]}", row[_ROWS_OF_FILE]) for row in files
     ]
 
 

@@ -109,8 +109,9 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
             rows=run.chunk_rows,
             tasks=run.partitions,
             concurrent_chunks=run.concurrent_chunks,
+            expected=plan.rows,
         )
-        parts = chunks.write_work(plan.work, commits, sizes)
+        parts = chunks.write_work(plan.work, commits, sizes, expected=plan.rows)
         if plan.rows is not None:
             diff.check_unchanged(plan.rows, sum(chunk.rows for chunk in parts))
         records = chunks.embed_chunks(
