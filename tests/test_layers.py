@@ -35,3 +35,10 @@ def test_importing(module, never):
     loaded = loaded_by(module)
     assert "e5spark" in loaded
     assert not loaded & never
+
+
+def test_a_command_loads_no_package_of_another_command():
+    command = "e5spark.cli; e5spark.cli.main(['embed', 'missing.toml'])"
+    loaded = loaded_by(command)
+    assert "pyspark" in loaded
+    assert not loaded & {*ENGINES, "pandas", "tokenizers"}

@@ -6,7 +6,6 @@ from typing import Any
 
 from e5spark import benchmark
 
-HELP = "measure this machine, e5spark on it, and the alternatives"
 add_arguments = benchmark.add_arguments
 
 

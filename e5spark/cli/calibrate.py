@@ -11,7 +11,6 @@ from e5spark.job import job_file
 from e5spark.job import run as job
 from e5spark.job.session import session
 
-HELP = "compute the ranges for int8 and uint8 vectors from a sample"
 log = logging.getLogger("e5spark")
 
 

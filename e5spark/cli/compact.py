@@ -11,7 +11,6 @@ from e5spark.job import job_file
 from e5spark.job import run as job
 from e5spark.job.session import session
 
-HELP = "merge the small files of a job's output; no row changes"
 log = logging.getLogger("e5spark")
 
 

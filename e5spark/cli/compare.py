@@ -10,8 +10,6 @@ from e5spark.cli.overrides import add_overrides
 from e5spark.evaluate import compare, evaluation_file
 from e5spark.job.session import open_session
 
-HELP = "compare precisions, output types and dims on the sets of an evaluation file"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""

@@ -16,7 +16,6 @@ from e5spark.search.duplicates import calibrated_threshold, duplicates
 from e5spark.tables.sinks.paths import check_path
 from e5spark.tables.storage.open import open_storage
 
-HELP = "group the near-duplicates of a job's output, and mark the row to keep"
 log = logging.getLogger("e5spark")
 
 

@@ -13,7 +13,6 @@ from e5spark.job import run as job
 from e5spark.job.report import check_gates
 from e5spark.job.session import session
 
-HELP = "embed the table of a job file"
 log = logging.getLogger("e5spark")
 
 

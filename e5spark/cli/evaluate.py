@@ -12,8 +12,6 @@ from e5spark.evaluate import evaluation_file, report, trec
 from e5spark.evaluate import run as evaluation
 from e5spark.job.session import open_session
 
-HELP = "judge vectors that jobs wrote: retrieval, similarity, classification and others"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from e5spark.job import job_file
 
-HELP = "write a commented job file, embed.toml"
 log = logging.getLogger("e5spark")
 
 

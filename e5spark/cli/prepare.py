@@ -11,8 +11,6 @@ from e5spark.job import run as job
 from e5spark.job.session import session
 from e5spark.model.spec import model_spec
 
-HELP = "prepare a checkpoint once, for machines with or without torch"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""

@@ -14,7 +14,6 @@ from e5spark.job import job_file, retrieval
 from e5spark.job.retrieval import Hit
 from e5spark.job.session import session
 
-HELP = "show the rows of a job's output that answer a query"
 _WIDTH = 100
 _ORDER = "\nOnly the order of the scores means anything: unrelated texts have about 0.7.\n\n"
 

@@ -15,7 +15,6 @@ from e5spark.job.status import Status, status
 from e5spark.names import redacted
 from e5spark.tables.ledger.records import RunRecord
 
-HELP = "show what a job's output holds, and how it came about; no model is needed"
 _WIDTH = 13
 # Of a run, in one line; the document has all.
 _COUNTS = ("rows_in", "embedded", "refreshed", "skipped", "deleted", "recovered", "error")

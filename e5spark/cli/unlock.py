@@ -16,7 +16,6 @@ from e5spark.tables.ledger.holder import Holder, last_holder
 from e5spark.tables.ledger.lock import unlock
 from e5spark.tables.storage.open import open_storage
 
-HELP = "take the lock of a job's output from a run that hangs or was lost; no row changes"
 log = logging.getLogger("e5spark")
 
 

@@ -7,8 +7,6 @@ from e5spark.cli.overrides import add_overrides
 from e5spark.job import job_file
 from e5spark.model.spec import model_spec
 
-HELP = "compare a checkpoint's vectors with transformers' own"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
