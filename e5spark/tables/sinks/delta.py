@@ -111,8 +111,8 @@ class DeltaSink:
         return self._table.size()
 
     def is_empty(self, schema: StructType) -> bool:
-        """Returns whether no row is visible now."""
-        return self.rows(schema).isEmpty()
+        """Returns whether no row is visible now; a table without files needs no Spark job."""
+        return self.size().files == 0 or self.rows(schema).isEmpty()
 
     def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
         """Returns all rows of the table; see ``Sink``."""

@@ -103,8 +103,8 @@ class ParquetSink:
         return Size(files=row[0], bytes=row[1])
 
     def is_empty(self, schema: StructType) -> bool:
-        """Returns whether no row is visible now."""
-        return self.rows(schema).isEmpty()
+        """Returns whether no row is visible now; a table without files needs no Spark job."""
+        return self.count_files() == 0 or self.rows(schema).isEmpty()
 
     def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
         """Returns the rows of the files that have some ids; see ``Sink``."""
