@@ -174,3 +174,17 @@ def test_a_damaged_file_of_the_output_is_not_called_the_input(
         ConflictError, match=rf"^The output cannot be read: its file \S*{file.name}"
     ):
         write_path(sink.rows(SCHEMA), path, format="parquet", options={})
+
+
+def test_a_table_without_files_needs_no_job_to_be_empty(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = StructType().add("id", "string")
+    target = ParquetSink(spark, path=str(tmp_path / "out"), options={})
+    with monkeypatch.context() as patch:
+        patch.setattr(ParquetSink, "rows", None)
+        assert target.is_empty(schema)
+    spark.createDataFrame([], schema).write.parquet(str(tmp_path / "out"))
+    assert target.is_empty(schema)
+    spark.createDataFrame([("a",)], schema).write.mode("append").parquet(str(tmp_path / "out"))
+    assert not target.is_empty(schema)
