@@ -10,7 +10,9 @@ import resource
 import signal
 from pathlib import Path
 
-SIGKILL, SEGFAULT, MEMORY, LOOP = (f"zz{name} text" for name in ("kill", "segv", "memory", "loop"))
+SIGKILL, SIGTERM, SEGFAULT, MEMORY, LOOP = (
+    f"zz{name} text" for name in ("kill", "term", "segv", "memory", "loop")
+)
 # Everything is deadly, once a model is loaded.
 ALL = "E5SPARK_TEST_KILL_ALL"
 
@@ -45,6 +47,8 @@ def patch() -> None:
         for text in texts:
             if SIGKILL in text or ALL in os.environ:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if SIGTERM in text:
+                os.kill(os.getpid(), signal.SIGTERM)
             if SEGFAULT in text:
                 ctypes.string_at(0)
             if MEMORY in text:

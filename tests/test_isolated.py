@@ -11,7 +11,7 @@ from e5spark.encoder import Encoder
 from e5spark.encoder.child import Assignment
 from e5spark.encoder.encoder import concatenated
 from e5spark.encoder.isolated import IsolatedEncoder
-from e5spark.errors import E5SparkError
+from e5spark.errors import E5SparkError, TransientError
 from e5spark.model.resolve import resolve
 from e5spark.model.spec import model_spec
 from tests import killers
@@ -77,6 +77,13 @@ def test_a_model_that_ends_every_process_is_one_clear_error(
     monkeypatch.setenv(killers.ALL, "")
     with pytest.raises(E5SparkError, match=r"3 times in a row: .* signal 9; perhaps out of memory"):
         isolated().encode_rows(["one", "two"], ["", ""])
+
+
+def test_a_process_that_is_told_to_end_blames_no_text(
+    isolated: Callable[..., IsolatedEncoder],
+) -> None:
+    with pytest.raises(TransientError, match=r"told to end by signal 15, .* no text is at fault"):
+        isolated().encode_rows(["one", killers.SIGTERM], ["", ""])
 
 
 def test_windows_of_encodings_put_together_are_those_of_all_texts(

@@ -20,7 +20,7 @@ from e5spark.encoder.batching import Indices, Longs
 from e5spark.encoder.child import Answer, Assignment, Ready, Texts
 from e5spark.encoder.encoder import Encoding, concatenated
 from e5spark.encoder.long_text import Window
-from e5spark.errors import E5SparkError
+from e5spark.errors import E5SparkError, TransientError
 from e5spark.model import prompts
 
 # The most texts and characters of a group. With 256 the child is as fast as its parent would be,
@@ -32,6 +32,8 @@ _STARTS = 3
 # worker's memory is at fault.
 _DEATHS = 20
 _SECONDS_TO_END = 30
+# Whoever sends one of these ends the executor or its machine; no text does.
+_REQUESTS_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # Not -m, which would make a second copy of the module and of its classes.
 _COMMAND = "from e5spark.encoder.child import main; main()"
 
@@ -86,6 +88,7 @@ class IsolatedEncoder:
 
         Raises:
             E5SparkError: If the engine fails whatever the texts are.
+            TransientError: If the child was told to end, by somebody who stops the executor.
         """
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         # The shortest first: they show early whether the model works at all.
@@ -176,6 +179,11 @@ class IsolatedEncoder:
         except (EOFError, OSError):
             code = self._child.wait()
             self._child = None
+            if -code in _REQUESTS_TO_END:
+                raise TransientError(
+                    f"The process that encodes texts was told to end by signal {-code}, so its "
+                    "executor is being stopped; no text is at fault. Start the same command again."
+                ) from None
             return self._late if code == -signal.SIGALRM else _death(code)
         if isinstance(answer, E5SparkError):
             self.close()
