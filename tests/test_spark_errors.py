@@ -79,6 +79,17 @@ def test_a_full_disk_is_transient_and_says_so():
     assert str(caught.value).startswith("The output x cannot be written: no space is left on the")
 
 
+def test_shuffle_files_that_are_lost_again_and_again_are_transient():
+    error = RuntimeError(
+        "Job aborted due to stage failure: ResultStage 258 (collect at chunks.py:112) has failed "
+        "the maximum allowable number of times: 4. Most recent failure reason:\n"
+        "org.apache.spark.shuffle.FetchFailedException\n\tat org.apache.spark.errors"
+    )
+    translation = translated(error, "The run stopped")
+    assert type(translation) is TransientError
+    assert "The run stopped: the shuffle files of a stage were lost" in str(translation)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -5,6 +5,7 @@ cause                                                    raised
 =======================================================  =========================================
 an e5spark error in the text of a worker's traceback     that error
 a full disk                                              TransientError
+shuffle files that are lost again and again              TransientError
 a file that cannot be read, a malformed record           InputError; ConflictError in the output
 a path or a table that already exists                    ConflictError
 a refusal: no rights, a read-only place, an unknown      InputError
@@ -61,6 +62,8 @@ _WORKER_DIED = re.compile(
     r"Python worker exited unexpectedly|ExecutorLostFailure|MemoryError|PanicException"
     r"|java\.io\.EOFException|Broken pipe|Connection reset"
 )
+# Spark's message for a stage whose input is lost in four attempts in a row.
+_SHUFFLE_LOST = re.compile(r"has failed the maximum allowable number of times")
 _AGAIN = "Start the same command again."
 
 
@@ -103,6 +106,12 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
     name = condition(error)
     if _FULL.search(str(error)):
         return disk_full(failure)
+    if _SHUFFLE_LOST.search(str(error)):
+        return TransientError(
+            f"{redacted(failure)}: the shuffle files of a stage were lost more often than Spark "
+            "computes them again (spark.stage.maxConsecutiveAttempts, 4 times by default), because "
+            f"executors left or cannot be read from. {_AGAIN}"
+        )
     if name.startswith(("FAILED_READ_FILE", "MALFORMED_")):
         return _unreadable(error, failure, output)
     if name in EXISTS:
