@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 START_SECONDS = 90
 STOP_SECONDS = 15
 LOG_TAIL = 8000
+REGISTERED = r"(Successfully registered with master)"
 
 
 @contextmanager
@@ -29,16 +30,33 @@ def standalone_cluster(
 ) -> Iterator[str]:
     """A standalone master and its workers; gives the master's spark:// URL."""
     with ExitStack() as stack:
-        master = stack.enter_context(_daemon("master.Master", log_dir / "master"))
-        url = master.wait_for(r"Starting Spark master at (spark://\S+)")
-        arguments = ["--cores", str(cores), "--memory", memory, url]
+        url = stack.enter_context(standalone_master(log_dir / "master"))
         started = [
-            stack.enter_context(_daemon("worker.Worker", log_dir / f"worker-{number}", *arguments))
+            stack.enter_context(
+                standalone_worker(log_dir / f"worker-{number}", url, cores=cores, memory=memory)
+            )
             for number in range(workers)
         ]
         for worker in started:
-            worker.wait_for(r"(Successfully registered with master)")
+            worker.wait_for(REGISTERED)
         yield url
+
+
+@contextmanager
+def standalone_master(directory: Path) -> Iterator[str]:
+    """A standalone master without workers; gives its spark:// URL."""
+    with _daemon("master.Master", directory) as master:
+        yield master.wait_for(r"Starting Spark master at (spark://\S+)")
+
+
+@contextmanager
+def standalone_worker(
+    directory: Path, url: str, *, cores: int = 1, memory: str = "1g", host: str = LOOPBACK
+) -> Iterator["Running"]:
+    """A worker of a master; it has started, and its log has ``REGISTERED`` once it is one."""
+    arguments = ["--cores", str(cores), "--memory", memory, url]
+    with _daemon("worker.Worker", directory, *arguments, host=host) as worker:
+        yield worker
 
 
 @contextmanager
@@ -76,7 +94,7 @@ def spark_submit(
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-class _Running:
+class Running:
     """A process and the log that it writes."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -99,28 +117,28 @@ class _Running:
 
 
 @contextmanager
-def _daemon(kind: str, directory: Path, *arguments: str) -> Iterator[_Running]:
-    ports = ["--host", LOOPBACK, "--port", "0", "--webui-port", "0"]
+def _daemon(kind: str, directory: Path, *arguments: str, host: str = LOOPBACK) -> Iterator[Running]:
+    ports = ["--host", host, "--port", "0", "--webui-port", "0"]
     command = [_bin("spark-class"), f"org.apache.spark.deploy.{kind}", *ports, *arguments]
-    with _running(command, directory) as running:
+    with _running(command, directory, host=host) as running:
         yield running
 
 
 @contextmanager
-def _running(command: list[str], directory: Path) -> Iterator[_Running]:
+def _running(command: list[str], directory: Path, *, host: str = LOOPBACK) -> Iterator[Running]:
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "log.txt"
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env=_environment() | _places(directory),
+            env=_environment() | _places(directory) | {"SPARK_LOCAL_IP": host},
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        yield _Running(process, log)
+        yield Running(process, log)
     finally:
         _stop(process)
 

@@ -65,7 +65,7 @@ class Driver:
     both classic sessions and Connect sessions.
     """
 
-    def __init__(self, start: Callable[..., None], *arguments: str) -> None:
+    def __init__(self, start: Callable[..., None], *arguments: Any) -> None:
         self._start, self._arguments = start, arguments
         self._pool: ProcessPoolExecutor | None = None
 
@@ -113,12 +113,15 @@ class Driver:
                 self(_die)
 
 
-def start_classic(warehouse: str, master: str = "local[2]") -> None:
+def start_classic(
+    warehouse: str, master: str = "local[2]", settings: Mapping[str, str] | None = None
+) -> None:
     """A session of a master, or on local[2]; its catalog is in memory."""
     os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     os.environ.pop("SPARK_HOME", None)
     builder = SparkSession.builder.master(master).appName("e5spark Delta tests")
-    builder.config(map={**SETTINGS, "spark.sql.warehouse.dir": warehouse}).getOrCreate()
+    place = {"spark.sql.warehouse.dir": warehouse}
+    builder.config(map={**SETTINGS, **place, **(settings or {})}).getOrCreate()
 
 
 def start_connect(url: str) -> None:
@@ -162,6 +165,22 @@ def actions(path: str | Path, kind: str) -> Iterator[dict[str, Any]]:
         for line in file.read_text().splitlines():
             if kind in (action := json.loads(line)):
                 yield action[kind]
+
+
+def is_replacing(out: Path) -> bool:
+    """Whether the rows that replace others are recorded and not visible yet."""
+    records = (out / "_e5spark/commits").glob("*.json")
+    with contextlib.suppress(OSError, ValueError):  # moved, or not written to its end
+        return any(json.loads(path.read_text())["kind"] == "replace" for path in records)
+    return False
+
+
+def is_merging(out: Path) -> bool:
+    """Whether a MERGE that has been recorded has written files that no commit has yet."""
+    if not is_replacing(out):
+        return False
+    files = {path.name for path in out.glob("part-*.parquet")}
+    return bool(files - {action["path"] for action in actions(out, "add")})
 
 
 def _call(function: Callable[..., Any], arguments: Any, named: Any) -> Any:

@@ -35,3 +35,19 @@ def check(wanted: Rows, *, out: Path, model: str) -> None:
     vectors = np.array([row["embedding"] for row in good], np.float32)
     texts = tuple(row["body"] for row in good)
     assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)
+
+
+def check_rows(rows: list[dict[str, Any]], wanted: Mapping[int, str], model: str) -> float:
+    """Each row is there once with its own vector; returns the worst difference of a component."""
+    rows = sorted(rows, key=lambda row: row["id"])
+    assert [(row["id"], row["body"]) for row in rows] == sorted(wanted.items())
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    expected = reference(model, tuple(row["body"] for row in rows), prompt="passage: ")
+    assert_close(vectors, expected, FP32_TOLERANCE)
+    return float(np.abs(vectors.astype(np.float64) - expected).max())
+
+
+def check_nothing_left(out: Path) -> None:
+    """No record is pending, and nothing is left of a run's work list or of staged rows."""
+    left = [*out.glob("_e5spark/staging/*"), *out.glob("_e5spark/work/*")]
+    assert [*left, *out.glob("_e5spark/commits/*.json")] == []

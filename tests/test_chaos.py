@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,15 +19,16 @@ from e5spark.tables.sinks.delta_table import delta_name
 from tests import chaos
 from tests.chaos import CHUNK, IN_FLIGHT, NEXT, PLAYED, ROWS, Kill, Played, Scenario, Table
 from tests.cluster import standalone_cluster
-from tests.delta_driver import Driver, actions, session, start_classic
-from tests.oracle import FP32_TOLERANCE, assert_close, reference
+from tests.delta_driver import Driver, is_merging, session, start_classic
+from tests.processes import await_, is_java, parent, processes, state
+from tests.tables import check_nothing_left, check_rows
 from tests.trace import Trace
 
 pytestmark = [pytest.mark.chaos, pytest.mark.delta, pytest.mark.cluster]
 
 SCENARIOS = chaos.scenarios()
 SAMPLE = chaos.sample(SCENARIOS)
-POLL_SECONDS, RUN_SECONDS = 0.01, 400
+RUN_SECONDS = 400
 
 
 @pytest.fixture
@@ -125,11 +123,9 @@ def test_the_same_command_finishes_the_work_after_any_kill(
     assert outcome.code == 0, outcome
     assert outcome.document["embedded"] == 0 or kills[-1][1] != 0
     embedded = trace.rows()
-    difference = check(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
+    difference = check_rows(rows_of(driver, tmp_path / "out", scenario.table), scenario.rows, model)
     assert scenario.todo <= embedded <= scenario.todo + CHUNK * IN_FLIGHT * len(kills)
-    left = [(tmp_path / "out/_e5spark").glob(f"{name}/*") for name in ("staging", "work")]
-    assert list(chain(*left)) == []
-    assert list((tmp_path / "out/_e5spark/commits").glob("*.json")) == []
+    check_nothing_left(tmp_path / "out")
     played = Played(scenario=scenario, kills=tuple(kills), embedded=embedded, difference=difference)
     PLAYED.append(played)
 
@@ -183,12 +179,12 @@ def test_one_of_three_concurrent_runs_commits_and_the_others_do_when_alone(
         assert "Another run writes to" in outcomes[number].document["message"]
     assert trace.rows() == 40
     there = rows[winner]
-    check(rows_of(driver, tmp_path / "out", table), there, model)
+    check_rows(rows_of(driver, tmp_path / "out", table), there, model)
     for number in losers:
         outcome = driver.job(job, f"input.path={tmp_path / str(number) / 'docs.parquet'}")
         assert (outcome.code, outcome.document["embedded"]) == (0, 40), outcome
         there = {**there, **rows[number]}
-        check(rows_of(driver, tmp_path / "out", table), there, model)
+        check_rows(rows_of(driver, tmp_path / "out", table), there, model)
     assert trace.rows() == 120
 
 
@@ -239,50 +235,6 @@ def workers(trace: Trace) -> list[int]:
     """The Python workers that have embedded something and live."""
     pids = {event["pid"] for event in trace.events("window")}
     return sorted(pid for pid in pids if parent(pid))
-
-
-def is_merging(out: Path) -> bool:
-    """Whether a MERGE that has been recorded has written files that no commit has yet."""
-    records = (out / "_e5spark/commits").glob("*.json")
-    with suppress(OSError, ValueError):  # moved, or not written to its end
-        if any(json.loads(path.read_text())["kind"] == "replace" for path in records):
-            files = {path.name for path in out.glob("part-*.parquet")}
-            return bool(files - {action["path"] for action in actions(out, "add")})
-    return False
-
-
-def processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def parent(pid: int) -> int:
-    """The parent of a process; 0 if it is gone."""
-    return 0 if state(pid) in "ZX" else int(stat(pid)[1])
-
-
-def state(pid: int) -> str:
-    """R if a process runs now; S if it waits; X if it is gone."""
-    return stat(pid)[0]
-
-
-def stat(pid: int) -> list[str]:
-    """State, parent, ..., as proc(5) numbers them from 3."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return ["X", "0"]
-
-
-def is_java(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip() == "java"
-    return False
-
-
-def await_(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + RUN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS)
 
 
 def write_docs(directory: Path, rows: Mapping[int, str]) -> None:
@@ -345,13 +297,3 @@ def rows_of(driver: Driver, out: Path, table: Table) -> list[dict[str, Any]]:
     if table == "parquet":
         return pq.read_table(out).to_pylist()
     return driver.sql(f"SELECT id, body, embedding FROM {delta_name(str(out))}")
-
-
-def check(rows: list[dict[str, Any]], wanted: Mapping[int, str], model: str) -> float:
-    """Each row is there once with its own vector; returns the worst difference of a component."""
-    rows = sorted(rows, key=lambda row: row["id"])
-    assert [(row["id"], row["body"]) for row in rows] == sorted(wanted.items())
-    vectors = np.array([row["embedding"] for row in rows], np.float32)
-    expected = reference(model, tuple(row["body"] for row in rows), prompt="passage: ")
-    assert_close(vectors, expected, FP32_TOLERANCE)
-    return float(np.abs(vectors.astype(np.float64) - expected).max())
