@@ -26,7 +26,7 @@ from e5spark.model.checkpoint import locate
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.spec import model_spec
 from e5spark.spark import udf
-from tests import chaos, checkpoints, tables, tiers
+from tests import chaos, checkpoints, executor_loss, tables, tiers
 from tests.delta_driver import SHORT_LIVED, Driver, start_classic
 from tests.frames import from_arrow
 from tests.tables import Job
@@ -76,7 +76,7 @@ def no_jvm(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what the kills came to, if any test killed."""
-    if lines := chaos.figures():
+    if lines := [*chaos.figures(), *executor_loss.figures()]:
         terminalreporter.section("kills")
         terminalreporter.write("\n".join([*lines, ""]))
 
