@@ -296,14 +296,18 @@ def test_a_change_in_any_text_column_or_role_is_a_change(
 
 
 def test_without_an_id_a_complete_output_is_refused_with_advice(
-    embed: Callable[..., Any], check: Callable[..., None], base: Job
+    embed: Callable[..., Any], check: Callable[..., None], base: Job, tmp_path: Path
 ) -> None:
     base["input"].pop("id")
     assert embed(FIRST)["embedded"] == 60
     check(FIRST)
-    refused = embed(FIRST)
-    assert (refused["code"], refused["model_rows"]) == (5, 0)
-    assert "Set input.id" in refused["message"]
+    before = files(tmp_path / "out")
+    titles = pa.array([f"title {number}" for number in FIRST])
+    for docs in (FIRST, table_of(FIRST).append_column("title", titles)):
+        refused = embed(docs)
+        assert (refused["code"], refused["model_rows"]) == (5, 0)
+        assert "Set input.id" in refused["message"]
+        assert files(tmp_path / "out") == before
 
 
 def test_a_hash_of_the_texts_can_be_the_id(

@@ -288,6 +288,8 @@ def _recover(
     evolved(commits, source, results, mode=mode)  # refuses before anything changes
     recovered = commits.recover(spark)
     commits = commits.as_stored()
+    if source.id is None and commits.ledger.has_finished:  # the run writes no row
+        return commits, source, recovered
     fields = evolved(commits, source, results, mode=mode)
     return evolve(commits, fields), conformed(source, fields), recovered
 
