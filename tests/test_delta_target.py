@@ -209,6 +209,14 @@ def test_an_append_only_table_takes_new_rows_and_refuses_others_before_it_embeds
     assert (outcome.code, trace.rows()) == (5, 0)
     assert "is append-only (delta.appendOnly = true)" in outcome.document["message"]
 
+    # It can gain a column; a wider type would rewrite it, and leaves nothing behind.
+    for type_, code in ((pa.int32(), 0), (pa.int64(), 5), (pa.int32(), 0)):
+        table = pa.table({"id": [1, 2], "body": ["One text.", "Another."]})
+        likes = pa.array([1, 2], type_)
+        pq.write_table(table.append_column("likes", likes), tmp_path / "docs.parquet")
+        outcome = driver.job(job(**settings, run={"refresh_columns": False}))
+        assert outcome.code == code, outcome.document
+
 
 def test_rows_that_ended_in_an_error_are_tried_again_and_appear_once(
     driver: Driver,

@@ -135,6 +135,9 @@ class DeltaSink:
         self, ledger: Ledger, record: Record, *, before: StructType, schema: StructType
     ) -> Record:
         """Returns the record unchanged: Delta adds columns in its log; see ``Sink``."""
+        types = {field.name: field.dataType for field in before}
+        if any(types.get(field.name, field.dataType) != field.dataType for field in schema):
+            self.check_replaceable()
         return record
 
     def publish(self, ledger: Ledger, record: Record, included: Sequence[Record]) -> None:
