@@ -28,6 +28,7 @@ from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_for_table, plan_model
 from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
+from e5spark.tables.ledger.layout import has_commits
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
@@ -264,8 +265,18 @@ def _sync(
     files = open_storage(spark, target.location)
     with locked(files, "embed", versions(spark)) as (ledger, run_counts):
         commits = Commits(ledger, target, schema=schema, id=source.id)
-        commits.begin(_manifest(spark, plan, source, schema, target), properties)
-        commits, source, recovered = _recover(spark, config, commits, source, schema)
+        results = schema.fields[len(source.columns) :]
+        mode = config.run.schema if config.output.write == "rows" else "refuse"
+        manifest = _manifest(spark, plan, source, schema, target)
+        ledger.check(manifest)
+        if has_commits(files):  # refused before anything changes
+            evolved(commits.as_stored(), source, results, mode=mode)
+        commits.begin(manifest, properties)
+        recovered = commits.as_stored().recover(spark)
+        commits = commits.as_stored()
+        if source.id is not None or not ledger.has_finished:  # otherwise the run writes no row
+            fields = evolved(commits, source, results, mode=mode)
+            commits, source = evolve(commits, fields), conformed(source, fields)
         watch = Watch(config.quality, plan, commits.ledger, versions(spark))
         context = SyncContext(
             run=config.run, plan=plan, source=source, commits=commits, watch=watch
@@ -276,22 +287,6 @@ def _sync(
             counts = sync(spark, context, recovered=recovered)
         run_counts.update(counts.as_dict())
         return counts, watch.finish()
-
-
-def _recover(
-    spark: SparkSession, config: JobConfig, commits: Commits, source: Source, schema: StructType
-) -> tuple[Commits, Source, int]:
-    """Returns the table and the source with the same columns, and how many rows were recovered."""
-    results = schema.fields[len(source.columns) :]
-    mode = config.run.schema if config.output.write == "rows" else "refuse"
-    commits = commits.as_stored()
-    evolved(commits, source, results, mode=mode)  # refuses before anything changes
-    recovered = commits.recover(spark)
-    commits = commits.as_stored()
-    if source.id is None and commits.ledger.has_finished:  # the run writes no row
-        return commits, source, recovered
-    fields = evolved(commits, source, results, mode=mode)
-    return evolve(commits, fields), conformed(source, fields), recovered
 
 
 def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:
