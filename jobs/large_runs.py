@@ -13,7 +13,6 @@ and of its state; and the operations on the store, by e5spark itself. 10^8 rows 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -142,7 +141,7 @@ def _run(job: Path, cores: int, memory: str) -> dict[str, Any]:
         "seconds": seconds,
         "embedded": report.counts.embedded,
         "chunks": report.counts.chunks,
-        "driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "driver_bytes": memories[os.getpid()],
         "jvm_bytes": jvm,
         "heap_bytes": heap,
         "worker_bytes": max((memories[pid] for pid in python), default=0),
