@@ -92,7 +92,8 @@ s3: .venv/installed .venv/moto/installed java
 # Parquet run again and again, and Delta's rows and columns with the jars of each version. make
 # versions-3.5 is one of them: 600 MB of disk, and its jars.
 VERSION_TESTS := $(patsubst %,tests/test_%.py,embed udf bad_input worker columns hashes job \
-	incremental refresh delta delta_target delta_columns nearest search quality)
+	incremental refresh evolution select delta delta_target delta_columns nearest search \
+	quality)
 
 versions: $(VERSIONS:%=versions-%)
 
