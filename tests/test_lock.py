@@ -19,7 +19,7 @@ import pytest
 
 from e5spark.errors import ConflictError, E5SparkError, TransientError
 from e5spark.tables.ledger import lock
-from e5spark.tables.ledger.holder import last_holder
+from e5spark.tables.ledger.holder import claim_path, last_holder
 from e5spark.tables.ledger.layout import LOCK
 from e5spark.tables.ledger.lock import Lock, acquire, unlock
 from e5spark.tables.storage.local import LocalStorage
@@ -370,6 +370,8 @@ def holder(directory: Path, ttl: float = 60.0, then: str = "deferred") -> None:
     output = LocalStorage(str(directory), directory)
     try:
         with acquire(output, ttl=ttl) as held:
+            while output.read(claim_path(held.epoch, "heartbeat")) is None:  # a thread writes it
+                time.sleep(0.01)
             output.put("ready", b"")
             while then == "deferred" or output.read("go") is None:
                 time.sleep(0.01)
