@@ -27,7 +27,8 @@ def test_an_error_rate_is_a_share(load, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "least"), [("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)]
+    ("key", "least"),
+    [("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1), ("file_megabytes", 0)],
 )
 def test_a_count_is_not_too_small(load, key, least):
     assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")

@@ -18,6 +18,7 @@ from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
 from e5spark.job.watch import Watch
 from e5spark.model.resolve import Plan
+from e5spark.names import quoted
 from e5spark.spark.columns import figure_names, result_names
 from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
@@ -30,7 +31,9 @@ _MOST_CHUNKS = 2000
 # Fewer rows are not worth a task of their own.
 _ROWS_PER_TASK = 500
 _KINDS = ("append", "deferred")
-_FILE, _ROWS_OF_FILE = "__e5spark_file", "__e5spark_rows"
+_FILE, _ROWS_OF_FILE, _BYTES = (f"__e5spark_{name}" for name in ("file", "rows", "bytes"))
+# Of a row's content hash, status and number of tokens, in a zstd file.
+_BYTES_PER_ROW = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +45,14 @@ class Chunk:
         kind: ``append`` or ``deferred``.
         paths: The files, or their directory.
         rows: Rows in all of these files.
+        output_files: Files to write; 0 is one for each task.
     """
 
     number: int
     kind: Kind
     paths: tuple[str, ...]
     rows: int
+    output_files: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +65,32 @@ class Sizes:
         concurrent_chunks: Chunks that run at a time, so that the last tasks of one do not leave a
             cluster idle.
         forced: Whether every chunk gets this many tasks, however few rows it has.
+        file_bytes: The size of an output file, and so of the smallest chunk; 0 if each task writes
+            a file.
     """
 
     rows: int
     tasks: int
     concurrent_chunks: int
     forced: bool = False
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFile:
+    """A file of the work list.
+
+    Attributes:
+        kind: Of its rows.
+        path: The file.
+        rows: Its rows.
+        bytes: Its size.
+    """
+
+    kind: str
+    path: str
+    rows: int
+    bytes: int = 0
 
 
 def sizes(
@@ -74,6 +99,7 @@ def sizes(
     rows: int,
     tasks: int,
     concurrent_chunks: int,
+    file_bytes: int = 0,
     expected: int | None = None,
 ) -> Sizes:
     """Returns the sizes from the config; for a 0 in it, a size that suits the task slots.
@@ -83,6 +109,7 @@ def sizes(
         rows: From the config.
         tasks: From the config.
         concurrent_chunks: From the config.
+        file_bytes: From the config.
         expected: Rows to embed; None if they are not counted yet.
     """
     has_one_task = expected is not None and expected <= _ROWS_PER_TASK
@@ -92,6 +119,7 @@ def sizes(
         tasks=tasks or slots,
         concurrent_chunks=concurrent_chunks,
         forced=tasks > 0,
+        file_bytes=file_bytes,
     )
 
 
@@ -104,7 +132,7 @@ def _slots(spark: SparkSession) -> int:
 
 
 def write_work(
-    df: DataFrame, commits: Commits, sizes: Sizes, *, expected: int | None
+    df: DataFrame, commits: Commits, sizes: Sizes, *, expected: int | None, vector_bytes: int = 0
 ) -> list[Chunk]:
     """Writes the rows that a run has to embed, and returns the chunks of this work list.
 
@@ -116,6 +144,7 @@ def write_work(
         commits: For the directory of the work list.
         sizes: For the number of rows in a chunk.
         expected: The number of rows; None if they are not counted yet.
+        vector_bytes: The bytes of the vectors of a row, for the rows of an output file.
     """
     path = commits.ledger.work_path("rows")
     options = {"compression": "zstd", "maxRecordsPerFile": str(sizes.rows)}
@@ -123,20 +152,49 @@ def write_work(
     kinds = [F.count(F.when(F.col(KIND) == kind, 1)).alias(kind) for kind in _KINDS]
     rows = df.observe(observation, *kinds)
     write_path(rows, path, format="parquet", options=options, partition=KIND)
-    if expected is not None and expected <= sizes.rows:  # one chunk of each kind: no file to ask
+    if expected is not None and expected <= sizes.rows and not sizes.file_bytes:
+        # One chunk of each kind: no file to ask.
         counts = {kind: int(count or 0) for kind, count in observation.get.items()}
-        work = [(kind, f"{path}/{KIND}={kind}", counts[kind]) for kind in _KINDS if counts[kind]]
+        work = [
+            WorkFile(kind=kind, path=f"{path}/{KIND}={kind}", rows=counts[kind])
+            for kind in _KINDS
+            if counts[kind]
+        ]
     else:
         work = _files(df, path)
-    limit = max(sizes.rows, ceil(sum(rows for *_, rows in work) / _MOST_CHUNKS))
-    return [
-        Chunk(number=number, kind=cast(Kind, kind), paths=paths, rows=rows)
-        for number, (kind, paths, rows) in enumerate(_grouped(work, limit), start=1)
-    ]
+    return _chunks(work, sizes, vector_bytes)
 
 
-def _files(df: DataFrame, path: str) -> list[tuple[str, str, int]]:
-    """Returns the files of a work list in order: their kinds, their paths and their rows."""
+def _chunks(work: Sequence[WorkFile], sizes: Sizes, vector_bytes: int) -> list[Chunk]:
+    """Returns the chunks: as many rows as the sizes say, and the rows of one output file at least.
+
+    The rows of an output file are as compressible as those of the work list, and vectors are not.
+    """
+    total = sum(file.rows for file in work)
+    most, rows_per_file = sizes.rows, 0
+    if sizes.file_bytes and total:
+        row = sum(file.bytes for file in work) / total + vector_bytes + _BYTES_PER_ROW
+        rows_per_file = ceil(sizes.file_bytes / row)
+        most = max(1, most // rows_per_file) * rows_per_file
+        most += max(file.rows for file in work) // 2  # to the nearest file of the work list
+    most = max(most, ceil(total / _MOST_CHUNKS))
+    chunks = []
+    for number, group in enumerate(_grouped(work, most), start=1):
+        rows = sum(file.rows for file in group)
+        chunks.append(
+            Chunk(
+                number=number,
+                kind=cast(Kind, group[0].kind),
+                paths=tuple(file.path for file in group),
+                rows=rows,
+                output_files=max(1, round(rows / rows_per_file)) if rows_per_file else 0,
+            )
+        )
+    return chunks
+
+
+def _files(df: DataFrame, path: str) -> list[WorkFile]:
+    """Returns the files of a work list, in order."""
     # With a schema, because Spark cannot infer one if no row was written.
     columns = [field for field in df.schema if field.name != KIND]
     schema = StructType(columns).add(KIND, StringType())
@@ -144,30 +202,36 @@ def _files(df: DataFrame, path: str) -> list[tuple[str, str, int]]:
         df.sparkSession.read.schema(schema)
         .parquet(path)
         .groupBy(KIND, F.col("_metadata.file_name").alias(_FILE))
-        .agg(F.count(F.lit(1)).alias(_ROWS_OF_FILE))
+        .agg(
+            F.count(F.lit(1)).alias(_ROWS_OF_FILE),
+            F.max(F.col("_metadata.file_size")).alias(_BYTES),
+        )
         .orderBy(KIND, _FILE)
         .collect()
     )
     return [
-        (row[KIND], f"{path}/{KIND}={row[KIND]}/{row[_FILE]}", row[_ROWS_OF_FILE]) for row in files
+        WorkFile(
+            kind=row[KIND],
+            path=f"{path}/{KIND}={row[KIND]}/{row[_FILE]}",
+            rows=row[_ROWS_OF_FILE],
+            bytes=row[_BYTES],
+        )
+        for row in files
     ]
 
 
-def _grouped(
-    files: Sequence[tuple[str, str, int]], limit: int
-) -> Iterator[tuple[str, tuple[str, ...], int]]:
+def _grouped(files: Sequence[WorkFile], limit: int) -> Iterator[list[WorkFile]]:
     """Yields groups of neighbouring files of one kind: up to ``limit`` rows, or a single file."""
-    kind, total = "", 0
-    paths: list[str] = []
-    for file_kind, path, rows in files:
-        if paths and (file_kind != kind or total + rows > limit):
-            yield kind, tuple(paths), total
-            paths, total = [], 0
-        kind = file_kind
-        paths.append(path)
-        total += rows
-    if paths:
-        yield kind, tuple(paths), total
+    group: list[WorkFile] = []
+    rows = 0
+    for file in files:
+        if group and (file.kind != group[0].kind or rows + file.rows > limit):
+            yield group
+            group, rows = [], 0
+        group.append(file)
+        rows += file.rows
+    if group:
+        yield group
 
 
 def embed_chunks(
@@ -210,11 +274,15 @@ def _embed(
     tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_PER_TASK))
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
     observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
-    vectors = (
-        embedded(rows, plan, source, figures=True, isolated=isolated)
-        .observe(observation, *metrics.counts(plan, names), *figures.columns(plan, source))
-        .drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
-    )
+    vectors = embedded(rows, plan, source, figures=True, isolated=isolated)
+    if chunk.output_files:
+        # By a column: a task that is done again sends each row where it has sent it before, even
+        # if its vectors differ in their last bits. Before the figures, which count a row once.
+        key = F.col(quoted(source.id or source.hash))
+        vectors = vectors.repartition(chunk.output_files, key)
+    vectors = vectors.observe(
+        observation, *metrics.counts(plan, names), *figures.columns(plan, source)
+    ).drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
     files, staged = stage(vectors, commits.target, commits.ledger, name)
     observed = observation.get
     counts = {key: int(observed[key] or 0) for key in metrics.COUNTS}

@@ -85,6 +85,7 @@ class RunConfig:
     schema: SchemaMode = "evolve"
     chunk_rows: int = 0
     concurrent_chunks: int = 2
+    file_megabytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +264,7 @@ def _check_columns(job: JobConfig) -> None:
         "input.change_feed": table.change_feed,
         "output.options": output.options,
         "run.delete_missing": job.run.delete_missing,
+        "run.file_megabytes": job.run.file_megabytes,
         "model.long_text = split": job.model.options.get("long_text") == "split",
     }
     for name, value in refused.items():
@@ -276,7 +278,8 @@ def _check_columns(job: JobConfig) -> None:
 def _check_run(run: RunConfig) -> None:
     if not 0 <= run.max_error_rate <= 1:
         raise ConfigError("run.max_error_rate is a share from 0 to 1.")
-    for name, minimum in (("partitions", 0), ("chunk_rows", 0), ("concurrent_chunks", 1)):
+    minimums = {"partitions": 0, "chunk_rows": 0, "concurrent_chunks": 1, "file_megabytes": 0}
+    for name, minimum in minimums.items():
         if getattr(run, name) < minimum:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {minimum} or more.")
 

@@ -15,6 +15,7 @@ from e5spark.job.refresh import record_refreshed
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.job.watch import Watch
+from e5spark.model.output_type import vector_bytes
 from e5spark.model.resolve import Plan
 from e5spark.spark.columns import result_names
 from e5spark.tables.ledger.records import Record
@@ -109,9 +110,12 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
             rows=run.chunk_rows,
             tasks=run.partitions,
             concurrent_chunks=run.concurrent_chunks,
+            file_bytes=run.file_megabytes << 20,
             expected=plan.rows,
         )
-        parts = chunks.write_work(plan.work, commits, sizes, expected=plan.rows)
+        parts = chunks.write_work(
+            plan.work, commits, sizes, expected=plan.rows, vector_bytes=_vector_bytes(context)
+        )
         if plan.rows is not None:
             diff.check_unchanged(plan.rows, sum(chunk.rows for chunk in parts))
         records = chunks.embed_chunks(
@@ -123,6 +127,12 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
             watch=context.watch,
         )
     return _finish(spark, commits, records, plan, recovered, refreshed)
+
+
+def _vector_bytes(context: SyncContext) -> int:
+    """Returns the bytes of the vectors of one row."""
+    plan, columns = context.plan, len(context.source.texts.column_prefixes)
+    return columns * vector_bytes(plan.recipe.dim, plan.spec.output_type)
 
 
 def finish_empty(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:

@@ -125,3 +125,9 @@ def to_output_type(
     if output_type == "uint8":
         return levels.astype(np.uint8)
     return (levels - 128).astype(np.int8)
+
+
+def vector_bytes(dim: int, output_type: OutputType) -> int:
+    """Returns the bytes of a vector with this many components."""
+    zeros = np.zeros((2, dim), dtype=np.float32)
+    return to_output_type(zeros[:1], output_type, zeros).nbytes
