@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from e5spark.benchmark import corpus, machine, synthetic
+from e5spark.benchmark import corpus, machine, report, synthetic
 from e5spark.benchmark.contenders import Contender, contenders, selected, with_pythons
 from e5spark.benchmark.figures import Rows, agreement, compare, summarize
 from e5spark.benchmark.rounds import Child, Failure, run_rounds
@@ -351,3 +351,48 @@ def test_an_interpreter_runs_the_contenders_that_its_pattern_names() -> None:
     changed = with_pythons(contenders, {"st-*": "/other/python"})
     assert [contender.python for contender in changed] == ["/other/python", None]
     assert [contender.missing for contender in changed] == [None, "x"]
+
+
+def measured(**speeds: float) -> dict[str, Any]:
+    """A document of contenders in some precisions, through Spark, and of one without Spark."""
+    contenders = [
+        {
+            "kind": "embed",
+            "precision": name,
+            "texts_per_second": {"median": speed},
+            "worst_cosine": 0.998,
+        }
+        for name, speed in speeds.items()
+    ]
+    contenders.append({**contenders[0], "kind": "encoder", "texts_per_second": {"median": 1e9}})
+    left_out = [
+        {"name": "spark-1x2-openvino-int8", "reason": "it needs a prepared model"},
+        {"name": "st-onnx", "reason": "optimum is not installed"},
+    ]
+    return {"contenders": contenders, "left_out": left_out}
+
+
+@pytest.mark.parametrize(
+    ("speeds", "choice", "mentions_int8"),
+    [
+        ({"fp32": 50, "bf16": 86, "int8": 119}, "bf16", True),
+        ({"fp32": 50, "bf16": 86, "int8": 90}, "bf16", False),
+        ({"fp32": 50, "bf16": 40, "int8": 119}, "fp32", True),
+        ({"fp32": 50, "bf16": 52}, "fp32", False),
+    ],
+)
+def test_the_last_sentence_says_which_precision_to_choose(
+    speeds: dict[str, float], choice: str, mentions_int8: bool
+) -> None:
+    sentence = report.advice(measured(**speeds))
+    assert sentence.startswith(f"Choose {choice} on this machine: compared with fp32, ")
+    assert f"bf16 is {speeds['bf16'] / 50:.2f} times as fast (worst cosine 0.99800)" in sentence
+    assert ("choose int8 if" in sentence) == mentions_int8
+    assert sentence.endswith(".")
+
+
+def test_a_machine_with_one_precision_says_why_there_is_no_other() -> None:
+    sentence = report.advice(measured(fp32=50))
+    assert sentence.startswith("Choose fp32 on this machine")
+    assert "(it needs a prepared model)." in sentence
+    assert "did not run in fp32" in report.advice(measured(bf16=50))

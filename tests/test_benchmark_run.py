@@ -79,6 +79,8 @@ def test_the_machine_comes_first_and_a_table_before_the_document(
     assert "GEMM peaks" in lines[2]
     table = lines[[line.startswith("contender") for line in lines].index(True) :]
     assert [line.split()[0] for line in table[1 : 1 + len(FOUR)]] == list(FOUR)
+    sentences = [line for line in lines[:-1] if line]
+    assert sentences[-1].startswith(("Choose ", "Which precision "))
 
 
 def test_the_document_says_what_was_measured(document: dict[str, Any]) -> None:

@@ -20,6 +20,9 @@ _HEADER = (
     "cosine",
 )
 
+# Between two runs, medians differ by less.
+_WORTH_A_CHOICE = 1.1
+
 
 def machine_text(machine: dict[str, Any], peaks: dict[str, Any]) -> str:
     """Returns the lines that describe the machine."""
@@ -60,6 +63,39 @@ def table(document: dict[str, Any]) -> str:
         *(f"{entry['name']} left out: {entry['reason']}" for entry in document["left_out"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def advice(document: dict[str, Any]) -> str:
+    """Returns one sentence: which precision to choose on the machine that was measured.
+
+    It compares e5spark's contenders, through Spark if some ran there, with the fastest in fp32.
+    """
+    ran = [summary for summary in document["contenders"] if summary["kind"] in ("encoder", "embed")]
+    kinds = {summary["kind"] for summary in ran}
+    fastest: dict[str, dict[str, Any]] = {}
+    for summary in ran:
+        if "embed" in kinds and summary["kind"] != "embed":
+            continue
+        best = fastest.get(summary["precision"])
+        if best is None or _speed(summary) > _speed(best):
+            fastest[summary["precision"]] = summary
+    reference = fastest.pop("fp32", None)
+    if reference is None:
+        return "Which precision to choose: unknown, because e5spark did not run in fp32."
+    if not fastest:
+        return "Choose fp32 on this machine: e5spark ran in no other precision" + _why(document)
+    ratios = {name: _speed(summary) / _speed(reference) for name, summary in fastest.items()}
+    figures = ", ".join(
+        f"{name} is {ratios[name]:.2f} times as fast (worst cosine {_cosine(fastest[name])})"
+        for name in sorted(ratios, key=ratios.__getitem__)
+    )
+    gains = [name for name, ratio in ratios.items() if ratio >= _WORTH_A_CHOICE]
+    close = [name for name in gains if name != "int8"]
+    choice = max(close, key=ratios.__getitem__, default="fp32")
+    sentence = f"Choose {choice} on this machine: compared with fp32, {figures}"
+    if "int8" in gains and ratios["int8"] > ratios.get(choice, 1.0) * _WORTH_A_CHOICE:
+        sentence += "; choose int8 if e5spark compare shows that its vectors serve your purpose"
+    return f"{sentence}."
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
@@ -137,6 +173,25 @@ def _row(summary: dict[str, Any]) -> Sequence[str]:
         "+".join(map(str, summary["worker_pss_mb"])) or "-",
         "-" if summary["worst_cosine"] is None else f"{summary['worst_cosine']:.5f}",
     )
+
+
+def _speed(summary: dict[str, Any]) -> float:
+    return float(summary["texts_per_second"]["median"])
+
+
+def _cosine(summary: dict[str, Any]) -> str:
+    cosine = summary["worst_cosine"]
+    return "unknown" if cosine is None else f"{cosine:.5f}"
+
+
+def _why(document: dict[str, Any]) -> str:
+    """Why e5spark's other precisions did not run, as the end of a sentence."""
+    reasons = {
+        entry["reason"]
+        for entry in document["left_out"]
+        if entry["name"].endswith(("-bf16", "-int8")) and not entry["name"].startswith("st-")
+    }
+    return f" ({'; '.join(sorted(reasons))})." if reasons else "."
 
 
 def _median(figures: dict[str, float] | None, form: str) -> str:

@@ -127,6 +127,7 @@ def run(settings: Settings) -> dict[str, Any]:
         ],
     }
     _show(report.table(document))
+    _show(report.advice(document))
     return document
 
 
