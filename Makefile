@@ -56,8 +56,8 @@ cluster: .venv/jars java
 chaos: .venv/installed java
 	$(PYTEST) -m 'chaos or chaos_sample'
 
-chaos-sample: .venv/installed java
-	$(PYTEST) -m chaos_sample
+chaos-sample: .venv/jars java
+	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m chaos_sample
 
 # The checkpoints at their true size, texts of 200 MB, STSb in four languages, and a search over
 # SciFact where E5SPARK_TEST_DATA has it: minutes, and 10 GB of disk and memory. The sample is one
@@ -99,7 +99,7 @@ versions: $(VERSIONS:%=versions-%)
 
 $(VERSIONS:%=versions-%): versions-%: .venv/spark-%/installed java
 	PYTHONPATH=$(CURDIR)/.venv/spark-$* $(BIN)/python -m pytest \
-		-m 'not cluster and not chaos and not chaos_sample' $(VERSION_TESTS)
+		-m '(delta or not cluster) and not (chaos or chaos_sample)' $(VERSION_TESTS)
 
 # The lowest versions of its dependencies that e5spark allows, all at once: the encoder without
 # Spark, then columns, UDFs and jobs on PySpark 3.5.0. Python 3.11 on Linux; 3 GB to fetch, 6 GB of

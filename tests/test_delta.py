@@ -46,6 +46,7 @@ def base(tmp_path: Path, model: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.cluster
 @pytest.mark.delta
 def test_delta_is_written_read_and_never_overwritten(
     base: dict[str, dict[str, Any]], job_file: Callable[..., str], tmp_path: Path, model: str

@@ -165,8 +165,15 @@ def test_a_table_that_is_overwritten_keeps_the_rows_that_came_with_it(
     check_rows(read(driver, tmp_path / "out"), texts, model)
 
 
-@pytest.mark.chaos_sample
-@pytest.mark.parametrize("at", ["recorded:1", "replacing", "publishing:2"])
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "at",
+    [
+        "recorded:1",
+        pytest.param("replacing", marks=pytest.mark.chaos_sample),
+        "publishing:2",
+    ],
+)
 def test_a_run_killed_in_a_micro_batch_of_changes_loses_and_doubles_nothing(
     driver: Driver, docs: str, embed: Callable[..., Any], tmp_path: Path, model: str, at: str
 ) -> None:

@@ -107,8 +107,15 @@ def test_a_stream_refreshes_and_gains_columns(
     }
 
 
-@pytest.mark.chaos_sample
-@pytest.mark.parametrize("crash", ["recorded:3", "publishing:2", "recorded:4"])
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "crash",
+    [
+        "recorded:3",
+        "publishing:2",
+        pytest.param("recorded:4", marks=pytest.mark.chaos_sample),
+    ],
+)
 def test_a_run_killed_in_any_micro_batch_is_finished_by_the_same_command(
     embed: Callable[..., Any],
     check: Callable[..., None],
