@@ -41,6 +41,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--driver-memory", default="2g", help="of the JVM, executors included (2g)")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="task slots (all cores)")
+    parser.add_argument(
+        "--file-megabytes", type=int, default=0, help="run.file_megabytes of the job (0)"
+    )
     parser.add_argument("--run", nargs=2, metavar=("JOB", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -73,7 +76,7 @@ def _size(rows: int, work: Path, options: argparse.Namespace) -> list[dict[str, 
     figures = []
     for run in (None, *_RUNS):
         job, result = work / "job.toml", work / "figures.json"
-        job.write_text(_job(work, model, rows, run), "utf-8")
+        job.write_text(_job(work, model, rows, run, options.file_megabytes), "utf-8")
         command = [sys.executable, __file__, *common, "--run", str(job), str(result)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         if run is not None:
@@ -81,13 +84,14 @@ def _size(rows: int, work: Path, options: argparse.Namespace) -> list[dict[str, 
     return figures
 
 
-def _job(work: Path, model: Path, rows: int, run: str | None) -> str:
+def _job(work: Path, model: Path, rows: int, run: str | None, file_megabytes: int) -> str:
     """Returns a job file; without a run, one that makes the input."""
     document: dict[str, dict[str, Any]] = {
         "input": {"path": f"{work}/input", "id": "id", "select": _SELECT.get(run or "", [])},
         "embed": {"text": "body", "role": "passage"},
         "model": {"name": str(model), "engine": "torch", "output_type": "binary"},
         "output": {"path": f"{work}/output"},
+        "run": {"file_megabytes": file_megabytes},
         # All vectors are equal, and the gates of a run would say so.
         "quality": {"min_vectors": 10**12, "canaries": False},
     }
