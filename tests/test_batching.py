@@ -8,7 +8,7 @@ from e5spark.errors import OptionError
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 BUDGETS = st.integers(1, 5000)
-MULTIPLES = st.sampled_from([1, 4, 8])
+STEPS = st.sampled_from([1, 8, 16])
 
 
 @given(lengths=LENGTHS, budget=BUDGETS)
@@ -17,22 +17,22 @@ def test_every_row_is_in_exactly_one_batch(lengths, budget):
     assert sorted(rows) == list(range(len(lengths)))
 
 
-@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
-def test_padded_batches_hold_the_budget_except_a_long_row_alone(lengths, budget, multiple):
-    for batch in micro_batches(lengths, budget, multiple=multiple):
-        assert len(batch) * width(lengths, batch, multiple) <= budget or len(batch) == 1
+@given(lengths=LENGTHS, budget=BUDGETS, step=STEPS)
+def test_padded_batches_hold_the_budget_except_a_long_row_alone(lengths, budget, step):
+    for batch in micro_batches(lengths, budget, step=step):
+        assert len(batch) * width(lengths, batch, step) <= budget or len(batch) == 1
 
 
-@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
-def test_batches_are_as_full_as_the_budget_allows(lengths, budget, multiple):
-    for batch in micro_batches(lengths, budget, multiple=multiple)[:-1]:
-        assert (len(batch) + 1) * width(lengths, batch, multiple) > budget
+@given(lengths=LENGTHS, budget=BUDGETS, step=STEPS)
+def test_batches_are_as_full_as_the_budget_allows(lengths, budget, step):
+    for batch in micro_batches(lengths, budget, step=step)[:-1]:
+        assert (len(batch) + 1) * width(lengths, batch, step) > budget
 
 
-@given(lengths=LENGTHS, budget=BUDGETS, multiple=MULTIPLES)
-def test_full_batches_of_one_width_have_one_shape(lengths, budget, multiple):
-    batches = micro_batches(lengths, budget, multiple=multiple)[:-1]
-    shapes = {(width(lengths, batch, multiple), len(batch)) for batch in batches}
+@given(lengths=LENGTHS, budget=BUDGETS, step=STEPS)
+def test_full_batches_of_one_width_have_one_shape(lengths, budget, step):
+    batches = micro_batches(lengths, budget, step=step)[:-1]
+    shapes = {(width(lengths, batch, step), len(batch)) for batch in batches}
     assert len(shapes) == len({shape[0] for shape in shapes})
 
 
@@ -44,32 +44,41 @@ def test_rows_go_longest_first_and_equal_lengths_keep_their_order(lengths, budge
 
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
-    multiple=MULTIPLES,
+    step=STEPS,
 )
-def test_rows_are_filled_up_to_the_width_of_their_batch(lengths, multiple):
+def test_rows_are_filled_up_to_the_width_of_their_batch(lengths, step):
     ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
     batch = Batch(ids=ids, lengths=np.array(lengths))
-    padded = batch.padded(0, multiple=multiple)
-    assert padded.shape[1] == padded_width(max(lengths), multiple)
+    padded = batch.padded(0, step=step)
+    assert padded.shape[1] == padded_width(max(lengths), step)
     assert padded[padded > 0].tolist() == ids.tolist()
     assert [(row > 0).sum() for row in padded] == lengths
 
 
-def width(lengths, batch, multiple):
-    return padded_width(max(lengths[row] for row in batch), multiple)
+def width(lengths, batch, step):
+    return padded_width(max(lengths[row] for row in batch), step)
 
 
-@given(longest=st.integers(1, 2000), multiple=MULTIPLES)
-def test_a_width_holds_its_longest_row_and_little_more(longest, multiple):
-    actual = padded_width(longest, multiple)
-    assert actual % multiple == 0
-    assert 0 <= actual - longest < max(multiple, longest / 8)
+@given(longest=st.integers(1, 2000), step=STEPS)
+def test_a_width_holds_its_longest_row_and_little_more(longest, step):
+    actual = padded_width(longest, step)
+    assert 0 <= actual - longest <= (0 if step == 1 else longest / 4)
+    assert padded_width(actual, step) == actual
 
 
 def test_512_tokens_have_few_widths():
     assert {padded_width(longest, 1) for longest in range(1, 513)} == set(range(1, 513))
     widths = sorted({padded_width(longest, 8) for longest in range(1, 513)})
-    assert widths == [*range(8, 129, 8), *range(144, 257, 16), *range(288, 513, 32)]
+    assert widths == [
+        *range(1, 8),
+        *range(8, 16, 2),
+        *range(16, 32, 4),
+        *range(32, 129, 8),
+        *range(144, 257, 16),
+        *range(288, 513, 32),
+    ]
+    assert {width for width in widths if width % 16 and 64 < width < 128} == {72, 88, 104, 120}
+    assert len({padded_width(longest, 16) for longest in range(1, 513)}) == len(widths) - 4
 
 
 def test_batches_of_a_small_example():

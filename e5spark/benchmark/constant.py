@@ -27,7 +27,7 @@ class ConstantEngine:
     precision = "fp32"
     token_budget = 2048
     packed = False
-    multiple = 1
+    step = 1
 
     def __init__(self, hidden: int) -> None:
         self._vector = np.ones(hidden, dtype=np.float32)

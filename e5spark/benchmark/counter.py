@@ -46,7 +46,7 @@ class CountedEngine:
         for vectors in self._engine.run(recorded(), pooling):
             lengths = pending.popleft().lengths
             tokens = int(lengths.sum())
-            width = padded_width(int(lengths.max(initial=0)), self._engine.multiple)
+            width = padded_width(int(lengths.max(initial=0)), self._engine.step)
             passes.record(tokens, tokens if self._engine.packed else len(lengths) * width)
             yield vectors
 

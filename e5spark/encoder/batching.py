@@ -42,14 +42,14 @@ class Batch:
                 "use the tokenizer that belongs to it."
             )
 
-    def padded(self, pad_id: int, *, multiple: int = 1) -> Longs:
+    def padded(self, pad_id: int, *, step: int = 1) -> Longs:
         """Returns the ids with each row padded on the right: int64.  # (rows, width).
 
         Args:
             pad_id: The padding token.
-            multiple: See ``padded_width``.
+            step: See ``padded_width``.
         """
-        width = padded_width(int(self.lengths.max(initial=0)), multiple)
+        width = padded_width(int(self.lengths.max(initial=0)), step)
         is_token = np.arange(width) < self.lengths[:, None]
         ids = np.full(is_token.shape, pad_id, dtype=np.int64)
         ids[is_token] = self.ids
@@ -57,7 +57,7 @@ class Batch:
 
 
 def micro_batches(
-    lengths: npt.ArrayLike, token_budget: int, *, packed: bool = False, multiple: int = 1
+    lengths: npt.ArrayLike, token_budget: int, *, packed: bool = False, step: int = 1
 ) -> list[Indices]:
     """Returns the rows of each forward pass: every row once, longest rows first.
 
@@ -70,7 +70,7 @@ def micro_batches(
         lengths: Tokens per row, special tokens and prompt included; at least 1 each.
         token_budget: Maximum number of tokens in one forward pass, padding included.
         packed: Whether the engine needs no padding, so that only the rows' own tokens count.
-        multiple: See ``padded_width``. All full batches of one width have the same number of rows,
+        step: See ``padded_width``. All full batches of one width have the same number of rows,
             so that there are fewer shapes than lengths.
 
     Raises:
@@ -88,22 +88,22 @@ def micro_batches(
         if packed:
             rows = int(np.searchsorted(ends, before + token_budget, "right")) - start
         else:
-            rows = token_budget // max(padded_width(int(counts[order[start]]), multiple), 1)
+            rows = token_budget // max(padded_width(int(counts[order[start]]), step), 1)
         batches.append(order[start : start + max(1, rows)])
         start += max(1, rows)
     return batches
 
 
-def padded_width(longest: int, multiple: int) -> int:
+def padded_width(longest: int, step: int) -> int:
     """Returns the width of a padded batch: its longest row, rounded up to one of a few widths.
 
     Args:
         longest: Tokens of the longest row.
-        multiple: The width is a multiple of this number or, beyond 16 times the number, a multiple
-            of an eighth of the next lower power of two. With 1 the width is the longest row.
+        step: With 1 the width is the longest row. Otherwise widths lie a quarter of the next lower
+            power of two apart, up to this number; and an eighth of it, where that is more.
     """
-    if multiple == 1:
+    if step == 1:
         return longest
     octave = 1 << max((longest - 1).bit_length() - 1, 0)
-    step = max(multiple, octave // 8)
+    step = max(min(step, octave // 4), octave // 8, 1)
     return -(-longest // step) * step

@@ -239,9 +239,7 @@ class Encoder:
         budget = self._spec.token_budget or engine.token_budget
         errors: dict[int, str] = {}
         vectors = np.zeros((len(sort_window.owner), self.dim), dtype=np.float32)
-        batches = micro_batches(
-            tokens.lengths, budget, packed=engine.packed, multiple=engine.multiple
-        )
+        batches = micro_batches(tokens.lengths, budget, packed=engine.packed, step=engine.step)
         self._encode_batches(tokens, batches, vectors, errors)
         encoding = Encoding(
             vectors=vectors,

@@ -23,14 +23,14 @@ class Engine(Protocol):
             ``bf16`` or ``int8``.
         token_budget: The number of tokens per forward pass, padding included, that suits it best.
         packed: Whether rows of different lengths need no padding.
-        multiple: The widths of padded batches are multiples of this; see ``padded_width``.
+        step: How far apart the widths of padded batches are; see ``padded_width``.
     """
 
     name: str
     precision: str
     token_budget: int
     packed: bool
-    multiple: int
+    step: int
 
     def run(self, batches: Iterable[Batch], pooling: Pooling) -> Iterator[Vectors | Exception]:
         """Yields the vectors of each batch, or the exception that its content caused, in order.

@@ -56,11 +56,11 @@ class TorchEngine:
     Attributes:
         token_budget: See ``Engine``; lowered when the device runs out of memory.
         packed: See ``Engine``.
-        multiple: See ``Engine``.
+        step: See ``Engine``.
     """
 
     name = "torch"
-    multiple = 1
+    step = 1
 
     def __init__(
         self,
