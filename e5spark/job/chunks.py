@@ -32,8 +32,6 @@ _MOST_CHUNKS = 2000
 _ROWS_PER_TASK = 500
 _KINDS = ("append", "deferred")
 _FILE, _ROWS_OF_FILE, _BYTES = (f"__e5spark_{name}" for name in ("file", "rows", "bytes"))
-# Of a row's content hash, status and number of tokens, in a zstd file.
-_BYTES_PER_ROW = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +166,13 @@ def write_work(
 def _chunks(work: Sequence[WorkFile], sizes: Sizes, vector_bytes: int) -> list[Chunk]:
     """Returns the chunks: as many rows as the sizes say, and the rows of one output file at least.
 
-    The rows of an output file are as compressible as those of the work list, and vectors are not.
+    A row of an output file is a row of the work list, as compressible, with its vectors, which are
+    not, and with a few small numbers, which take a byte or two.
     """
     total = sum(file.rows for file in work)
     most, rows_per_file = sizes.rows, 0
     if sizes.file_bytes and total:
-        row = sum(file.bytes for file in work) / total + vector_bytes + _BYTES_PER_ROW
+        row = sum(file.bytes for file in work) / total + vector_bytes
         rows_per_file = ceil(sizes.file_bytes / row)
         most = max(1, most // rows_per_file) * rows_per_file
         most += max(file.rows for file in work) // 2  # to the nearest file of the work list
