@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from e5spark import encoder
 from e5spark.errors import ConflictError, ModelError, OptionError, from_text
 from e5spark.model.spec import model_spec
-from e5spark.spark import embed, encoder_cache, worker
+from e5spark.spark import embed, encoder_cache
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.encoder_cache import encoder_for, forget_zips
@@ -135,16 +135,15 @@ def test_the_first_windows_are_small_and_all_rows_keep_their_order(
     texts = pa.array(range(sum(batches)), pa.int64())
     starts = np.cumsum([0, *batches])
     arrays = [(texts.slice(start, count),) for start, count in zip(starts, batches, strict=False)]
-    actual = list(_sort_windows(arrays, rows))
+    actual = list(_sort_windows(arrays, rows, 64 << 20))
     assert [sum(len(batch[0]) for batch in window) for window in actual] == windows
     order = [value for window in actual for batch in window for value in batch[0].to_pylist()]
     assert order == texts.to_pylist()
 
 
-def test_a_batch_of_more_bytes_than_a_window_holds_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_WINDOW_BYTES", 1000)
+def test_a_batch_of_more_bytes_than_a_window_holds_is_cut() -> None:
     texts = pa.array(["x" * 300] * 9 + ["y" * 5000] + ["z"] * 6, pa.binary())
-    windows = list(_sort_windows([(texts,)], 4096))
+    windows = list(_sort_windows([(texts,)], 4096, 1000))
     parts = [pa.chunked_array([batch[0] for batch in window]) for window in windows]
     assert pa.chunked_array([chunk for part in parts for chunk in part.chunks]).equals(
         pa.chunked_array([texts])

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, missing_package
+from e5spark.errors import ConflictError, OptionError, missing_package
+from e5spark.limits import memory_ceilings
 from e5spark.model import prompts
+from e5spark.model.checkpoint import Files
 from e5spark.model.fingerprint import EngineKey
+from e5spark.model.footprint import Footprint, check_fits, footprint, shortage, spare
 from e5spark.model.resolve import Plan, resolve_planned
 from e5spark.model.spec import ModelSpec
 from e5spark.spark.archive import localized
@@ -39,6 +42,8 @@ _loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
 # At most one, with the plan and the placement that it is for. Its process has a copy of the model,
 # so a worker has either this one or those above.
 _isolated: "list[tuple[Plan, _Placement, IsolatedEncoder]]" = []
+# The footprints of the models that run on the CPU, for the size of sort windows.
+_footprints: dict[EngineKey, Footprint] = {}
 _lock = threading.Lock()
 
 
@@ -51,7 +56,7 @@ def encoder_for(plan: Plan) -> "Encoder":
     Raises:
         ModelError: If the checkpoint is absent, incomplete, or differs from the driver's.
         ConflictError: If the engine computes in another precision than the run's on this machine.
-        OptionError: If this worker lacks a Python package.
+        OptionError: If this worker lacks a Python package, or memory for the model.
     """
     try:
         return _encoder(plan)
@@ -79,7 +84,7 @@ def isolated_encoder_for(plan: Plan) -> "IsolatedEncoder":
             _close_isolated()
             _evict(0)
             assignment = Assignment(
-                files=resolve_planned(plan, placement.spec).files,
+                files=_files(plan, placement),
                 recipe=plan.recipe,
                 spec=placement.spec,
                 threads=placement.threads,
@@ -116,19 +121,13 @@ def _encoder(plan: Plan) -> "Encoder":
     forget_zips()
     placement = _placement(plan)
     spec = placement.spec
-    key = EngineKey(
-        weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
-        tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
-        engine=spec.engine,
-        precision=spec.precision,
-        device=spec.device,
-    )
+    key = _engine_key(plan, spec)
     with _lock:
         _close_isolated()
         if key not in _loaded:
             _evict(_MAX_LOADED - 1)
             started = time.perf_counter()
-            loaded = _load(plan, spec, placement.threads)
+            loaded = _load(plan, placement)
             # Spark's daemon collects garbage after each task, which takes 0.35 s with the objects
             # of torch and transformers; the collector skips frozen objects.
             gc.freeze()
@@ -136,6 +135,44 @@ def _encoder(plan: Plan) -> "Encoder":
             _trace_load(spec, loaded.engine.name, loaded.engine.precision, started)
         _loaded.move_to_end(key)
         return Encoder(_loaded[key], plan.recipe, spec)
+
+
+def spare_memory(plan: Plan) -> int | None:
+    """Returns the bytes that this worker's limits leave for texts beside a plan's loaded model.
+
+    None if nothing is known: on a GPU, or on a system that shows no limits.
+    """
+    needs = _footprints.get(_engine_key(plan, _placement(plan).spec))
+    return None if needs is None else spare(needs, memory_ceilings())
+
+
+def _engine_key(plan: Plan, spec: ModelSpec) -> EngineKey:
+    return EngineKey(
+        weights=plan.weights.weights if plan.weights else f"{spec.model}@{spec.revision}",
+        tokenizer=plan.weights.tokenizer if plan.weights else str(spec.tokenizer),
+        engine=spec.engine,
+        precision=spec.precision,
+        device=spec.device,
+    )
+
+
+def _files(plan: Plan, placement: _Placement) -> Files:
+    """The files of a plan's model, whose footprint fits this worker.
+
+    Checked before the engine is imported: torch alone may take more address space than there is.
+    """
+    from e5spark.encoder.loading import decide_engine
+
+    spec = placement.spec
+    files = resolve_planned(plan, spec).files
+    if spec.device == "cpu":
+        engine = decide_engine(files, engine=spec.engine, device=spec.device)
+        needs = footprint(
+            files, engine=engine, precision=spec.precision, threads=placement.threads or 1
+        )
+        check_fits(spec.checkpoint or spec.model, needs, memory_ceilings())
+        _footprints[_engine_key(plan, spec)] = needs
+    return files
 
 
 def _trace_load(spec: ModelSpec, engine: str, precision: str, started: float) -> None:
@@ -158,19 +195,30 @@ def _evict(kept: int) -> None:
     gc.collect()
 
 
-def _load(plan: Plan, spec: ModelSpec, threads: int | None) -> "LoadedModel":
+def _load(plan: Plan, placement: _Placement) -> "LoadedModel":
     from e5spark.encoder import load
 
+    spec, threads = placement.spec, placement.threads
+    files = _files(plan, placement)
     # Before the tokenizer starts its threads: as many as the task has cpus.
     os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    loaded = load(
-        resolve_planned(plan, spec).files,
-        engine=spec.engine,
-        precision=spec.precision,
-        device=spec.device,
-        threads=threads,
-    )
+    try:
+        loaded = load(
+            files,
+            engine=spec.engine,
+            precision=spec.precision,
+            device=spec.device,
+            threads=threads,
+        )
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a library that cannot be mapped, a bad_alloc, a MemoryError
+        needs = _footprints.get(_engine_key(plan, spec))
+        short = needs and shortage(spec.checkpoint or spec.model, needs, memory_ceilings())
+        if not short:
+            raise
+        raise OptionError(f"{short} The cause: {error}") from error
     _check_precision(loaded.engine.name, loaded.engine.precision, spec.precision)
     return loaded
 

@@ -20,7 +20,7 @@ from e5spark.errors import ColumnError, OptionError
 from e5spark.model import prompts
 from e5spark.model.resolve import Plan
 from e5spark.spark import results
-from e5spark.spark.encoder_cache import encoder_for, isolated_encoder_for
+from e5spark.spark.encoder_cache import encoder_for, isolated_encoder_for, spare_memory
 from e5spark.spark.prefetch import prefetch
 from e5spark.spark.trace import trace
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 # A sort window ends at this many bytes of text even if it has few rows: 10,000-row Arrow batches of
 # long documents would otherwise be in memory, tokenised and sorted all at once.
 _WINDOW_BYTES = 64 << 20
+# Where memory is short a window ends earlier. Measured with texts of 20 KB, prefetch included: two
+# windows take up to 30 bytes for each byte of a window, and up to 340 MB for the tokenizer's
+# objects, which the first 4 MB of Chinese fill: 90 bytes for each byte.
+_WINDOW_COST, _FIRST_COST, _TOKENIZER_BYTES = 30, 90, 340 << 20
+_LEAST_WINDOW_BYTES = 1 << 18
 # The first Arrow batch of a task is cut after 64 rows, 64 and 512 more: `show` and `limit` need the
 # first rows only. PySpark buffers what a worker writes, so Spark gets the first window when the
 # second is written, and the worker ends after the third, which it can no longer write.
@@ -83,9 +88,26 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
     """
     encode_in = isolated_encoder_for if _is_isolated(request) else encoder_for
     encoder = encode_in(request.plan)
-    windows = _sort_windows(_check(request, batches), request.plan.spec.sort_window)
+    windows = _sort_windows(
+        _check(request, batches),
+        request.plan.spec.sort_window,
+        window_bytes(spare_memory(request.plan)),
+    )
     for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):
         yield _encode(request, window)
+
+
+def window_bytes(spare: int | None) -> int:
+    """Returns the bytes of text at which a sort window ends.
+
+    Args:
+        spare: The bytes that a worker may use beside its model; None if that is unknown.
+    """
+    if spare is None:
+        return _WINDOW_BYTES
+    affordable = max(spare // _FIRST_COST, (spare - _TOKENIZER_BYTES) // _WINDOW_COST)
+    # A window ends with the part that reaches this number, and that part may be as large.
+    return min(_WINDOW_BYTES, max(_LEAST_WINDOW_BYTES, affordable // 2))
 
 
 def _is_isolated(request: Request) -> bool:
@@ -145,9 +167,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _sort_windows(
-    batches: Iterable[tuple[pa.Array, ...]], rows: int
+    batches: Iterable[tuple[pa.Array, ...]], rows: int, limit: int
 ) -> Iterator[list[tuple[pa.Array, ...]]]:
-    """Groups batches into windows of about ``rows`` rows; the first windows are smaller."""
+    """Groups batches into windows of about ``rows`` rows, or ``limit`` bytes if that is less.
+
+    The first windows are smaller.
+    """
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
@@ -158,25 +183,26 @@ def _sort_windows(
             first = tuple(column.slice(size) for column in first)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
-    for batch in itertools.chain.from_iterable(map(_cut, itertools.chain([first], batches))):
+    cut = functools.partial(_cut, limit=limit)
+    for batch in itertools.chain.from_iterable(map(cut, itertools.chain([first], batches))):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
-        if count >= rows or size >= _WINDOW_BYTES:
+        if count >= rows or size >= limit:
             yield window
             window, count, size = [], 0, 0
     if window:
         yield window
 
 
-def _cut(batch: tuple[pa.Array, ...]) -> Iterator[tuple[pa.Array, ...]]:
+def _cut(batch: tuple[pa.Array, ...], limit: int) -> Iterator[tuple[pa.Array, ...]]:
     """A batch in parts that fit a window: Spark limits its rows, and not always its bytes."""
     rows = len(batch[0])
-    if rows < 2 or sum(column.nbytes for column in batch) <= _WINDOW_BYTES:
+    if rows < 2 or sum(column.nbytes for column in batch) <= limit:
         yield batch
         return
     for begin, size in ((0, rows // 2), (rows // 2, rows - rows // 2)):
-        yield from _cut(tuple(column.slice(begin, size) for column in batch))
+        yield from _cut(tuple(column.slice(begin, size) for column in batch), limit)
 
 
 @dataclass(frozen=True, kw_only=True)
