@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 
 from e5spark import encoder
 from e5spark.encoder.engines.preparation import prepared_directory
-from e5spark.errors import OptionError
+from e5spark.encoder.isolated import IsolatedEncoder
+from e5spark.errors import E5SparkError, OptionError
 from e5spark.limits import Kind, MemoryCeiling, memory_ceilings
 from e5spark.model.checkpoint import Files
 from e5spark.model.footprint import Footprint, check_fits, footprint, spare
@@ -210,6 +211,18 @@ def test_a_model_that_cannot_be_loaded_within_a_limit_says_that_memory_is_short(
     allow("address_space", 8 * GB)
     with pytest.raises(MemoryError, match="bad_alloc"):
         encoder_for(plan)
+
+
+def test_a_process_that_cannot_load_a_model_within_a_limit_says_so_too(
+    new_model: str, allow: Callable[[Kind, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: IsolatedEncoder) -> None:
+        raise E5SparkError("It has ended its process 3 times in a row.")
+
+    monkeypatch.setattr(IsolatedEncoder, "start", start)
+    allow("address_space", 800 * MB)
+    with pytest.raises(OptionError, match=r"lack of memory.* a limit allows 800 MB.*3 times"):
+        isolated_encoder_for(plan_model(model_spec(new_model, {"precision": "fp32"})))
 
 
 LOAD = """

@@ -11,6 +11,8 @@ import threading
 import time
 import zipimport
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, OptionError, missing_package
+from e5spark.errors import ConflictError, OptionError, TransientError, missing_package
 from e5spark.limits import memory_ceilings
 from e5spark.model import prompts
 from e5spark.model.checkpoint import Files
@@ -94,7 +96,8 @@ def isolated_encoder_for(plan: Plan) -> "IsolatedEncoder":
             _isolated.append((plan, placement, encoder))
         started = time.perf_counter()
         if not encoder.is_running:
-            engine = encoder.start()
+            with _memory_explained(plan, placement.spec):
+                engine = encoder.start()
             _check_precision(engine.engine, engine.precision, placement.spec.precision)
             _trace_load(placement.spec, engine.engine, engine.precision, started)
         return encoder
@@ -175,6 +178,24 @@ def _files(plan: Plan, placement: _Placement) -> Files:
     return files
 
 
+@contextmanager
+def _memory_explained(plan: Plan, spec: ModelSpec) -> Iterator[None]:
+    """Names the limit that is below what a model usually takes, if the model cannot be loaded.
+
+    What fails then is a library that cannot be mapped, an allocation, or a process.
+    """
+    try:
+        yield
+    except (ConflictError, ModuleNotFoundError, TransientError):
+        raise
+    except Exception as error:
+        needs = _footprints.get(_engine_key(plan, spec))
+        short = needs and shortage(spec.checkpoint or spec.model, needs, memory_ceilings())
+        if not short:
+            raise
+        raise OptionError(f"{short} The cause: {error}") from error
+
+
 def _trace_load(spec: ModelSpec, engine: str, precision: str, started: float) -> None:
     seconds = time.perf_counter() - started
     trace("load", model=spec.model, engine=engine, precision=precision, seconds=seconds)
@@ -203,7 +224,7 @@ def _load(plan: Plan, placement: _Placement) -> "LoadedModel":
     # Before the tokenizer starts its threads: as many as the task has cpus.
     os.environ["RAYON_NUM_THREADS"] = str(threads or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    try:
+    with _memory_explained(plan, spec):
         loaded = load(
             files,
             engine=spec.engine,
@@ -211,14 +232,6 @@ def _load(plan: Plan, placement: _Placement) -> "LoadedModel":
             device=spec.device,
             threads=threads,
         )
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # a library that cannot be mapped, a bad_alloc, a MemoryError
-        needs = _footprints.get(_engine_key(plan, spec))
-        short = needs and shortage(spec.checkpoint or spec.model, needs, memory_ceilings())
-        if not short:
-            raise
-        raise OptionError(f"{short} The cause: {error}") from error
     _check_precision(loaded.engine.name, loaded.engine.precision, spec.precision)
     return loaded
 

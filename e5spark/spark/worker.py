@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _WINDOW_BYTES = 64 << 20
 # Where memory is short a window ends earlier. Measured with texts of 20 KB, prefetch included: two
 # windows take up to 30 bytes for each byte of a window, and up to 340 MB for the tokenizer's
-# objects, which the first 4 MB of Chinese fill: 90 bytes for each byte.
-_WINDOW_COST, _FIRST_COST, _TOKENIZER_BYTES = 30, 90, 340 << 20
+# objects, which the first 4 MB of Japanese fill: up to 105 bytes for each byte.
+_WINDOW_COST, _FIRST_COST, _TOKENIZER_BYTES = 30, 105, 340 << 20
 _LEAST_WINDOW_BYTES = 1 << 18
 # The first Arrow batch of a task is cut after 64 rows, 64 and 512 more: `show` and `limit` need the
 # first rows only. PySpark buffers what a worker writes, so Spark gets the first window when the
