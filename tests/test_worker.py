@@ -135,15 +135,24 @@ def test_the_first_windows_are_small_and_all_rows_keep_their_order(
     texts = pa.array(range(sum(batches)), pa.int64())
     starts = np.cumsum([0, *batches])
     arrays = [(texts.slice(start, count),) for start, count in zip(starts, batches, strict=False)]
-    actual = list(_sort_windows(arrays, rows, 64 << 20))
+    actual = list(_sort_windows(arrays, rows, 64 << 20, first=(64, 64, 512)))
     assert [sum(len(batch[0]) for batch in window) for window in actual] == windows
     order = [value for window in actual for batch in window for value in batch[0].to_pylist()]
     assert order == texts.to_pylist()
 
 
+def test_a_job_writes_all_rows_and_needs_no_small_windows(model: str) -> None:
+    texts = [f"text {number}" for number in range(700)]
+    plan = plan_model(model_spec(model, {}))
+    for quick_start, rows in ((True, [64, 64, 512, 60]), (False, [700])):
+        request = Request(plan=plan, texts=1, role="query", quick_start=quick_start)
+        results = list(run(request, [(pa.array(texts, pa.binary()),)]))
+        assert [len(result[0]) for result in results] == rows
+
+
 def test_a_batch_of_more_bytes_than_a_window_holds_is_cut() -> None:
     texts = pa.array(["x" * 300] * 9 + ["y" * 5000] + ["z"] * 6, pa.binary())
-    windows = list(_sort_windows([(texts,)], 4096, 1000))
+    windows = list(_sort_windows([(texts,)], 4096, 1000, first=(64,)))
     parts = [pa.chunked_array([batch[0] for batch in window]) for window in windows]
     assert pa.chunked_array([chunk for part in parts for chunk in part.chunks]).equals(
         pa.chunked_array([texts])

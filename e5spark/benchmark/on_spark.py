@@ -19,7 +19,10 @@ from e5spark.benchmark import constant, counter, passes
 from e5spark.benchmark.sentence_model import worker_model
 from e5spark.benchmark.task import SAMPLE, LoadedContender, Task
 from e5spark.model.json_file import read_json
+from e5spark.model.spec import model_spec
 from e5spark.spark import embed
+from e5spark.spark.columns import TextColumns
+from e5spark.spark.embedding import embed_plan, plan_model
 from e5spark.spark.udf import has_arrow_udf
 
 Embed = Callable[[DataFrame], DataFrame]
@@ -122,8 +125,11 @@ def _predict_batch_udf(task: Task) -> Embed:
 
 
 def _embed(task: Task) -> Embed:
+    """As a job embeds, which writes all rows, and not as ``show`` and ``limit`` need it."""
     counter.install(counter.run_counted)
-    return partial(embed, text="text", role=task.role, model=task.model, **task.model_options)
+    plan = plan_model(model_spec(task.model, dict(task.model_options)))
+    texts = TextColumns(text="text", role=task.role)
+    return lambda df: embed_plan(df, plan, texts, quick_start=False)
 
 
 def _constant(task: Task) -> Embed:

@@ -160,7 +160,9 @@ def embedded(
     check_free(rows, [fingerprint])
     names = [name for names in result_names(plan, source.texts) for name in names.values()]
     hidden = [name for names in figure_names(source.texts) for name in names.values()]
-    vectors = embed_plan(rows, plan, source.texts, figures=figures, isolated=isolated)
+    vectors = embed_plan(
+        rows, plan, source.texts, figures=figures, isolated=isolated, quick_start=False
+    )
     return vectors.select(
         *(F.col(quoted(name)) for name in source.columns),
         *(F.lit(None).cast(field.dataType).alias(field.name) for field in source.absent),

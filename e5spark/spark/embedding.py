@@ -153,6 +153,7 @@ def embed_plan(
     figures: bool = False,
     event: str = "window",
     isolated: bool = False,
+    quick_start: bool = True,
 ) -> DataFrame:
     """Returns the same DataFrame as ``embed``, for a model that is already resolved.
 
@@ -163,6 +164,7 @@ def embed_plan(
         figures: Whether to add the columns of ``figure_names`` at the end.
         event: See ``Request``.
         isolated: See ``Request``.
+        quick_start: See ``Request``.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings, or an added name is
@@ -170,7 +172,9 @@ def embed_plan(
         OptionError: If the role, the instruction or their combination is wrong.
     """
     request, arguments = udf_call(df, plan, texts)
-    request = replace(request, figures=figures, event=event, isolated=isolated)
+    request = replace(
+        request, figures=figures, event=event, isolated=isolated, quick_start=quick_start
+    )
     names = result_names(plan, texts)
     check_free(df, [name for columns in names for name in columns.values()])
     if request.texts > 1 and plan.recipe.long_text == "split":

@@ -55,6 +55,8 @@ class Request:
         figures: Whether the result has ``results.FIGURES`` of each vector.
         event: The trace event of a sort window; what is not a user's row has one of its own.
         isolated: Whether texts are encoded in a process of their own, because a worker has died.
+        quick_start: Whether the first sort windows are small, for ``show`` and ``limit``, which
+            need the first rows only.
     """
 
     plan: Plan
@@ -65,6 +67,7 @@ class Request:
     figures: bool = False
     event: str = "window"
     isolated: bool = False
+    quick_start: bool = True
 
     @property
     def arguments(self) -> int:
@@ -92,6 +95,7 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
         _check(request, batches),
         request.plan.spec.sort_window,
         window_bytes(spare_memory(request.plan)),
+        first=_FIRST_ROWS if request.quick_start else (),
     )
     for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):
         yield _encode(request, window)
@@ -167,24 +171,24 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _sort_windows(
-    batches: Iterable[tuple[pa.Array, ...]], rows: int, limit: int
+    batches: Iterable[tuple[pa.Array, ...]], rows: int, limit: int, first: Sequence[int]
 ) -> Iterator[list[tuple[pa.Array, ...]]]:
     """Groups batches into windows of about ``rows`` rows, or ``limit`` bytes if that is less.
 
-    The first windows are smaller.
+    The first batch begins with windows of ``first`` rows.
     """
     batches = iter(batches)
-    first = next(batches, None)
-    if first is None:
+    rest = next(batches, None)
+    if rest is None:
         return
-    for size in _FIRST_ROWS:
-        if size < min(rows, len(first[0])):
-            yield [tuple(column.slice(0, size) for column in first)]
-            first = tuple(column.slice(size) for column in first)
+    for size in first:
+        if size < min(rows, len(rest[0])):
+            yield [tuple(column.slice(0, size) for column in rest)]
+            rest = tuple(column.slice(size) for column in rest)
     window: list[tuple[pa.Array, ...]] = []
     count = size = 0
     cut = functools.partial(_cut, limit=limit)
-    for batch in itertools.chain.from_iterable(map(cut, itertools.chain([first], batches))):
+    for batch in itertools.chain.from_iterable(map(cut, itertools.chain([rest], batches))):
         window.append(batch)
         count += len(batch[0])
         size += sum(column.nbytes for column in batch)
