@@ -36,7 +36,7 @@ class MemoryCeiling:
 
 
 def memory_ceilings(root: Path = Path("/")) -> list[MemoryCeiling]:
-    """Returns the limits on this process's memory, of which each counts for itself.
+    """Returns the limits on this process's memory, each of which applies on its own.
 
     They are its address space (Spark sets it from ``spark.executor.pyspark.memory``), its cgroups
     (a container's limit) and the machine's memory. A system without ``/proc`` has only the first.
@@ -60,7 +60,8 @@ def _resident(root: Path) -> Iterator[MemoryCeiling]:
     if "MemTotal" not in machine:
         return
     swap = machine.get("SwapTotal", 0)
-    own = _fields(root / "proc/self/status", unit=1024).get("RssAnon", 0)
+    status = _fields(root / "proc/self/status", unit=1024)
+    own = status.get("RssAnon", status.get("VmRSS", 0))
     yield MemoryCeiling(
         kind="resident",
         bytes=machine["MemTotal"] + swap,

@@ -391,8 +391,8 @@ def test_the_last_sentence_says_which_precision_to_choose(
     assert sentence.endswith(".")
 
 
-def test_a_machine_with_one_precision_says_why_there_is_no_other() -> None:
+def test_without_a_second_precision_no_choice_is_said_and_why() -> None:
     sentence = report.advice(measured(fp32=50))
-    assert sentence.startswith("Choose fp32 on this machine")
+    assert "unknown, because e5spark ran in fp32 only" in sentence
     assert "(it needs a prepared model)." in sentence
     assert "did not run in fp32" in report.advice(measured(bf16=50))

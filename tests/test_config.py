@@ -34,6 +34,11 @@ def test_a_count_is_not_too_small(load, key, least):
     assert f"it must be {least} or more" in refusal(load, f"run.{key}={least - 1}")
 
 
+def test_files_of_a_size_are_not_for_texts_that_are_split(load):
+    message = refusal(load, "run.file_megabytes=1", "model.long_text=split")
+    assert "run.file_megabytes cannot be used with model.long_text" in message
+
+
 @pytest.mark.parametrize("ids", ["input.id=id", "input.hash_id=true"])
 def test_what_needs_ids_is_refused_without(load, ids):
     for override, expected in {

@@ -46,6 +46,19 @@ def test_files_have_the_size_that_is_asked_for(
     assert_close(vectors, reference(model, texts, prompt="passage: "), FP32_TOLERANCE)
 
 
+def test_equal_texts_without_ids_do_not_end_in_one_file(
+    embed: Callable[..., Any], base: Job, docs: pa.Table, tmp_path: Path
+) -> None:
+    del base["input"]["id"]
+    texts = pa.array([None if number % 2 else "N/A" for number in range(ROWS)], pa.string())
+    table = docs.set_column(docs.column_names.index("body"), "body", texts)
+    pq.write_table(table, tmp_path / "docs.parquet")
+    outcome = embed("run.file_megabytes=1")
+    assert (outcome["code"], outcome["rows"], outcome["chunks"]) == (0, ROWS, 1)
+    assert len(megabytes(tmp_path / "out")) == 2
+    assert all(0.8 < size < 1.6 for size in megabytes(tmp_path / "out"))
+
+
 def test_a_large_chunk_has_several_files(
     embed: Callable[..., Any], docs: pa.Table, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from e5spark import encoder
 from e5spark.encoder.engines.preparation import prepared_directory
 from e5spark.encoder.isolated import IsolatedEncoder
-from e5spark.errors import E5SparkError, OptionError
+from e5spark.errors import E5SparkError, ModelError, OptionError
 from e5spark.limits import Kind, MemoryCeiling, memory_ceilings
 from e5spark.model.checkpoint import Files
 from e5spark.model.footprint import Footprint, check_fits, footprint, spare
@@ -213,11 +213,36 @@ def test_a_model_that_cannot_be_loaded_within_a_limit_says_that_memory_is_short(
         encoder_for(plan)
 
 
+def test_a_damaged_model_is_not_taken_for_a_lack_of_memory(
+    new_model: str, allow: Callable[[Kind, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ModelError("The weights are damaged. Prepare the model again.")
+
+    monkeypatch.setattr(encoder, "load", load)
+    allow("address_space", 800 * MB)
+    with pytest.raises(ModelError, match="Prepare the model again"):
+        encoder_for(plan_model(model_spec(new_model, {"precision": "fp32"})))
+
+
+def test_a_model_in_the_child_process_is_counted_once() -> None:
+    needs = Footprint(
+        usual={"address_space": 3 * GB, "resident": 2 * GB},
+        least={"address_space": GB, "resident": GB},
+    )
+    limits = [
+        MemoryCeiling(kind="resident", bytes=8 * GB, others=3 * GB, source="the container"),
+        MemoryCeiling(kind="address_space", bytes=9 * GB, source="Spark"),
+    ]
+    assert spare(needs, limits) == 3 * GB
+    assert spare(needs, limits, in_child=True) == 5 * GB
+
+
 def test_a_process_that_cannot_load_a_model_within_a_limit_says_so_too(
     new_model: str, allow: Callable[[Kind, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(_: IsolatedEncoder) -> None:
-        raise E5SparkError("It has ended its process 3 times in a row.")
+        raise E5SparkError("The model has ended its process, 3 times in a row.")
 
     monkeypatch.setattr(IsolatedEncoder, "start", start)
     allow("address_space", 800 * MB)
@@ -245,7 +270,10 @@ def test_a_model_runs_within_its_usual_footprint(model: str, engine: str) -> Non
         directory = prepared_directory(files)
         files = Files(model=directory, tokenizer=directory)
     usual = footprint(files, engine=engine, precision="fp32").usual["address_space"]
-    subprocess.run([sys.executable, "-c", LOAD, model, engine, str(usual)], check=True, timeout=120)
+    # As a worker has it: with a thread for each CPU, the tokenizer would take memory for each.
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LOAD, model, engine, str(usual)]
+    subprocess.run(command, check=True, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -296,6 +324,7 @@ def test_a_worker_with_little_spare_memory_has_smaller_windows_and_the_same_vect
     def vectors() -> list[pa.Array]:
         return [result for (result,) in run(request, [(texts,)])]
 
+    allow("resident", 1 << 40)
     whole = vectors()
     files = Files(model=Path(plan.spec.model), tokenizer=Path(plan.spec.model))
     usual = footprint(files, engine="openvino", precision="fp32").usual["resident"]

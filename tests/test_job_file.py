@@ -451,7 +451,7 @@ def sections(kind: type, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
     table=sections(InputConfig, "path", "table", "trigger", "change_feed", "hash_id", "schema"),
     embed=sections(EmbedConfig, "role", "role_column", "instruction_column"),
     model=sections(ModelOptions),
-    run=sections(RunConfig),
+    run=sections(RunConfig, "file_megabytes"),
     quality=sections(QualityConfig, "max_pair_cosine"),
 )
 def test_every_value_comes_back_as_it_was_written(

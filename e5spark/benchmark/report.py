@@ -20,7 +20,7 @@ _HEADER = (
     "cosine",
 )
 
-# Between two runs, medians differ by less.
+# A gain that is larger than the noise of a run.
 _WORTH_A_CHOICE = 1.1
 
 
@@ -83,7 +83,9 @@ def advice(document: dict[str, Any]) -> str:
     if reference is None:
         return "Which precision to choose: unknown, because e5spark did not run in fp32."
     if not fastest:
-        return "Choose fp32 on this machine: e5spark ran in no other precision" + _why(document)
+        return (
+            f"Which precision to choose: unknown, because e5spark ran in fp32 only{_why(document)}"
+        )
     ratios = {name: _speed(summary) / _speed(reference) for name, summary in fastest.items()}
     figures = ", ".join(
         f"{name} is {ratios[name]:.2f} times as fast (worst cosine {_cosine(fastest[name])})"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import cast
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructType
 
 from e5spark.job import figures, isolation, metrics
 from e5spark.job.diff import KIND
 from e5spark.job.figures import Figures
+from e5spark.job.hashes import kept_hash
 from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
 from e5spark.job.watch import Watch
@@ -24,6 +25,7 @@ from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
+from e5spark.tables.spark_settings import spark_settings
 
 # A killed run loses at most the chunks in flight: minutes of work on two slots or two thousand.
 _ROWS, _ROWS_PER_SLOT = 20_000, 10_000
@@ -31,6 +33,13 @@ _MOST_CHUNKS = 2000
 # Fewer rows are not worth a task of their own.
 _ROWS_PER_TASK = 500
 _KINDS = ("append", "deferred")
+# Rows are exchanged by their own values, so that a task that is done again sends each row where it
+# has sent it before. Its vectors may differ in their last bits, for which Spark 4.2 would do the
+# whole stage again, or end the job once a file is written.
+_EXCHANGE = {
+    f"spark.sql.shuffle.orderIndependentChecksum.{name}": "false"
+    for name in ("enabled", "enableFullRetryOnMismatch", "enableQueryLevelRollbackOnMismatch")
+}
 _FILE, _ROWS_OF_FILE, _BYTES = (f"__e5spark_{name}" for name in ("file", "rows", "bytes"))
 
 
@@ -58,7 +67,8 @@ class Sizes:
     """The sizes of a run's chunks, and how many chunks run at a time.
 
     Attributes:
-        rows: The most rows in a chunk, unless there would be more than 2,000 chunks.
+        rows: The most rows in a chunk, unless there would be more than 2,000 chunks, or a chunk
+            would not fill an output file.
         tasks: Tasks of a chunk.
         concurrent_chunks: Chunks that run at a time, so that the last tasks of one do not leave a
             cluster idle.
@@ -135,7 +145,7 @@ def write_work(
     """Writes the rows that a run has to embed, and returns the chunks of this work list.
 
     It is written once, so that the source is not read again for each chunk, and it is durable, so
-    that executors may come and go. A chunk is a group of files, so no row is shuffled.
+    that executors may come and go. A chunk is a group of files, so that it needs no shuffle.
 
     Args:
         df: The rows, with their kind in the column ``KIND``.
@@ -259,7 +269,8 @@ def embed_chunks(
         progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
         return record
 
-    return _run_concurrently(run, chunks, sizes.concurrent_chunks)
+    with spark_settings(source.rows.sparkSession, _EXCHANGE if sizes.file_bytes else {}):
+        return _run_concurrently(run, chunks, sizes.concurrent_chunks)
 
 
 def _embed(
@@ -274,11 +285,8 @@ def _embed(
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
     observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
     vectors = embedded(rows, plan, source, figures=True, isolated=isolated)
-    if chunk.output_files:
-        # By a column: a task that is done again sends each row where it has sent it before, even
-        # if its vectors differ in their last bits. Before the figures, which count a row once.
-        key = F.col(quoted(source.id or source.hash))
-        vectors = vectors.repartition(chunk.output_files, key)
+    if chunk.output_files:  # before the figures, which then count a row once
+        vectors = vectors.repartition(chunk.output_files, *_exchange_keys(vectors, source))
     vectors = vectors.observe(
         observation, *metrics.counts(plan, names), *figures.columns(plan, source)
     ).drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
@@ -288,6 +296,13 @@ def _embed(
     metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
     record = Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
     return commits.commit(record), figures.observed(observed)
+
+
+def _exchange_keys(vectors: DataFrame, source: Source) -> list[Column]:
+    """Returns what decides the file of a row: its id; without one, all that the row has."""
+    if source.id is not None:
+        return [F.col(quoted(source.id))]
+    return [F.col(quoted(source.hash)), kept_hash(vectors, source.kept)]
 
 
 def _run_concurrently(

@@ -142,6 +142,7 @@ def check(job: JobConfig) -> None:
     if job.embed.instruction and job.embed.instruction_column:
         raise ConfigError("[embed] has instruction and instruction_column; give one.")
     _check_run(job.run)
+    _check_files(job)
     _check_quality(job.quality)
     _check_ids(job)
     if job.input.is_partial:
@@ -282,6 +283,15 @@ def _check_run(run: RunConfig) -> None:
     for name, minimum in minimums.items():
         if getattr(run, name) < minimum:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {minimum} or more.")
+
+
+def _check_files(job: JobConfig) -> None:
+    if job.run.file_megabytes and job.model.options.get("long_text") == "split":
+        raise ConfigError(
+            'run.file_megabytes cannot be used with model.long_text = "split": how many rows a '
+            "text becomes is known only once it is embedded. Take it out, and merge small files "
+            "with e5spark compact."
+        )
 
 
 def _check_quality(quality: QualityConfig) -> None:

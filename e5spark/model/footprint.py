@@ -114,18 +114,27 @@ def _comparison(needs: Footprint, ceiling: MemoryCeiling) -> str:
     )
 
 
-def spare(needs: Footprint, ceilings: Iterable[MemoryCeiling]) -> int | None:
+def spare(
+    needs: Footprint, ceilings: Iterable[MemoryCeiling], *, in_child: bool = False
+) -> int | None:
     """Returns the bytes that the limits leave for texts beside a model; None without limits.
 
     Args:
         needs: The model's footprint.
         ceilings: The limits of this process.
+        in_child: Whether a child process has loaded the model, so that what other processes use
+            includes it.
 
     Returns:
         A number below 0 if the model takes more than there is.
     """
     return min(
-        (ceiling.bytes - ceiling.others - needs.usual[ceiling.kind] for ceiling in ceilings),
+        (
+            ceiling.bytes
+            - ceiling.others
+            - (0 if in_child and ceiling.kind == "resident" else needs.usual[ceiling.kind])
+            for ceiling in ceilings
+        ),
         default=None,
     )
 

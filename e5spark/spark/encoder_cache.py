@@ -4,8 +4,10 @@
 no tokenizer.
 """
 
+import errno
 import gc
 import os
+import re
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 import pyspark
 from pyspark import TaskContext
 
-from e5spark.errors import ConflictError, OptionError, TransientError, missing_package
+from e5spark.errors import ConflictError, OptionError, missing_package
 from e5spark.limits import memory_ceilings
 from e5spark.model import prompts
 from e5spark.model.checkpoint import Files
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 # Two, so that a job that alternates between two checkpoints loads each of them once. The large
 # shape takes 2.2 GB.
 _MAX_LOADED = 2
+# What engines, libraries and the child process say when there is too little memory.
+_LACK_OF_MEMORY = re.compile(
+    r"bad_alloc|cannot allocate|out of memory|failed to map|ended its process", re.IGNORECASE
+)
 
 _loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
 # At most one, with the plan and the placement that it is for. Its process has a copy of the model,
@@ -140,13 +146,17 @@ def _encoder(plan: Plan) -> "Encoder":
         return Encoder(_loaded[key], plan.recipe, spec)
 
 
-def spare_memory(plan: Plan) -> int | None:
+def spare_memory(plan: Plan, *, isolated: bool = False) -> int | None:
     """Returns the bytes that this worker's limits leave for texts beside a plan's loaded model.
 
     None if nothing is known: on a GPU, or on a system that shows no limits.
+
+    Args:
+        plan: The model, which is loaded.
+        isolated: Whether it is loaded in the child process.
     """
     needs = _footprints.get(_engine_key(plan, _placement(plan).spec))
-    return None if needs is None else spare(needs, memory_ceilings())
+    return None if needs is None else spare(needs, memory_ceilings(), in_child=isolated)
 
 
 def _engine_key(plan: Plan, spec: ModelSpec) -> EngineKey:
@@ -186,14 +196,20 @@ def _memory_explained(plan: Plan, spec: ModelSpec) -> Iterator[None]:
     """
     try:
         yield
-    except (ConflictError, ModuleNotFoundError, TransientError):
-        raise
     except Exception as error:
+        if not _lacks_memory(error):
+            raise
         needs = _footprints.get(_engine_key(plan, spec))
         short = needs and shortage(spec.checkpoint or spec.model, needs, memory_ceilings())
         if not short:
             raise
         raise OptionError(f"{short} The cause: {error}") from error
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return _LACK_OF_MEMORY.search(str(error)) is not None
 
 
 def _trace_load(spec: ModelSpec, engine: str, precision: str, started: float) -> None:

@@ -89,12 +89,12 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
     Raises:
         ColumnError: If the arguments are too few, too many, or do not hold strings.
     """
-    encode_in = isolated_encoder_for if _is_isolated(request) else encoder_for
-    encoder = encode_in(request.plan)
+    isolated = _is_isolated(request)
+    encoder = (isolated_encoder_for if isolated else encoder_for)(request.plan)
     windows = _sort_windows(
         _check(request, batches),
         request.plan.spec.sort_window,
-        window_bytes(spare_memory(request.plan)),
+        window_bytes(spare_memory(request.plan, isolated=isolated)),
         first=_FIRST_ROWS if request.quick_start else (),
     )
     for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):

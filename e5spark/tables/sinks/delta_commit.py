@@ -3,11 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -17,6 +16,7 @@ from e5spark.tables.ledger.manifest import bare_type
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.delta_table import DeltaTable
 from e5spark.tables.spark_errors import condition, reason, spark_errors
+from e5spark.tables.spark_settings import spark_settings
 
 log = logging.getLogger("e5spark")
 
@@ -111,7 +111,7 @@ def merge(
 
     df.createOrReplaceTempView(view)
     try:
-        with _settings(spark, settings):
+        with spark_settings(spark, settings):
             return _committed(write, table, commit)
     finally:
         spark.catalog.dropTempView(view)
@@ -182,19 +182,3 @@ def _committed(write: Callable[[], bool], table: DeltaTable, commit: Commit) -> 
             redacted(table.name),
         )
     return changed
-
-
-@contextmanager
-def _settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    """Sets the session's settings while a MERGE runs, which has no options of its own."""
-    before = {key: spark.conf.get(key, None) for key in settings}
-    try:
-        for key, value in settings.items():
-            spark.conf.set(key, value)
-        yield
-    finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
