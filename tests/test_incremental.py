@@ -246,6 +246,14 @@ def test_other_vectors_are_refused_by_the_part_that_differs(
     assert files(tmp_path / "out") == before
 
 
+def test_a_table_keeps_its_precision_when_the_job_names_none(embed: Callable[..., Any]) -> None:
+    first = embed({1: "one"}, "model.precision=bf16", "model.engine=torch")
+    assert (first["code"], first["fingerprint_parts"]["precision"]) == (0, "bf16")
+    second = embed({1: "one", 2: "two"}, "model.engine=torch")
+    assert (second["code"], second["model_rows"], second["skipped"]) == (0, 1, 1)
+    assert second["fingerprint"] == first["fingerprint"]
+
+
 def test_other_columns_are_refused_by_name(embed: Callable[..., Any]) -> None:
     assert embed({1: "a"})["code"] == 0
     more = pa.table({"id": [1, 2], "body": ["a", "b"], "url": ["u", "v"]})

@@ -72,7 +72,7 @@ def compare(spark: SparkSession, config: EvaluationConfig) -> list[Variant]:
     for precision in config.compare.precisions:  # the last is embedded hours after the first
         model = _with_precision(config, precision).model
         if model is not None:
-            plan_model(model_spec(model.name, model.options), required=True)
+            plan_model(model_spec(model.name, model.options), spark=spark, required=True)
     variants: list[Variant] = []
     opened: list[OpenTask] = []
     for precision in config.compare.precisions:

@@ -8,13 +8,12 @@ from pyspark.sql import functions as F
 
 from e5spark.errors import ConfigError, InputError, OptionError
 from e5spark.job.config import JobConfig
-from e5spark.job.run import as_stored
+from e5spark.job.run import plan_output
 from e5spark.job.source import HASH_ID, vector_names
-from e5spark.model.spec import model_spec
 from e5spark.names import listed, quoted
 from e5spark.search import nearest
 from e5spark.spark.columns import TextColumns
-from e5spark.spark.embedding import embed_plan, plan_model
+from e5spark.spark.embedding import embed_plan
 from e5spark.tables.sinks import catalog
 from e5spark.tables.sources import batch
 from e5spark.tables.spark_errors import spark_errors
@@ -156,9 +155,8 @@ def _queries(
     spark: SparkSession, config: JobConfig, texts: Sequence[str], vector: str
 ) -> DataFrame:
     """The vectors of the queries, in a column of this name, under ids from 0."""
-    plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
     location = config.output.path or catalog.location(spark, config.output.table)
-    plan = as_stored(spark, location, plan)
+    plan = plan_output(spark, config, location)
     df = spark.createDataFrame(list(enumerate(texts)), "id int, text string").coalesce(1)
     columns = TextColumns(text="text", role="query", instruction=config.embed.instruction or None)
     queries = embed_plan(df, plan, columns)

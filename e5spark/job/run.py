@@ -21,7 +21,7 @@ from e5spark.job.watch import Watch
 from e5spark.model.fingerprint import Weights
 from e5spark.model.output_type import Calibration
 from e5spark.model.resolve import Plan
-from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
+from e5spark.model.spec import ModelOptions, ModelSpec, Precision, model_spec
 from e5spark.names import redacted
 from e5spark.spark import calibration as ranges
 from e5spark.spark.columns import TextColumns
@@ -56,9 +56,7 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         InputError: If the input cannot be read, or its columns or ids break the contract.
     """
     target, config = open_output(spark, config)
-    # Required: a job does not leave the search for the model to its executors.
-    plan = plan_model(model_spec(config.model.name, config.model.options), required=True)
-    plan = as_stored(spark, target.location, plan)
+    plan = plan_output(spark, config, target.location)
     stream = None
     if config.input.trigger == "available_now":
         stream, source = streaming.open_stream(spark, config)
@@ -160,7 +158,7 @@ def calibrate(spark: SparkSession, config: JobConfig, *, sample: int) -> Calibra
         "output_type": "float32",
         "calibration": None,
     }
-    plan = plan_model(model_spec(config.model.name, options), required=True)
+    plan = plan_model(model_spec(config.model.name, options), spark=spark, required=True)
     df = sources.read(spark, config)
     return ranges.calibrate(df, plan, sources.texts_of(df, config.embed), sample=sample)
 
@@ -289,19 +287,37 @@ def _sync(
         return counts, watch.finish()
 
 
-def as_stored(spark: SparkSession, location: str, plan: Plan) -> Plan:
-    """Returns the plan, under the identity of its weights that a table's fingerprint has.
+def plan_output(spark: SparkSession, config: JobConfig, location: str) -> Plan:
+    """Returns the job's model, as the vectors of its output need it.
+
+    A table that exists decides the precision that ``auto`` means, and the identity of the weights.
 
     Args:
         spark: The session.
-        location: The table's directory; empty if there is none.
-        plan: The plan as this release resolves it.
+        config: The job.
+        location: The output's directory; empty if there is none.
+
+    Raises:
+        ModelError: If the checkpoint is unknown, absent or incomplete.
+        OptionError: If an option contradicts it.
     """
     stored = read_manifest(open_storage(spark, location)) if location else None
+    plan = plan_model(
+        model_spec(config.model.name, config.model.options),
+        spark=spark,
+        required=True,  # a job does not leave the search for the model to its executors
+        stored=None if stored is None else _float_precision(stored),
+    )
     if stored is None or stored.fingerprint == plan.fingerprint.digest:
         return plan
     names = ("weights", "tokenizer")
     return plan_for_table(plan, Weights(**{name: str(stored.parts.get(name)) for name in names}))
+
+
+def _float_precision(stored: Manifest) -> Precision | None:
+    """The precision of a table's vectors; None for int8, which only an int8 model can have."""
+    precisions: dict[Any, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+    return precisions.get(stored.parts.get("precision"))
 
 
 def _manifest(

@@ -81,12 +81,15 @@ def pin(spec: ModelSpec, files: Files) -> ModelSpec:
     return replace(spec, revision=files.model.name)
 
 
-def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
+def decide_precision(
+    spec: ModelSpec, files: Files | None = None, *, auto: Precision = "fp32"
+) -> Precision:
     """Returns the precision to compute in; it is never ``auto``.
 
     Args:
         spec: The model as the user described it.
         files: The checkpoint's files; None if this machine does not have them.
+        auto: What ``auto`` means for a model that is not an int8 model.
 
     Raises:
         ModelError: If the files were not prepared for the precision of the spec.
@@ -94,7 +97,7 @@ def decide_precision(spec: ModelSpec, files: Files | None = None) -> Precision:
     manifest = None if files is None else prepared.read(files.model)
     kind = "float" if manifest is None else manifest.kind
     if spec.precision == "auto":
-        return "int8" if kind == "int8" else "fp32"
+        return "int8" if kind == "int8" else auto
     if (spec.precision == "int8") != (kind == "int8"):
         raise ModelError(
             f"precision is {spec.precision!r}, but {spec.model} "

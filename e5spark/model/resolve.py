@@ -24,7 +24,7 @@ from e5spark.model.fingerprint import Fingerprint, Weights
 from e5spark.model.output_type import Calibration, load_calibration
 from e5spark.model.recipe import resolve_recipe
 from e5spark.model.registry import CHECKPOINTS, Recipe
-from e5spark.model.spec import ModelSpec
+from e5spark.model.spec import ModelSpec, Precision
 from e5spark.model.vocabulary import check_prompts_fit, check_tokenizer
 from e5spark.model.weights import check_weights
 
@@ -91,11 +91,15 @@ class Plan:
         )
 
 
-def resolve(spec: ModelSpec) -> ResolvedModel:
+def resolve(spec: ModelSpec, *, auto: Precision = "fp32") -> ResolvedModel:
     """Returns the model's files on this machine, how its vectors are computed, and its precision.
 
     This is the only way from a spec to a model. Headers, shapes and vocabulary are checked here, so
     that a broken checkpoint is refused before any task runs; no engine is loaded.
+
+    Args:
+        spec: The model as the user described it.
+        auto: What ``precision="auto"`` means for a model that is not an int8 model.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
@@ -108,7 +112,7 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
     recipe = resolve_recipe(spec, files.model)
     _check_content(spec, files)
     check_prompts_fit(files.tokenizer, read_config(files.model), recipe)
-    spec = replace(pin(spec, files), precision=decide_precision(spec, files))
+    spec = replace(pin(spec, files), precision=decide_precision(spec, files, auto=auto))
     return ResolvedModel(spec=spec, files=files, recipe=recipe)
 
 
@@ -154,7 +158,9 @@ def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
     return ResolvedModel(spec=local, files=files, recipe=plan.recipe)
 
 
-def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> Plan:
+def make_plan(
+    spec: ModelSpec, local: ModelSpec, *, required: bool = False, auto: Precision = "fp32"
+) -> Plan:
     """Returns the plan of a model, resolved from this machine's own copy of the files.
 
     Args:
@@ -162,6 +168,7 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
         local: The same spec, with the directories that ``archive:`` refers to on this machine.
         required: Whether the files must be on this machine. If not, a published checkpoint that is
             absent is left to the executors, unless downloading is allowed.
+        auto: What ``precision="auto"`` means for a model that is not an int8 model.
 
     Raises:
         ModelError: If the checkpoint is unknown, absent, incomplete, altered or damaged.
@@ -174,9 +181,9 @@ def make_plan(spec: ModelSpec, local: ModelSpec, *, required: bool = False) -> P
         try:
             locate(local)
         except ModelError:
-            spec = replace(spec, precision=decide_precision(spec))
+            spec = replace(spec, precision=decide_precision(spec, auto=auto))
             return Plan(spec=spec, recipe=resolve_recipe(spec), weights=None)
-    model = resolve(local)
+    model = resolve(local, auto=auto)
     plan = Plan(
         spec=replace(
             spec,

@@ -90,8 +90,9 @@ class ModelSpec:
         engine: ``torch``, ``openvino`` (CPUs only) or ``auto``, which is decided where the model
             runs: OpenVINO on a CPU if it is installed, else torch. Their vectors agree within 1e-5.
         precision: How the engine computes: ``fp32``, ``bf16``, ``int8`` (only with a model that
-            was prepared for it) or ``auto``: the precision of a prepared model, else ``fp32``,
-            which every CPU supports.
+            was prepared for it) or ``auto``: int8 for such a model; bf16 on GPUs, where Spark gives
+            each task one or ``device`` names one; else fp32, which every CPU supports. A table
+            keeps the precision that it was created with.
         device: ``auto``, ``cpu`` or a torch device such as ``cuda:0``. ``auto`` is decided where
             the model runs: the task's own GPU if it has one, else the CPU.
         token_budget: Maximum number of tokens in one forward pass, padding included; by default the

@@ -1,8 +1,32 @@
-"""The device on which a worker runs its model."""
+"""The device on which a worker runs its model, and the precision that ``auto`` means there."""
 
 import os
 
 from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from e5spark.model.engines import ENGINES
+from e5spark.model.spec import ModelSpec, Precision
+
+_TASK_GPUS = "spark.task.resource.gpu.amount"
+
+
+def default_precision(spark: SparkSession | None, spec: ModelSpec) -> Precision:
+    """Returns what ``precision="auto"`` means for a model that is not an int8 model.
+
+    It is bf16 where the model runs on GPUs: Spark gives each task one, or the spec names one. On
+    the driver only settings are read, because it may be a machine without a GPU.
+
+    Args:
+        spark: The session; None if there is none yet.
+        spec: The model as the user described it.
+    """
+    if spec.engine != "auto" and "cuda" not in ENGINES[spec.engine].devices:
+        return "fp32"
+    if spec.device.startswith("cuda"):
+        return "bf16"
+    gpus = spark.conf.get(_TASK_GPUS, None) if spark is not None else None
+    return "bf16" if spec.device == "auto" and float(gpus or 0) > 0 else "fp32"
 
 
 def decide_device(device: str) -> str:

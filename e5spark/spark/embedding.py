@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from e5spark.errors import OptionError
 from e5spark.model import prompts
 from e5spark.model.fingerprint import Weights
 from e5spark.model.resolve import Plan, make_plan, with_stored_identity
-from e5spark.model.spec import ModelOptions, ModelSpec, model_spec
+from e5spark.model.spec import ModelOptions, ModelSpec, Precision, model_spec
 from e5spark.names import RESERVED, quoted
 from e5spark.spark.archive import localized
 from e5spark.spark.columns import (
@@ -28,6 +28,7 @@ from e5spark.spark.columns import (
     result_names,
     text_column,
 )
+from e5spark.spark.device import default_precision
 from e5spark.spark.results import provenance
 from e5spark.spark.udf import Udf, result_udf, vector_udf
 from e5spark.spark.worker import Request
@@ -92,7 +93,8 @@ def embed(
         text=text, role=role, instruction=instruction, join=join, column_prefix=column_prefix
     )
     check_reserved(df)
-    return embed_plan(df, plan_model(model_spec(model, options)), texts)
+    plan = plan_model(model_spec(model, options), spark=df.sparkSession)
+    return embed_plan(df, plan, texts)
 
 
 def embedding_udf(
@@ -125,16 +127,30 @@ def embedding_udf(
             "A UDF has one role and one instruction for all rows; to take them from columns, use "
             "embed."
         )
-    plan = plan_model(model_spec(model, options))
+    plan = plan_model(model_spec(model, options), spark=SparkSession.getActiveSession())
     if plan.recipe.long_text == "split":
         raise OptionError("A UDF returns one vector per row; for long_text='split', use embed.")
     request, _ = _request(plan, 1, role, instruction)
     return vector_udf(request)
 
 
-def plan_model(spec: ModelSpec, *, required: bool = False) -> Plan:
-    """Returns the model as this driver resolves it; see ``make_plan``."""
-    return make_plan(spec, localized(spec), required=required)
+def plan_model(
+    spec: ModelSpec,
+    *,
+    spark: SparkSession | None = None,
+    required: bool = False,
+    stored: Precision | None = None,
+) -> Plan:
+    """Returns the model as this driver resolves it; see ``make_plan``.
+
+    Args:
+        spec: The model as the user described it.
+        spark: The session that runs it, whose tasks may have GPUs.
+        required: Whether the files must be on this machine.
+        stored: The precision of the table's vectors, which ``auto`` then means.
+    """
+    auto = stored or default_precision(spark, spec)
+    return make_plan(spec, localized(spec), required=required, auto=auto)
 
 
 def plan_for_table(plan: Plan, stored: Weights) -> Plan:

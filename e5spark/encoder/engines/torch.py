@@ -119,6 +119,11 @@ class TorchEngine:
                 "This CPU has no bf16 instructions: bf16 is emulated and slower than fp32. "
                 "Use precision='fp32'."
             )
+        if precision == "bf16" and target.type == "cuda" and not _gpu_has_bf16():
+            log.warning(
+                "This GPU has no bf16 arithmetic (it is older than Ampere): bf16 is emulated and "
+                "slow. Use precision='fp32'."
+            )
         dtype = _DTYPES[precision]
         model = load_model(directory, dtype=dtype)
         if hasattr(model, "pooler"):
@@ -302,6 +307,10 @@ def _device(name: str) -> torch.device:
             "from 0; use one of those. CUDA_VISIBLE_DEVICES decides which they are."
         )
     return device
+
+
+def _gpu_has_bf16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _has_native_bf16() -> bool:
