@@ -50,11 +50,11 @@ spark: .venv/jars java
 cluster: .venv/jars java
 	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'cluster and not (large or s3 or chaos or chaos_sample)'
 
-# 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about an
-# hour on two cores. The sample has some of them, for each kind of table and each process that can
+# 50 runs on Parquet and 25 on Delta that are killed and run again, and three runs at once: about 40
+# minutes on two cores. The sample has some of them, for each kind of table and each process that can
 # die; the crash at every single operation of a commit is simulated in make unit.
-chaos: .venv/installed java
-	$(PYTEST) -m 'chaos or chaos_sample'
+chaos: .venv/jars java
+	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m 'chaos or chaos_sample'
 
 chaos-sample: .venv/jars java
 	$(PYTEST) $(PARALLEL) $(SPARK_WORKERS) -m chaos_sample

@@ -142,10 +142,9 @@ def test_an_executor_that_leaves_costs_the_tasks_in_flight_and_no_row(
     assert 0 <= again <= log.unfinished * log.task_rows, log
     left = sum(change.how in ("spot", "node") for change in scenario.changes)
     assert again <= left * CHUNK, log
-    if scenario.serial:  # an idle executor goes; the other one may do all the work
-        assert log.left > 0, log
-    elif scenario.application.startswith("dynamic"):
-        assert log.joined > 0, log
+    # That one comes where one has gone is Spark's to decide; the other one may do all the work.
+    if scenario.serial or scenario.application.startswith("dynamic"):
+        assert log.left + log.joined > 0, log
     PLAYED.append(Played(scenario=scenario, log=log, again=again, difference=difference))
 
 
