@@ -1,16 +1,16 @@
 """The embedding job: reads a table, adds vectors, and accounts for every row."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from e5spark.errors import ConfigError, ConflictError, OptionError
 from e5spark.job import source as sources
 from e5spark.job import streaming
-from e5spark.job.config import JobConfig
+from e5spark.job.config import JobConfig, SchemaMode
 from e5spark.job.evolution import conformed, evolve, evolved
 from e5spark.job.history import locked
 from e5spark.job.quality import Quality
@@ -29,6 +29,7 @@ from e5spark.spark.embedding import embed_plan, plan_for_table, plan_model
 from e5spark.spark.results import provenance
 from e5spark.spark.sampling import sample_texts
 from e5spark.tables.ledger.layout import has_commits
+from e5spark.tables.ledger.ledger import Ledger
 from e5spark.tables.ledger.manifest import Manifest, read_manifest
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
@@ -55,16 +56,10 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         OptionError: If an option is wrong, or no worker has the device that is named.
         InputError: If the input cannot be read, or its columns or ids break the contract.
     """
-    target, config = open_output(spark, config)
-    plan = plan_output(spark, config, target.location)
-    stream = None
-    if config.input.trigger == "available_now":
-        stream, source = streaming.open_stream(spark, config)
-    else:
-        source = sources.open_source(spark, config)
-    check_device(spark, plan)
+    job = open_job(spark, config)
+    plan, config = job.plan, job.config
     started = time.monotonic()
-    counts, quality = _sync(spark, config, plan, source, target, stream)
+    counts, quality = _sync(spark, job)
     return RunReport(
         counts=counts,
         quality=quality,
@@ -76,6 +71,77 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         output=config.output.table or config.output.path,
         versions=versions(spark),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenJob:
+    """A job whose output, model and input are open; nothing of it has run.
+
+    Attributes:
+        config: The job; it reads a fixed version if the output is columns of the input.
+        plan: The model.
+        source: The input; without rows if it is a stream.
+        target: The output, which need not exist yet.
+        stream: The input as a stream; None if it is none.
+        schema: The columns that a new output gets.
+    """
+
+    config: JobConfig
+    plan: Plan
+    source: Source
+    target: Sink
+    stream: DataFrame | None
+    schema: StructType
+
+    @property
+    def results(self) -> list[StructField]:
+        """The columns that the job adds to those of its input."""
+        return list(self.schema.fields[len(self.source.columns) :])
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The properties of a new output."""
+        return {f"e5spark.{key}": value for key, value in provenance(self.plan).items()}
+
+    @property
+    def schema_mode(self) -> SchemaMode:
+        """Whether the output follows the columns of the input."""
+        return self.config.run.schema if self.config.output.write == "rows" else "refuse"
+
+
+def open_job(spark: SparkSession, config: JobConfig) -> OpenJob:
+    """Returns a job with its output, model and input, each of them checked, in this order.
+
+    Raises:
+        E5SparkError: As ``run``.
+    """
+    target, config = open_output(spark, config)
+    plan = plan_output(spark, config, target.location)
+    stream = None
+    if config.input.trigger == "available_now":
+        stream, source = streaming.open_stream(spark, config)
+    else:
+        source = sources.open_source(spark, config)
+    check_device(spark, plan)
+    schema = sources.embedded(source.rows, plan, source).schema
+    return OpenJob(
+        config=config, plan=plan, source=source, target=target, stream=stream, schema=schema
+    )
+
+
+def check_table(spark: SparkSession, job: OpenJob, ledger: Ledger) -> Commits:
+    """Returns commits to the output, once it is known that they can begin; nothing is changed.
+
+    Raises:
+        ConflictError: If the output has other vectors or columns that cannot follow the input's,
+            or rows that no commit has put there.
+    """
+    commits = Commits(ledger, job.target, schema=job.schema, id=job.source.id)
+    ledger.check(manifest_of(spark, job))
+    if has_commits(ledger.storage):
+        evolved(commits.as_stored(), job.source, job.results, mode=job.schema_mode)
+    commits.check(job.properties)
+    return commits
 
 
 def check_device(spark: SparkSession, plan: Plan) -> None:
@@ -248,39 +314,25 @@ def _parquet(spark: SparkSession, config: JobConfig) -> ParquetSink:
     return ParquetSink(spark, path=output.path, table=output.table, options=options)
 
 
-def _sync(
-    spark: SparkSession,
-    config: JobConfig,
-    plan: Plan,
-    source: Source,
-    target: Sink,
-    stream: DataFrame | None,
-) -> tuple[Counts, Quality]:
-    schema = sources.embedded(source.rows, plan, source).schema
-    properties = {f"e5spark.{key}": value for key, value in provenance(plan).items()}
+def _sync(spark: SparkSession, job: OpenJob) -> tuple[Counts, Quality]:
+    config, plan, source, target = job.config, job.plan, job.source, job.target
     if not target.location:
-        target.create(schema, properties)
+        target.create(job.schema, job.properties)
     files = open_storage(spark, target.location)
     with locked(files, "embed", versions(spark)) as (ledger, run_counts):
-        commits = Commits(ledger, target, schema=schema, id=source.id)
-        results = schema.fields[len(source.columns) :]
-        mode = config.run.schema if config.output.write == "rows" else "refuse"
-        manifest = _manifest(spark, plan, source, schema, target)
-        ledger.check(manifest)
-        if has_commits(files):  # refused before anything changes
-            evolved(commits.as_stored(), source, results, mode=mode)
-        commits.begin(manifest, properties)
+        commits = check_table(spark, job, ledger)
+        commits.begin(manifest_of(spark, job), job.properties)
         recovered = commits.as_stored().recover(spark)
         commits = commits.as_stored()
         if source.id is not None or not ledger.has_finished:  # otherwise the run writes no row
-            fields = evolved(commits, source, results, mode=mode)
+            fields = evolved(commits, source, job.results, mode=job.schema_mode)
             commits, source = evolve(commits, fields), conformed(source, fields)
         watch = Watch(config.quality, plan, commits.ledger, versions(spark))
         context = SyncContext(
             run=config.run, plan=plan, source=source, commits=commits, watch=watch
         )
-        if stream is not None:
-            counts = streaming.run_stream(spark, context, config, stream, recovered=recovered)
+        if job.stream is not None:
+            counts = streaming.run_stream(spark, context, config, job.stream, recovered=recovered)
         else:
             counts = sync(spark, context, recovered=recovered)
         run_counts.update(counts.as_dict())
@@ -320,15 +372,14 @@ def _float_precision(stored: Manifest) -> Precision | None:
     return precisions.get(stored.parts.get("precision"))
 
 
-def _manifest(
-    spark: SparkSession, plan: Plan, source: Source, schema: StructType, target: Sink
-) -> Manifest:
+def manifest_of(spark: SparkSession, job: OpenJob) -> Manifest:
+    """Returns the manifest of a new output."""
     return Manifest(
-        fingerprint=plan.fingerprint.digest,
-        parts=plan.fingerprint.as_dict(),
-        schema=schema.jsonValue(),
-        dim=plan.recipe.dim,
-        id=source.id,
-        table=target.kind,
+        fingerprint=job.plan.fingerprint.digest,
+        parts=job.plan.fingerprint.as_dict(),
+        schema=job.schema.jsonValue(),
+        dim=job.plan.recipe.dim,
+        id=job.source.id,
+        table=job.target.kind,
         versions=versions(spark),
     )

@@ -1,13 +1,11 @@
 """Brings a table up to date with its source: adds, replaces, refreshes and removes rows."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from e5spark.errors import ConflictError
 from e5spark.job import chunks, diff
 from e5spark.job.config import RunConfig
 from e5spark.job.metrics import is_first_row, total
@@ -15,6 +13,7 @@ from e5spark.job.refresh import record_refreshed
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
 from e5spark.job.watch import Watch
+from e5spark.job.work_plan import Table, WorkPlan, plan_work
 from e5spark.model.output_type import vector_bytes
 from e5spark.model.resolve import Plan
 from e5spark.spark.columns import result_names
@@ -22,8 +21,6 @@ from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
-
-log = logging.getLogger("e5spark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +42,6 @@ class SyncContext:
     watch: Watch
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkPlan:
-    """What a sync has to do.
-
-    Attributes:
-        work: The rows to embed, with their kinds.
-        rows_in: Rows of the input, without duplicates that were left out; None if they are not
-            counted yet.
-        rows: Rows to embed; None if they are not counted yet.
-        refresh: One column, the ids to refresh; None if there are none.
-        refreshed: Ids to refresh.
-        deleted: One column, the ids to remove; None if there are none.
-        deletions: Ids to remove.
-        duplicates: Rows that ``input.on_duplicate = "first"`` left out.
-    """
-
-    work: DataFrame
-    rows_in: int | None
-    rows: int | None
-    refresh: DataFrame | None = None
-    refreshed: int = 0
-    deleted: DataFrame | None = None
-    deletions: int = 0
-    duplicates: int = 0
-
-
 def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
     """Brings a table up to date with its source and returns what was counted.
 
@@ -86,7 +57,18 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
         TransientError: If the source changes while it is read.
     """
     commits, source = context.commits, context.source
-    plan = _plan_work(spark, context, recovered)
+    plan = plan_work(
+        source,
+        Table(
+            target=commits.target,
+            has_finished=commits.ledger.has_finished,
+            recovered=recovered,
+            rows=lambda: commits.target.rows(commits.schema),
+        ),
+        run=context.run,
+        names=result_names(context.plan, source.texts),
+        keep=lambda differences: _written(spark, commits, differences),
+    )
     if commits.target.publishes_once:
         plan = replace(plan, work=plan.work.withColumn(diff.KIND, F.lit("deferred")))
     records: list[Record] = []
@@ -129,6 +111,17 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
     return _finish(spark, commits, records, plan, recovered, refreshed)
 
 
+def _written(spark: SparkSession, commits: Commits, differences: DataFrame) -> DataFrame:
+    """Writes the ids that differ, because they are read twice, and returns them.
+
+    Their size is then known to Spark: a few changes are broadcast to the source, and no text is
+    shuffled.
+    """
+    path = commits.ledger.work_path("changes")
+    write_path(differences, path, format="parquet", options={})
+    return spark.read.schema(differences.schema).parquet(path)
+
+
 def _vector_bytes(context: SyncContext) -> int:
     """Returns the bytes of the vectors of one row."""
     plan, columns = context.plan, len(context.source.texts.column_prefixes)
@@ -163,70 +156,6 @@ def _finish(
         recovered=recovered,
         chunks=len(records),
         epoch=commits.ledger.epoch,
-    )
-
-
-def _plan_work(spark: SparkSession, context: SyncContext, recovered: int) -> WorkPlan:
-    commits, source = context.commits, context.source
-    if source.id is None:
-        work = source.rows.withColumn(diff.KIND, F.lit("deferred"))
-        if recovered:  # all rows: a table without ids has one commit
-            return WorkPlan(work=work, rows_in=0, rows=0)
-        if commits.ledger.has_finished:
-            raise ConflictError(
-                f"The output {commits.target.name} already exists and is complete; without an id "
-                "nobody can tell which rows are new. Set input.id (or input.hash_id = true) and "
-                "give a new output, which later runs can update; or only give a new output."
-            )
-        log.info("No input.id: all rows are embedded; they become visible when the run ends.")
-        return WorkPlan(work=work, rows_in=None, rows=None)
-    if not commits.ledger.has_finished:
-        counts = diff.count_ids(source.rows, source.id)
-        diff.check_ids(source.rows, source.id, counts, is_text=source.id_is_text)
-        work = source.rows.withColumn(diff.KIND, F.lit("append"))
-        return WorkPlan(
-            work=work,
-            rows_in=counts["rows_in"],
-            rows=counts["rows_in"],
-            duplicates=counts["copies"] - counts["rows_in"],
-        )
-    return _plan_differences(spark, context, source.id)
-
-
-def _plan_differences(spark: SparkSession, context: SyncContext, id: str) -> WorkPlan:
-    commits, source = context.commits, context.source
-    differences, observation = diff.diff(
-        source.rows,
-        commits.target.rows(commits.schema),
-        diff.Compared(
-            id=id,
-            hash=source.hash,
-            kept=source.kept if context.run.refresh_columns else (),
-            statuses=[names["status"] for names in result_names(context.plan, source.texts)],
-        ),
-        find_deleted=context.run.delete_missing and not source.is_feed,
-        deleted_ids=source.deleted_ids if context.run.delete_missing else None,
-    )
-    # Written, because it is read twice, and because its size is then known to Spark: a few
-    # changes are broadcast to the source, and no text is shuffled.
-    path = commits.ledger.work_path("changes")
-    write_path(differences, path, format="parquet", options={})
-    counts = {name: int(value or 0) for name, value in observation.get.items()}
-    diff.check_ids(source.rows, id, counts, is_text=source.id_is_text)
-    if not source.is_feed:
-        diff.check_not_empty(counts, commits.target.name)
-    if counts["deferred"] or counts["refresh"] or counts["delete"]:
-        commits.target.check_replaceable()
-    differences = spark.read.schema(differences.schema).parquet(path)
-    return WorkPlan(
-        work=diff.rows_to_embed(source.rows, differences, id),
-        rows_in=counts["rows_in"],
-        rows=counts["append"] + counts["deferred"],
-        refresh=diff.ids_of(differences, id, "refresh") if counts["refresh"] else None,
-        refreshed=counts["refresh"],
-        deleted=diff.ids_of(differences, id, "delete") if counts["delete"] else None,
-        deletions=counts["delete"],
-        duplicates=counts["copies"] - counts["rows_in"],
     )
 
 

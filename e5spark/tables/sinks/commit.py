@@ -36,16 +36,26 @@ class Commits:
         self.id = id
 
     def begin(self, manifest: Manifest, properties: Mapping[str, str]) -> None:
-        """Creates the table and writes its manifest, unless they exist.
+        """Creates the table and writes its manifest, unless they exist; call ``check`` first.
 
         Raises:
-            ConflictError: If other vectors are committed, or the table has rows that no commit
-                has put there.
+            ConflictError: If other vectors are committed.
         """
-        self.ledger.check(manifest)
         self.target.create(self.schema, properties)
-        self.check_all_recorded()
         self.ledger.begin(manifest)
+
+    def check(self, properties: Mapping[str, str]) -> None:
+        """Checks that ``begin`` may create the table, or that it is as its commits left it.
+
+        Nothing is changed.
+
+        Raises:
+            ConflictError: If a table without commits is another run's, or the table has rows that
+                no commit has put there.
+        """
+        self.target.check(self.schema, properties)
+        if self.target.location:
+            self.check_all_recorded()
 
     def as_stored(self) -> "Commits":
         """Returns commits to the table with the columns that its manifest has."""
@@ -147,6 +157,36 @@ class Commits:
         if rows:
             log.info("%d rows that an earlier run had embedded are visible now.", rows)
         return rows
+
+    def after_recovery(self, spark: SparkSession) -> tuple[DataFrame, int]:
+        """Returns the rows of the table as ``recover`` makes them, and how many it makes visible.
+
+        Nothing is changed. A killed run may have published a part of a replacement: then old rows
+        are among these rows beside the new ones.
+        """
+        pending = [
+            record
+            for record in self.ledger.pending("append", "deferred", "replace")
+            if not self.ledger.is_lost(record)
+        ]
+        included = {
+            name for record in pending if record.kind == "replace" for name in record.includes
+        }
+        recovered = [
+            record
+            for record in pending
+            if record.kind == "append"
+            or (record.kind == "deferred" and (self.id is not None or record.name in included))
+        ]
+        rows = self.target.rows(self.schema)
+        # What is left of their files: a killed run may have moved some into the table.
+        files = [file for record in recovered for file in self.ledger.staged_files(record.name)]
+        if files and self.id is not None:
+            record = Record(name="", kind="append", files=tuple(files))
+            new = staged(spark, self.ledger, self.schema, [record])
+            ids = new.select(F.col(quoted(self.id))).distinct()
+            rows = rows.join(ids, self.id, "left_anti").select(rows.columns).unionByName(new)
+        return rows, sum(record.rows for record in recovered)
 
     def _pending(self, kind: Kind) -> list[Record]:
         pending = []

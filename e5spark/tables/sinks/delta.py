@@ -82,17 +82,22 @@ class DeltaSink:
 
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
         """Creates the table with its properties, unless it exists; see ``Sink.create``."""
-        detail = self._table.detail()
-        if detail is None:
+        if not self.location:
             properties = {**_PROPERTIES, **_stats(schema), **self._properties, **provenance}
             catalog.create(self._spark, self._table.name, schema, "delta", properties)
             self._open()
-            detail = self._table.detail()
+            self.check(schema, provenance)
+
+    def check(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Checks the fingerprint of a table that has no commits; see ``Sink.check``."""
+        if not self.location or self._has_commits():
+            return
+        detail = self._table.detail()
         stored = (
             "unknown" if detail is None else detail.properties.get(catalog.FINGERPRINT, "unknown")
         )
         current = provenance[catalog.FINGERPRINT]
-        if stored != current and not self._has_commits():
+        if stored != current:
             raise other_vectors(f"The output {self.name}", stored, current)
 
     def check_files(self, ledger: Ledger) -> None:

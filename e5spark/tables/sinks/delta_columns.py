@@ -5,7 +5,7 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from e5spark.errors import ConflictError, InputError
 from e5spark.names import quoted, redacted
@@ -66,27 +66,29 @@ class DeltaColumns:
         self.location = detail.location
         self.version = self._table.version()
 
-    def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
-        """Adds the columns that are missing, in one commit; see ``Sink.create``.
+    def check(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Checks the columns of a table that has no commits; see ``Sink.check``.
 
         Raises:
             ConflictError: If the table has columns of these names that are not e5spark's.
         """
-        comment = f"e5spark {provenance[catalog.FINGERPRINT]}"
-        present = {field.name.lower(): field for field in self._table.rows().schema}
-        added = [field for field in schema if field.name.lower() not in self._inputs]
-        if not has_commits(open_storage(self._spark, self.location)):
-            for field in added:
-                column = present.get(field.name.lower())
-                if column is not None and column.metadata.get("comment") != comment:
-                    raise ConflictError(
-                        f"{redacted(self.name)} already has a column {column.name!r}, which does "
-                        "not belong to this run's vectors. Drop or rename it, or set "
-                        "embed.column_prefix."
-                    )
+        if has_commits(open_storage(self._spark, self.location)):
+            return
+        present = self._columns()
+        for field in self._added(schema):
+            column = present.get(field.name.lower())
+            if column is not None and column.metadata.get("comment") != _comment(provenance):
+                raise ConflictError(
+                    f"{redacted(self.name)} already has a column {column.name!r}, which does not "
+                    "belong to this run's vectors. Drop or rename it, or set embed.column_prefix."
+                )
+
+    def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Adds the columns that are missing, in one commit; see ``Sink.create``."""
+        comment, present = _comment(provenance), self._columns()
         missing = [
             f"{quoted(field.name)} {field.dataType.simpleString()} COMMENT '{comment}'"
-            for field in added
+            for field in self._added(schema)
             if field.name.lower() not in present
         ]
         if missing:
@@ -110,9 +112,13 @@ class DeltaColumns:
 
     def is_empty(self, schema: StructType) -> bool:
         """Returns whether no row has a value in the columns that were added."""
-        added = [F.col(quoted(name)) for name in schema.names if name.lower() not in self._inputs]
-        filled = reduce(Column.__or__, (column.isNotNull() for column in added))
-        return self.rows(schema).filter(filled).isEmpty()
+        present = self._columns()
+        added = [field for field in self._added(schema) if field.name.lower() in present]
+        if not added:
+            return True
+        columns = [F.col(quoted(field.name)) for field in added]
+        filled = reduce(Column.__or__, (column.isNotNull() for column in columns))
+        return self.rows(StructType(added)).filter(filled).isEmpty()
 
     def rows_of(self, schema: StructType, *, id: str, ids: DataFrame) -> DataFrame:
         """Returns all rows of the table; see ``Sink``."""
@@ -152,6 +158,17 @@ class DeltaColumns:
         rows = staged(self._spark, ledger, schema, included or [record])
         merge(rows, self._table, commit, clauses=clauses)
         failpoint("publishing")
+
+    def _columns(self) -> dict[str, StructField]:
+        return {field.name.lower(): field for field in self._table.rows().schema}
+
+    def _added(self, schema: StructType) -> list[StructField]:
+        """The columns, among these, that are e5spark's."""
+        return [field for field in schema if field.name.lower() not in self._inputs]
+
+
+def _comment(provenance: Mapping[str, str]) -> str:
+    return f"e5spark {provenance[catalog.FINGERPRINT]}"
 
 
 def _bytes(side: str, name: str) -> str:

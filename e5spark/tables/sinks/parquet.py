@@ -64,7 +64,13 @@ class ParquetSink:
         if self._table and not self.location:
             catalog.create(self._spark, self._table, schema, "parquet", provenance)
             self.location = catalog.location(self._spark, self._table)
-        if self._table and not has_commits(open_storage(self._spark, self.location)):
+            self.check(schema, provenance)
+
+    def check(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Checks the fingerprint of a catalog table that has no commits; see ``Sink.check``."""
+        if not (self._table and self.location):
+            return
+        if not has_commits(open_storage(self._spark, self.location)):
             sql = f"SHOW TBLPROPERTIES {self._table} ('{catalog.FINGERPRINT}')"
             (row,) = self._spark.sql(sql).collect()
             current = provenance[catalog.FINGERPRINT]

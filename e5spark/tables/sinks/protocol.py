@@ -39,6 +39,17 @@ class Sink(Protocol):
     options: Mapping[str, str]
     """Spark's writer options for staged files."""
 
+    def check(self, schema: StructType, provenance: Mapping[str, str]) -> None:
+        """Checks that ``create`` can be called; nothing is changed.
+
+        Args:
+            schema: As for ``create``.
+            provenance: As for ``create``.
+
+        Raises:
+            ConflictError: If the table exists, has no commits, and has other vectors or columns.
+        """
+
     def create(self, schema: StructType, provenance: Mapping[str, str]) -> None:
         """Creates the table, unless it exists; under the table's lock if it has a location.
 
