@@ -41,6 +41,7 @@ NOT_RUN = {
     "downloads the data of a task; tests/test_mteb.py runs mteb on local data",
     "needs a jar from Maven Central",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
+    "tests/test_dry_run.py runs such jobs",
 }
 
 

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from e5spark.cli import dry_run
 from e5spark.cli.failure import failed
 from e5spark.cli.overrides import add_overrides
 from e5spark.errors import GateError
@@ -20,11 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     parser.add_argument("config", type=Path, help="the job file; e5spark init writes one")
     add_overrides(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would do and take, from a sample; nothing is written",
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Runs the command and returns the document of its last line."""
     config = job_file.load(options.config, options.set)
+    if options.dry_run:
+        return dry_run.run(config)
     with session(config) as spark:
         report = job.run(spark, config)
     for sentence in report.sentences():

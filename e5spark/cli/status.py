@@ -58,7 +58,7 @@ def _paragraphs(result: Status) -> Iterator[tuple[str, list[str]]]:
         if result.rows is not None:
             yield "rows", _rows(result.rows, result.statuses)
         if result.size is not None:
-            yield "files", [f"{result.size.files:,}, {_bytes(result.size.bytes)}"]
+            yield "files", [f"{result.size.files:,}, {size(result.size.bytes)}"]
         yield "up to date", [result.up_to_date_at or "never: no run has finished"]
         yield "runs", _runs(state.runs, state.commits) or ["no record of a run"]
         yield "pending", _pending(document["pending"])
@@ -126,8 +126,8 @@ def _pending(pending: Mapping[str, int]) -> list[str]:
     return lines or ["nothing"]
 
 
-def _bytes(number: float) -> str:
-    """A size in the largest unit in which it is at least 1."""
+def size(number: float) -> str:
+    """Returns a size in the largest unit in which it is at least 1."""
     for unit in _UNITS[:-1]:
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == _UNITS[0] else f"{number:.1f} {unit}"

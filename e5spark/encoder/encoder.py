@@ -175,6 +175,11 @@ class Encoder:
         """Returns the number of components of a vector."""
         return self.recipe.dim
 
+    @property
+    def token_budget(self) -> int:
+        """Returns the most tokens in one forward pass, padding included."""
+        return self._spec.token_budget or self._loaded.engine.token_budget
+
     def encode(self, texts: Sequence[str], *, role: str, instruction: str | None = None) -> Vectors:
         """Returns one vector per text, in order: float32, (len(texts), dim).
 
@@ -236,10 +241,11 @@ class Encoder:
     def encode_tokens(self, sort_window: SortWindow) -> Encoding:
         """Returns the encoding of a tokenised sort window; see ``encode_rows``."""
         engine, tokens = self._loaded.engine, sort_window.tokens
-        budget = self._spec.token_budget or engine.token_budget
         errors: dict[int, str] = {}
         vectors = np.zeros((len(sort_window.owner), self.dim), dtype=np.float32)
-        batches = micro_batches(tokens.lengths, budget, packed=engine.packed, step=engine.step)
+        batches = micro_batches(
+            tokens.lengths, self.token_budget, packed=engine.packed, step=engine.step
+        )
         self._encode_batches(tokens, batches, vectors, errors)
         encoding = Encoding(
             vectors=vectors,

@@ -21,6 +21,7 @@ from e5spark.job.watch import Watch
 from e5spark.model.resolve import Plan
 from e5spark.names import quoted
 from e5spark.spark.columns import figure_names, result_names
+from e5spark.spark.executors import task_slots
 from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
@@ -121,7 +122,7 @@ def sizes(
         expected: Rows to embed; None if they are not counted yet.
     """
     has_one_task = expected is not None and expected <= _ROWS_PER_TASK
-    slots = 1 if has_one_task or (rows and tasks) else _slots(spark)
+    slots = 1 if has_one_task or (rows and tasks) else task_slots(spark)
     return Sizes(
         rows=rows or max(_ROWS, _ROWS_PER_SLOT * slots),
         tasks=tasks or slots,
@@ -131,12 +132,24 @@ def sizes(
     )
 
 
-def _slots(spark: SparkSession) -> int:
-    """Returns how many tasks run at once."""
-    # Spark cuts a range into as many parts as there are cores now; Connect offers no other way.
-    parts = spark.range(1 << 20).select(F.spark_partition_id().alias("part"))
-    cores = parts.distinct().count()
-    return max(1, cores // int(str(spark.conf.get("spark.task.cpus", "1"))))
+def tasks_of(sizes: Sizes, rows: int) -> int:
+    """Returns the tasks of a chunk of so many rows."""
+    return sizes.tasks if sizes.forced else min(sizes.tasks, ceil(rows / _ROWS_PER_TASK))
+
+
+def rows_per_file(sizes: Sizes, row_bytes: float) -> int:
+    """Returns the rows of an output file; 0 if each task writes a file.
+
+    Args:
+        sizes: The sizes of the run's chunks.
+        row_bytes: The bytes of a row, with its vectors; 0 if there is none.
+    """
+    return ceil(sizes.file_bytes / row_bytes) if sizes.file_bytes and row_bytes else 0
+
+
+def rows_per_chunk(sizes: Sizes, per_file: int) -> int:
+    """Returns the most rows of a chunk: those of whole output files, and of one at least."""
+    return max(1, sizes.rows // per_file) * per_file if per_file else sizes.rows
 
 
 def write_work(
@@ -180,11 +193,10 @@ def _chunks(work: Sequence[WorkFile], sizes: Sizes, vector_bytes: int) -> list[C
     not, and with a few small numbers, which take a byte or two.
     """
     total = sum(file.rows for file in work)
-    most, rows_per_file = sizes.rows, 0
-    if sizes.file_bytes and total:
-        row = sum(file.bytes for file in work) / total + vector_bytes
-        rows_per_file = ceil(sizes.file_bytes / row)
-        most = max(1, most // rows_per_file) * rows_per_file
+    row = sum(file.bytes for file in work) / total + vector_bytes if total else 0.0
+    per_file = rows_per_file(sizes, row)
+    most = rows_per_chunk(sizes, per_file)
+    if per_file:
         most += max(file.rows for file in work) // 2  # to the nearest file of the work list
     most = max(most, ceil(total / _MOST_CHUNKS))
     chunks = []
@@ -196,7 +208,7 @@ def _chunks(work: Sequence[WorkFile], sizes: Sizes, vector_bytes: int) -> list[C
                 kind=cast(Kind, group[0].kind),
                 paths=tuple(file.path for file in group),
                 rows=rows,
-                output_files=max(1, round(rows / rows_per_file)) if rows_per_file else 0,
+                output_files=max(1, round(rows / per_file)) if per_file else 0,
             )
         )
     return chunks
@@ -281,8 +293,8 @@ def _embed(
     name = commits.ledger.name(chunk.number)
     if isolated:  # what the attempt that has failed may have left
         commits.ledger.discard(Record(name=name, kind=chunk.kind))
-    tasks = sizes.tasks if sizes.forced else min(sizes.tasks, ceil(chunk.rows / _ROWS_PER_TASK))
-    rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths).repartition(tasks)
+    rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths)
+    rows = rows.repartition(tasks_of(sizes, chunk.rows))
     observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
     vectors = embedded(rows, plan, source, figures=True, isolated=isolated)
     if chunk.output_files:  # before the figures, which then count a row once

@@ -86,6 +86,7 @@ class RunConfig:
     chunk_rows: int = 0
     concurrent_chunks: int = 2
     file_megabytes: int = 0
+    price_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,9 +280,15 @@ def _check_columns(job: JobConfig) -> None:
 def _check_run(run: RunConfig) -> None:
     if not 0 <= run.max_error_rate <= 1:
         raise ConfigError("run.max_error_rate is a share from 0 to 1.")
-    minimums = {"partitions": 0, "chunk_rows": 0, "concurrent_chunks": 1, "file_megabytes": 0}
+    minimums = {
+        "partitions": 0,
+        "chunk_rows": 0,
+        "concurrent_chunks": 1,
+        "file_megabytes": 0,
+        "price_per_hour": 0,
+    }
     for name, minimum in minimums.items():
-        if getattr(run, name) < minimum:
+        if not getattr(run, name) >= minimum:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {minimum} or more.")
 
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ByteType,
@@ -154,6 +155,26 @@ def conformed(source: Source, fields: Sequence[StructField]) -> Source:
         columns=tuple(names[name] for name in source.columns),
         kept=tuple(names[name] for name in source.kept),
         absent=tuple(stored.values()),
+    )
+
+
+def conformed_table(rows: DataFrame, fields: Sequence[StructField]) -> DataFrame:
+    """Returns the rows of a table as they are once ``evolve`` has given it other columns.
+
+    Args:
+        rows: Its rows now.
+        fields: From ``evolved``.
+    """
+    names = {field.name for field in fields}
+    columns = [
+        F.col(quoted(field.name)) if field.name in rows.columns else F.lit(None) for field in fields
+    ]
+    return rows.select(
+        *(
+            column.cast(field.dataType).alias(field.name)
+            for column, field in zip(columns, fields, strict=True)
+        ),
+        *(F.col(quoted(name)) for name in rows.columns if name not in names),
     )
 
 

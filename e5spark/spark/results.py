@@ -193,6 +193,11 @@ def _windows(
     }
 
 
+def vectors_array(vectors: npt.NDArray[np.float32], plan: Plan) -> pa.Array:
+    """Returns vectors as the column of a table, in the plan's output type."""
+    return _vectors(vectors, np.ones(len(vectors), dtype=bool), plan)
+
+
 def _vectors(vectors: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_], plan: Plan) -> pa.Array:
     """One vector for each row that is ok, null for the others, from one flat buffer."""
     ranges = plan.calibration.ranges if plan.calibration else None

@@ -210,7 +210,7 @@ def _cut(batch: tuple[pa.Array, ...], limit: int) -> Iterator[tuple[pa.Array, ..
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TokenizedWindow:
+class WindowTexts:
     """The texts of a sort window: row r of text column c is text c * rows + r.
 
     Attributes:
@@ -218,6 +218,50 @@ class _TokenizedWindow:
         status: Status of each text before it is encoded.  # (texts,)
         errors: Number of a text to the message that says why it is not encoded.
         encoded: The numbers of the texts to encode, ascending.  # (encoded texts,)
+        texts: Those texts.  # (encoded texts,)
+        prefixes: Their prefixes.  # (encoded texts,)
+    """
+
+    rows: int
+    status: list[text.Status]
+    errors: dict[int, str]
+    encoded: npt.NDArray[np.int64]
+    texts: list[str]
+    prefixes: list[str]
+
+
+def read_window(request: Request, window: Sequence[tuple[pa.Array, ...]]) -> WindowTexts:
+    """Returns the texts of the Arrow batches of a sort window, with the status of each."""
+    columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
+    row_prefixes, errors = prefixes(request, columns)
+    rows = len(columns[0])
+    texts = [value for column in columns[: request.texts] for value in text.decode(column)]
+    status = text.statuses(texts)
+    messages = _too_long(texts, status, request.plan.spec.max_characters)
+    for row, message in errors.items():
+        messages |= dict.fromkeys(range(row, len(texts), rows), message)
+    for number in messages:
+        status[number] = "error"
+    encoded = [number for number, value in enumerate(status) if value == "ok"]
+    return WindowTexts(
+        rows=rows,
+        status=status,
+        errors=messages,
+        encoded=np.array(encoded, dtype=np.int64),
+        texts=[texts[number] or "" for number in encoded],
+        prefixes=[row_prefixes[number % rows] for number in encoded],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TokenizedWindow:
+    """A sort window whose texts are tokenised; see ``WindowTexts``.
+
+    Attributes:
+        rows: As there.
+        status: As there.
+        errors: As there.
+        encoded: As there.
         encode: Encodes those texts.
         seconds: The time that tokenising took.
     """
@@ -236,27 +280,13 @@ def _tokenize(
     window: Sequence[tuple[pa.Array, ...]],
 ) -> _TokenizedWindow:
     started = time.perf_counter()
-    columns = [pa.chunked_array(column).combine_chunks() for column in zip(*window, strict=True)]
-    row_prefixes, errors = prefixes(request, columns)
-    rows = len(columns[0])
-    texts = [value for column in columns[: request.texts] for value in text.decode(column)]
-    status = text.statuses(texts)
-    messages = _too_long(texts, status, request.plan.spec.max_characters)
-    for row, message in errors.items():
-        messages |= dict.fromkeys(range(row, len(texts), rows), message)
-    for number in messages:
-        status[number] = "error"
-    encoded = [number for number, value in enumerate(status) if value == "ok"]
-    encode = encoder.prepare(
-        [texts[number] or "" for number in encoded],
-        [row_prefixes[number % rows] for number in encoded],
-    )
+    read = read_window(request, window)
     return _TokenizedWindow(
-        rows=rows,
-        status=status,
-        errors=messages,
-        encoded=np.array(encoded, dtype=np.int64),
-        encode=encode,
+        rows=read.rows,
+        status=read.status,
+        errors=read.errors,
+        encoded=read.encoded,
+        encode=encoder.prepare(read.texts, read.prefixes),
         seconds=time.perf_counter() - started,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -182,7 +183,7 @@ class Commits:
         # What is left of their files: a killed run may have moved some into the table.
         files = [file for record in recovered for file in self.ledger.staged_files(record.name)]
         if files and self.id is not None:
-            record = Record(name="", kind="append", files=tuple(files))
+            record = replace(recovered[0], files=tuple(files))
             new = staged(spark, self.ledger, self.schema, [record])
             ids = new.select(F.col(quoted(self.id))).distinct()
             rows = rows.join(ids, self.id, "left_anti").select(rows.columns).unionByName(new)
