@@ -1,5 +1,8 @@
 """Columns of vectors in the user's own Delta table: nothing else of it changes."""
 
+import contextlib
+import io
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from e5spark.cli import main
 from e5spark.tables.ledger.lock import acquire
 from e5spark.tables.sinks.delta_table import delta_name
 from e5spark.tables.storage.local import LocalStorage
@@ -84,6 +89,8 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     trace.mark()
     assert driver.job(job()).code == 0
     assert trace.rows() == 0
+    export = ["export", job(), "--columns=other"]
+    assert driver(command, [*export, f"--to={tmp_path}/first"])["new"] == 60
     assert len(list(actions(tmp_path / "docs", "commitInfo"))) == 3
 
     driver.sql(f"UPDATE {table} SET body = concat('Changed ', id) WHERE id < 7")
@@ -98,6 +105,12 @@ def test_columns_are_added_and_refreshed_and_nothing_else_changes(
     assert [row["other"] for row in rows[50:]] == [{"a": 0}] * 9 + [None]
     assert len(rows) == 60
     check(rows, model)
+    changes = driver(command, [*export, f"--to={tmp_path}/next", f"--since={tmp_path}/first"])
+    kinds = [changes[kind] for kind in ("new", "changed", "unchanged", "deleted")]
+    assert kinds == [1, 16, 43, 1]
+    exported = pq.read_table(tmp_path / "next" / "vectors")["id"].to_pylist()
+    assert sorted(exported) == [*range(7), *range(51, 61)]
+    assert pq.read_table(tmp_path / "next" / "deleted")["id"].to_pylist() == [30]
     driver.sql(f"INSERT INTO {table} (id, body) VALUES (61, 'A text of tomorrow.')")
     status = driver.job(job(), command="status").document
     counts = status["rows_by_status"]["embedding"]
@@ -206,3 +219,10 @@ def test_vectors_of_an_unknown_commit_are_left_alone(
     outcome = driver.job(job())
     assert (outcome.code, trace.rows()) == (5, 0)
     assert "no record of a commit" in outcome.document["message"]
+
+
+def command(arguments: list[str]) -> dict[str, Any]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(arguments)
+    return json.loads(printed.getvalue().splitlines()[-1])

@@ -29,6 +29,7 @@ COMMANDS = {
     "embed": "embed the table of a job file",
     "search": "show the rows of a job's output that answer a query",
     "duplicates": "group the near-duplicates of a job's output, and mark the row to keep",
+    "export": "hand the vectors of a job's output over to an index, or what has changed in it",
     "status": "show what a job's output holds, and how it came about; no model is needed",
     "compact": "merge the small files of a job's output; no row changes",
     "unlock": "take the lock of a job's output from a run that hangs or was lost; no row changes",

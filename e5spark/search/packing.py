@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
@@ -10,7 +11,7 @@ from pyspark.sql import types as T
 
 from e5spark.errors import ConflictError, InputError
 from e5spark.names import quoted
-from e5spark.search.vectors import VectorColumn
+from e5spark.search.vectors import VectorColumn, matrix
 
 PACKED = "batch binary"
 _DIGITS = 16  # of a fingerprint, in each row of a job's output
@@ -32,6 +33,16 @@ def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays([pa.array([to_bytes(batch)], pa.binary())], ["batch"])
+
+
+def decoded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yields each batch with float16 in its column ``vector`` as lists of float32."""
+    for batch in batches:
+        vectors = matrix(batch.column("vector"), "float16", None)
+        offsets = np.linspace(0, vectors.size, batch.num_rows + 1, dtype=np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
+        arrays = [lists if name == "vector" else batch.column(name) for name in batch.schema.names]
+        yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def to_bytes(batch: pa.RecordBatch) -> bytes:
