@@ -20,7 +20,7 @@ unexport SPARK_HOME
 # Other Sparks than the one that e5spark is developed on.
 VERSIONS := 3.5 4.0 4.2
 
-.PHONY: demo test quality unit spark cluster chaos chaos-sample check coverage large large-sample s3 versions lowest
+.PHONY: demo test quality unit spark cluster chaos chaos-sample check coverage large large-sample s3 recipes versions lowest
 .PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
@@ -31,8 +31,8 @@ demo: .venv/installed java
 		jobs/demo.py --started "$$(date +%s)" $(if $(MODEL),--model $(MODEL))
 
 # Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
-# cluster and the two samples; make chaos, large, versions and s3 run every night.
-OTHER_TIERS := cluster or large or s3 or chaos or chaos_sample
+# cluster and the two samples; make chaos, large, versions, s3 and recipes run every night.
+OTHER_TIERS := cluster or large or s3 or recipes or chaos or chaos_sample
 PYTEST := $(BIN)/python -m pytest
 # A worker of pytest-xdist takes whole files, because a file shares its models and tables.
 PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
@@ -79,7 +79,7 @@ coverage: .venv/jars java
 	rm -rf build/coverage
 	$(BIN)/coverage run -m pytest $(PARALLEL) $(CORES) \
 		-m 'not spark and not ($(OTHER_TIERS))'
-	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not (large or s3 or chaos or chaos_sample)'
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not (large or s3 or recipes or chaos or chaos_sample)'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --skip-empty
 
@@ -87,6 +87,11 @@ coverage: .venv/jars java
 # of its own, because botocore wants a dateutil below 3.
 s3: .venv/installed .venv/moto/installed java
 	$(BIN)/python -m pytest -m s3 tests/test_s3.py
+
+# The recipes of examples/ against the stores that they load: 380 MB of packages, one of which is a
+# PostgreSQL with pgvector. A minute or two.
+recipes: .venv/recipes/installed java
+	PYTHONPATH=$(CURDIR)/.venv/recipes $(BIN)/python -m pytest -m recipes tests/test_recipes.py
 
 # What depends on Spark, on its other minor versions: embed and both kinds of UDF, the job on
 # Parquet run again and again, and Delta's rows and columns with the jars of each version. make
@@ -153,7 +158,8 @@ clean:
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
 $(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt
 .venv/lowest/installed: conf/constraints-lowest.txt
-$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed: | .venv/installed
+.venv/recipes/installed: conf/constraints-recipes.txt
+$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed .venv/recipes/installed: | .venv/installed
 	rm -rf $(@D)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
 	@touch $@

@@ -40,6 +40,8 @@ NOT_RUN = {
     "embeds in several precisions; tests/test_compare.py runs it",
     "downloads the data of a task; tests/test_mteb.py runs mteb on local data",
     "needs a jar from Maven Central",
+    "needs a server of Qdrant",
+    "needs a server of OpenSearch",
     "measures this machine for minutes; tests/test_benchmark.py runs it",
     "tests/test_dry_run.py runs such jobs",
 }
