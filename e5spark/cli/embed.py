@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from e5spark.cli import dry_run
+from e5spark.cli import dry_run, summary
 from e5spark.cli.failure import failed
 from e5spark.cli.overrides import add_overrides
 from e5spark.errors import GateError
@@ -13,6 +13,7 @@ from e5spark.job import job_file
 from e5spark.job import run as job
 from e5spark.job.report import check_gates
 from e5spark.job.session import session
+from e5spark.job.terminal import terminal
 
 log = logging.getLogger("e5spark")
 
@@ -33,10 +34,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     config = job_file.load(options.config, options.set)
     if options.dry_run:
         return dry_run.run(config)
+    console = terminal()
+    if console is not None:
+        console.print(summary.title(config))
     with session(config) as spark:
         report = job.run(spark, config)
-    for sentence in report.sentences():
-        log.info("%s", sentence)
+    if console is not None:
+        console.print(summary.table(report))
+    else:
+        for sentence in report.sentences():
+            log.info("%s", sentence)
     try:
         check_gates(report, config.run.max_error_rate)
     except GateError as error:  # the document still says what was written

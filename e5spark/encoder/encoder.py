@@ -224,12 +224,22 @@ class Encoder:
         """
         return self.encode_tokens(self.tokenize(texts, prefixes))
 
-    def prepare(self, texts: Sequence[str], prefixes: Sequence[str]) -> Callable[[], Encoding]:
+    def prepare(
+        self,
+        texts: Sequence[str],
+        prefixes: Sequence[str],
+        on_batch: Callable[[float, int], None] | None = None,
+    ) -> Callable[[], Encoding]:
         """Returns a function that encodes a sort window of texts, which are tokenised now.
 
         A thread can prepare the next sort window while the engine runs this one.
+
+        Args:
+            texts: Texts without prompts.
+            prefixes: The prefix of each text.
+            on_batch: Is told, after each micro-batch, its share of the window and its tokens.
         """
-        return partial(self.encode_tokens, self.tokenize(texts, prefixes))
+        return partial(self.encode_tokens, self.tokenize(texts, prefixes), on_batch)
 
     def tokenize(self, texts: Sequence[str], prefixes: Sequence[str]) -> SortWindow:
         """Returns a sort window of texts, tokenised for ``encode_tokens``.
@@ -238,7 +248,9 @@ class Encoder:
         """
         return tokenize(self._loaded.tokenizer, self.recipe, texts, prefixes)
 
-    def encode_tokens(self, sort_window: SortWindow) -> Encoding:
+    def encode_tokens(
+        self, sort_window: SortWindow, on_batch: Callable[[float, int], None] | None = None
+    ) -> Encoding:
         """Returns the encoding of a tokenised sort window; see ``encode_rows``."""
         engine, tokens = self._loaded.engine, sort_window.tokens
         errors: dict[int, str] = {}
@@ -246,7 +258,7 @@ class Encoder:
         batches = micro_batches(
             tokens.lengths, self.token_budget, packed=engine.packed, step=engine.step
         )
-        self._encode_batches(tokens, batches, vectors, errors)
+        self._encode_batches(tokens, batches, vectors, errors, on_batch)
         encoding = Encoding(
             vectors=vectors,
             n_tokens=tokens.n_tokens.copy(),
@@ -265,7 +277,12 @@ class Encoder:
         return encoding.take(sort_window.inverse)
 
     def _encode_batches(
-        self, tokens: Tokens, batches: Sequence[Indices], vectors: Vectors, errors: dict[int, str]
+        self,
+        tokens: Tokens,
+        batches: Sequence[Indices],
+        vectors: Vectors,
+        errors: dict[int, str],
+        on_batch: Callable[[float, int], None] | None = None,
     ) -> None:
         """Fills in the vectors of the batches' rows; bisects a batch that cannot be encoded."""
         halves: list[Indices] = []
@@ -279,12 +296,14 @@ class Encoder:
                 if not finite.all():
                     cut = np.where(finite[:, None], cut, 0)
                 vectors[rows] = normalized(cut) if self.recipe.normalize else cut
+                if on_batch is not None:
+                    on_batch(len(rows) / len(vectors), int(tokens.lengths[rows].sum()))
             elif len(rows) == 1:
                 errors[int(rows[0])] = f"{type(pooled).__name__}: {pooled}"
             else:  # some row is at fault; the others must get their vectors
                 halves += np.array_split(rows, 2)
         if halves:
-            self._encode_batches(tokens, halves, vectors, errors)
+            self._encode_batches(tokens, halves, vectors, errors, on_batch)
 
 
 def normalized(vectors: Vectors) -> Vectors:

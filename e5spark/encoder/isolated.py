@@ -72,7 +72,12 @@ class IsolatedEncoder:
             self._engine = self._started()
         return self._engine
 
-    def prepare(self, texts: Sequence[str], prefixes: Sequence[str]) -> Callable[[], Encoding]:
+    def prepare(
+        self,
+        texts: Sequence[str],
+        prefixes: Sequence[str],
+        on_batch: Callable[[float, int], None] | None = None,  # the child does not say
+    ) -> Callable[[], Encoding]:
         """Returns a function that encodes a sort window of texts; see ``encode_rows``."""
         return partial(self.encode_rows, texts, prefixes)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import ceil
+from pathlib import PurePath
 from typing import cast
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -270,23 +271,51 @@ def embed_chunks(
     in a process of their own. After any other failure no further chunk begins; chunks in flight
     are finished and committed.
     """
-    progress = Progress(rows=sum(chunk.rows for chunk in chunks), chunks=len(chunks))
+    spark = source.rows.sparkSession
+    progress = Progress(
+        rows=sum(chunk.rows for chunk in chunks),
+        chunks=len(chunks),
+        model=f"{_name(plan)} in {plan.spec.precision}",
+        # Elsewhere, executors have no directory of this machine.
+        on_this_machine=str(spark.conf.get("spark.master", "")).startswith("local"),
+    )
 
     def run(chunk: Chunk) -> Record:
         embed = functools.partial(
-            _embed, chunk, plan=plan, source=source, commits=commits, sizes=sizes
+            _embed,
+            chunk,
+            plan=plan,
+            source=source,
+            commits=commits,
+            sizes=sizes,
+            progress=progress,
         )
         record, chunk_figures = isolation.isolated_after_death(embed)
         watch.add(chunk_figures)
-        progress.chunk(rows=chunk.rows, tokens=record.counts["tokens"])
+        progress.chunk(chunk.number, rows=chunk.rows, tokens=_tokens(record))
         return record
 
-    with spark_settings(source.rows.sparkSession, _EXCHANGE if sizes.file_bytes else {}):
+    with progress, spark_settings(spark, _EXCHANGE if sizes.file_bytes else {}):
         return _run_concurrently(run, chunks, sizes.concurrent_chunks)
 
 
+def _name(plan: Plan) -> str:
+    return PurePath(plan.spec.checkpoint or plan.spec.model).name
+
+
+def _tokens(record: Record) -> int:
+    return record.counts["tokens"] - record.counts["lost_tokens"]
+
+
 def _embed(
-    chunk: Chunk, isolated: bool, *, plan: Plan, source: Source, commits: Commits, sizes: Sizes
+    chunk: Chunk,
+    isolated: bool,
+    *,
+    plan: Plan,
+    source: Source,
+    commits: Commits,
+    sizes: Sizes,
+    progress: Progress,
 ) -> tuple[Record, Figures]:
     spark = source.rows.sparkSession
     names = result_names(plan, source.texts)
@@ -296,7 +325,8 @@ def _embed(
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths)
     rows = rows.repartition(tasks_of(sizes, chunk.rows))
     observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
-    vectors = embedded(rows, plan, source, figures=True, isolated=isolated)
+    tally = progress.begin(chunk.number, rows=chunk.rows)
+    vectors = embedded(rows, plan, source, figures=True, isolated=isolated, tally=tally)
     if chunk.output_files:  # before the figures, which then count a row once
         vectors = vectors.repartition(chunk.output_files, *_exchange_keys(vectors, source))
     vectors = vectors.observe(

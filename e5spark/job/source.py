@@ -139,7 +139,13 @@ def _check_hash_id(df: DataFrame) -> None:
 
 
 def embedded(
-    rows: DataFrame, plan: Plan, source: Source, *, figures: bool = False, isolated: bool = False
+    rows: DataFrame,
+    plan: Plan,
+    source: Source,
+    *,
+    figures: bool = False,
+    isolated: bool = False,
+    tally: str | None = None,
 ) -> DataFrame:
     """Returns rows of the input with their vectors: the rows and the columns of the output.
 
@@ -153,6 +159,7 @@ def embedded(
         source: The input.
         figures: Whether to add the columns of ``figure_names``, which the output does not have.
         isolated: Whether texts are encoded in a process that may die of one.
+        tally: The directory where tasks note how far they have come; see ``e5spark.spark.tally``.
     """
     digest = plan.fingerprint.digest
     rows = rows.drop(diff.COPIES)
@@ -161,7 +168,13 @@ def embedded(
     names = [name for names in result_names(plan, source.texts) for name in names.values()]
     hidden = [name for names in figure_names(source.texts) for name in names.values()]
     vectors = embed_plan(
-        rows, plan, source.texts, figures=figures, isolated=isolated, quick_start=False
+        rows,
+        plan,
+        source.texts,
+        figures=figures,
+        isolated=isolated,
+        quick_start=False,
+        tally=tally,
     )
     return vectors.select(
         *(F.col(quoted(name)) for name in source.columns),

@@ -31,7 +31,7 @@ from e5spark.spark.columns import (
 from e5spark.spark.device import default_precision
 from e5spark.spark.results import provenance
 from e5spark.spark.udf import Udf, result_udf, vector_udf
-from e5spark.spark.worker import Request
+from e5spark.spark.worker import Request, RequestOptions
 
 _STRUCT = RESERVED
 _WINDOW = f"{RESERVED}_window"
@@ -165,11 +165,7 @@ def embed_plan(
     df: DataFrame,
     plan: Plan,
     texts: TextColumns,
-    *,
-    figures: bool = False,
-    event: str = "window",
-    isolated: bool = False,
-    quick_start: bool = True,
+    **options: Unpack[RequestOptions],
 ) -> DataFrame:
     """Returns the same DataFrame as ``embed``, for a model that is already resolved.
 
@@ -177,10 +173,8 @@ def embed_plan(
         df: The table.
         plan: The model.
         texts: The text columns.
-        figures: Whether to add the columns of ``figure_names`` at the end.
-        event: See ``Request``.
-        isolated: See ``Request``.
-        quick_start: See ``Request``.
+        **options: See ``Request``; with ``figures`` the columns of ``figure_names`` are added at
+            the end.
 
     Raises:
         ColumnError: If a text column is missing or does not hold strings, or an added name is
@@ -188,9 +182,7 @@ def embed_plan(
         OptionError: If the role, the instruction or their combination is wrong.
     """
     request, arguments = udf_call(df, plan, texts)
-    request = replace(
-        request, figures=figures, event=event, isolated=isolated, quick_start=quick_start
-    )
+    request = replace(request, **options)
     names = result_names(plan, texts)
     check_free(df, [name for columns in names for name in columns.values()])
     if request.texts > 1 and plan.recipe.long_text == "split":
@@ -208,7 +200,7 @@ def embed_plan(
     metadata = {f"e5spark.{key}": value for key, value in facts.items()}
     added = [
         struct[field].alias(name, metadata=metadata if field == "embedding" else {})
-        for group in ([names, figure_names(texts)] if figures else [names])
+        for group in ([names, figure_names(texts)] if request.figures else [names])
         for struct, columns in zip(structs, group, strict=True)
         for field, name in columns.items()
     ]

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from e5spark.model.resolve import Plan
 from e5spark.spark import results
 from e5spark.spark.encoder_cache import encoder_for, isolated_encoder_for, spare_memory
 from e5spark.spark.prefetch import prefetch
+from e5spark.spark.tally import Tally, tally
 from e5spark.spark.trace import trace
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ _LEAST_WINDOW_BYTES = 1 << 18
 _FIRST_ROWS = (64, 64, 512)
 
 
+class RequestOptions(TypedDict, total=False):
+    """Fields of ``Request`` that say how, and not what, is embedded."""
+
+    figures: bool
+    event: str
+    isolated: bool
+    quick_start: bool
+    tally: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a UDF does with its arguments: text columns, then optional roles and instructions.
@@ -57,6 +68,7 @@ class Request:
         isolated: Whether texts are encoded in a process of their own, because a worker has died.
         quick_start: Whether the first sort windows are small, for ``show`` and ``limit``, which
             need the first rows only.
+        tally: The directory on the driver's machine where a task notes how far it has come.
     """
 
     plan: Plan
@@ -68,6 +80,7 @@ class Request:
     event: str = "window"
     isolated: bool = False
     quick_start: bool = True
+    tally: str | None = None
 
     @property
     def arguments(self) -> int:
@@ -97,8 +110,12 @@ def run(request: Request, batches: Iterable[tuple[pa.Array, ...]]) -> Iterator[l
         window_bytes(spare_memory(request.plan, isolated=isolated)),
         first=_FIRST_ROWS if request.quick_start else (),
     )
-    for window in prefetch(windows, functools.partial(_tokenize, request, encoder)):
-        yield _encode(request, window)
+    progress = tally(request.tally)
+    for window in prefetch(windows, functools.partial(_tokenize, request, encoder, progress)):
+        result = _encode(request, window)
+        if progress is not None:
+            progress.finish(window.rows)
+        yield result
 
 
 def window_bytes(spare: int | None) -> int:
@@ -277,16 +294,20 @@ class _TokenizedWindow:
 def _tokenize(
     request: Request,
     encoder: "Encoder | IsolatedEncoder",
+    progress: Tally | None,
     window: Sequence[tuple[pa.Array, ...]],
 ) -> _TokenizedWindow:
     started = time.perf_counter()
     read = read_window(request, window)
+    encode = encoder.prepare(
+        read.texts, read.prefixes, None if progress is None else progress.window(read.rows)
+    )
     return _TokenizedWindow(
         rows=read.rows,
         status=read.status,
         errors=read.errors,
         encoded=read.encoded,
-        encode=encoder.prepare(read.texts, read.prefixes),
+        encode=encode,
         seconds=time.perf_counter() - started,
     )
 
