@@ -150,6 +150,26 @@ def test_overrides_win_over_the_file(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_document_goes_to_a_file_and_stdout_stays_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "document.json"
+    assert main(["init", str(tmp_path / "new"), "--json", str(file)]) == 0
+    assert json.loads(file.read_text("utf-8"))["status"] == "done"
+    assert '"status"' not in capsys.readouterr().out
+    assert main(["init", str(tmp_path / "new"), "--json", str(file)]) == 5
+    assert json.loads(file.read_text("utf-8"))["exit_code"] == 5
+
+
+def test_a_document_that_cannot_be_written_is_an_error_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nowhere" / "document.json"
+    assert main(["init", str(tmp_path / "new"), "--json", str(file)]) == 2
+    assert "cannot be written: No such file" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
+
+
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["embed"])

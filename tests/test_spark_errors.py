@@ -3,7 +3,14 @@
 import pytest
 from pyspark.errors import AnalysisException, IllegalArgumentException
 
-from e5spark.errors import ConflictError, E5SparkError, InputError, ModelError, TransientError
+from e5spark.errors import (
+    ConflictError,
+    E5SparkError,
+    InputError,
+    ModelError,
+    OptionError,
+    TransientError,
+)
 from e5spark.job.isolation import isolated_after_death
 from e5spark.names import redacted
 from e5spark.tables.sources import stream
@@ -180,6 +187,37 @@ def test_a_job_whose_worker_died_is_told_from_others(text: str):
 )
 def test_a_job_that_failed_for_another_reason_is_not_run_again(error: Exception):
     assert not worker_died(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        (f"{ABORTED}java.lang.OutOfMemoryError: Java heap space", "spark.driver.memory"),
+        ("java.lang.OutOfMemoryError: GC overhead limit exceeded", "spark.driver.memory"),
+        (
+            f"{ABORTED.replace('executor driver', '10.0.0.2 executor 1')}"
+            "java.lang.OutOfMemoryError: Java heap space",
+            "spark.executor.memory",
+        ),
+        (
+            f"{ABORTED.replace('executor driver', '10.0.0.2 executor 1')}ExecutorLostFailure "
+            "(executor 1 exited caused by one of the running tasks) Reason: Command exited with "
+            "code 52",
+            "spark.executor.memory",
+        ),
+    ],
+)
+def test_a_full_heap_names_the_setting_that_helps_and_is_not_tried_again(text: str, setting: str):
+    error = translated(Exception(f"{text}\n\tat java.base/java.util.Arrays.copyOf"), "It stopped")
+    assert type(error) is OptionError
+    assert f"Raise {setting}, " in str(error)
+    assert "\tat" not in str(error)
+    assert not worker_died(Exception(text))
+
+
+def test_a_limit_on_threads_is_no_full_heap():
+    error = Exception("java.lang.OutOfMemoryError: unable to create native thread")
+    assert translated(error, "It stopped") is None
 
 
 def test_work_is_done_again_in_isolation_after_a_death_only():

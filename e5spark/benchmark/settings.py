@@ -111,7 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="never keep two contenders in memory at once"
     )
     parser.add_argument("--work", type=Path, help="keep models and texts in this directory")
-    parser.add_argument("--json", type=Path, help="write the JSON document to this file too")
     parser.add_argument("--plot", type=Path, help="write a chart, such as benchmark.png")
 
 

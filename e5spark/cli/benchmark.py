@@ -1,7 +1,6 @@
 """``e5spark benchmark``: this machine, e5spark on it, and the alternatives."""
 
 import argparse
-import json
 from typing import Any
 
 from e5spark import benchmark
@@ -15,8 +14,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.plot is not None:
         benchmark.check_plot(options.plot)
     document = benchmark.run(settings)
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     if options.plot is not None:
         benchmark.plot(document, options.plot)
     return document

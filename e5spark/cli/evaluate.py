@@ -1,13 +1,11 @@
 """``e5spark evaluate``: judges the vectors that jobs wrote."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from e5spark.cli.overrides import add_overrides
-from e5spark.errors import OptionError
 from e5spark.evaluate import evaluation_file, report, trec
 from e5spark.evaluate import run as evaluation
 from e5spark.job.session import open_session
@@ -19,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, metavar="DIR", help="where to write run files and values by query"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the document here, too")
     add_overrides(parser)
 
 
@@ -37,18 +34,4 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for path in trec.write(result.judgement, options.runs, result.task.key)
         ]
     sys.stdout.write(report.table(results) + "\n")
-    if options.json:
-        write_document(document, options.json)
     return document
-
-
-def write_document(document: dict[str, Any], path: Path) -> None:
-    """Writes a document as indented JSON.
-
-    Raises:
-        OptionError: If the file cannot be written.
-    """
-    try:
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error.strerror}.") from error

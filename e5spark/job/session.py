@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from subprocess import TimeoutExpired
+from typing import Any
 
 from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
@@ -12,30 +14,42 @@ from pyspark.sql import SparkSession
 
 from e5spark.cpus import available_cpus
 from e5spark.errors import ConfigError, E5SparkError, TransientError
-from e5spark.job.config import JobConfig
-from e5spark.job.jvm import short_start
+from e5spark.job.config import JobConfig, ModelConfig
+from e5spark.job.interrupt import cancelled_when_interrupted
+from e5spark.job.jvm import LARGE_MODEL, heap_bytes, is_verbose, started_here
+from e5spark.limits import memory_ceilings
+from e5spark.model.checkpoint import locate
+from e5spark.model.footprint import footprint
+from e5spark.model.spec import model_spec
 from e5spark.tables import delta_session as delta
-from e5spark.tables.spark_errors import condition, reason
+from e5spark.tables.spark_errors import condition, no_heap, reason
 
 _LOCAL = re.compile(r"local\[(\*|\d+)\]")
+_ENGINES = ("openvino", "torch")
+# Spark ends a JVM with this code when its heap is full.
+_OUT_OF_MEMORY, _SECONDS = 52, 5.0
 _FIXED = {"CANNOT_MODIFY_CONFIG", "CANNOT_MODIFY_STATIC_CONFIG"}
 
 
 def session(job_config: JobConfig) -> AbstractContextManager[SparkSession]:
     """Returns the session of a job; see ``open_session``."""
     formats = (job_config.input.format, job_config.output.format)
-    return open_session(job_config.spark, formats=formats)
+    return open_session(job_config.spark, formats=formats, model=job_config.model)
 
 
 @contextmanager
 def open_session(
-    requested: Mapping[str, str], *, formats: Iterable[str] = ()
+    requested: Mapping[str, str],
+    *,
+    formats: Iterable[str] = (),
+    model: ModelConfig | None = None,
 ) -> Iterator[SparkSession]:
     """Yields the running session, which stays, or a new one, which is stopped afterwards.
 
     Args:
         requested: Settings of Spark.
         formats: The formats of the tables that are used; ``delta`` needs jars.
+        model: The model that workers load, for the memory that it leaves to a JVM started here.
 
     Raises:
         ConfigError: If Spark refuses a setting, or Java is missing.
@@ -49,26 +63,29 @@ def open_session(
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if "delta" in formats:
             settings = {**delta.session_settings(), **settings}
+        if not is_verbose():
+            settings = {"spark.ui.showConsoleProgress": "false", **settings}
     if running is None:
         settings = {**settings, **one_machine({**_submitted(), **settings})}
     builder = SparkSession.builder.appName("e5spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        with short_start() if starts_jvm else nullcontext():
+        with started_here(heap=_heap(model)) if starts_jvm else nullcontext():
             spark = builder.getOrCreate()
     except Exception as error:  # py4j has errors that PySpark does not wrap
         raise _refusal(error) from error
     try:
-        _check_settings(spark, requested)
-        yield spark
+        with cancelled_when_interrupted(spark):
+            _check_settings(spark, requested)
+            yield spark
     finally:
         if running is None:
             with suppress(ConnectionError, Py4JNetworkError):  # no JVM is left to stop
                 spark.stop()
 
 
-def lost_jvm(error: BaseException) -> TransientError | None:
+def lost_jvm(error: BaseException) -> E5SparkError | None:
     """Returns the error to raise if Spark's Java process is gone; None for any other error."""
     cause: BaseException | None = error
     while cause is not None:
@@ -76,12 +93,24 @@ def lost_jvm(error: BaseException) -> TransientError | None:
         if isinstance(cause, Py4JNetworkError) or (
             isinstance(cause, ConnectionError) and not isinstance(error, E5SparkError)
         ):
+            if _exit_code() == _OUT_OF_MEMORY:
+                return no_heap("The run stopped")
             return TransientError(
                 "Spark's Java process on this machine has ended: it was stopped or killed, for "
                 "example for lack of memory (see spark.driver.memory). Committed rows are safe; "
                 "start the same command again."
             )
         cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _exit_code() -> int | None:
+    """Returns the exit code of the JVM that PySpark has started; None if there is none."""
+    from pyspark import SparkContext
+
+    process: Any = getattr(SparkContext._gateway, "proc", None)
+    with suppress(AttributeError, TimeoutExpired):  # it is not ours, or it hangs
+        return int(process.wait(timeout=_SECONDS))
     return None
 
 
@@ -105,6 +134,17 @@ def one_machine(settings: Mapping[str, str]) -> dict[str, str]:
         cores = str(available_cpus()) if local[1] == "*" else local[1]
         result |= {"spark.master": f"local[{cores}]", "spark.task.cpus": cores}
     return result
+
+
+def _heap(model: ModelConfig | None) -> int | None:
+    """Returns the heap of a JVM that starts here, beside a worker with the model."""
+    size = LARGE_MODEL
+    if model is not None:
+        with suppress(Exception):  # the command itself says what is wrong with the model
+            files = locate(model_spec(model.name, {**model.options, "download": False}))
+            sizes = [footprint(files, engine=name, precision="fp32") for name in _ENGINES]
+            size = max(needs.usual["resident"] for needs in sizes)
+    return heap_bytes(memory_ceilings(), model=size)
 
 
 def _submitted() -> dict[str, str]:

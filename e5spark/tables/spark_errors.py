@@ -4,6 +4,7 @@
 cause                                                    raised
 =======================================================  =========================================
 an e5spark error in the text of a worker's traceback     that error
+no Java heap left                                        OptionError
 a full disk                                              TransientError
 shuffle files that are lost again and again              TransientError
 a file that cannot be read, a malformed record           InputError; ConflictError in the output
@@ -28,7 +29,14 @@ from urllib.parse import unquote
 from py4j.protocol import Py4JJavaError, Py4JNetworkError
 from pyspark.errors import AnalysisException, IllegalArgumentException, PySparkException
 
-from e5spark.errors import ConflictError, E5SparkError, InputError, TransientError, from_text
+from e5spark.errors import (
+    ConflictError,
+    E5SparkError,
+    InputError,
+    OptionError,
+    TransientError,
+    from_text,
+)
 from e5spark.names import redacted
 from e5spark.tables import delta_session as delta
 
@@ -62,6 +70,14 @@ _WORKER_DIED = re.compile(
     r"Python worker exited unexpectedly|ExecutorLostFailure|MemoryError|PanicException"
     r"|java\.io\.EOFException|Broken pipe|Connection reset"
 )
+# Threads are limited by the system, and no heap helps. 52 is the exit code of an executor with a
+# full heap.
+_HEAP = re.compile(
+    r"OutOfMemoryError(?!: unable to create)|Java heap space|GC overhead limit exceeded"
+    r"|\bexit(?:ed)?(?: with)?(?: exit)? code:? 52\b"
+)
+# A local master runs its tasks in the driver's JVM, as the executor of this name.
+_ON_DRIVER = re.compile(r"\bexecutor driver\b")
 # Spark's message for a stage whose input is lost in four attempts in a row.
 _SHUFFLE_LOST = re.compile(r"has failed the maximum allowable number of times")
 _AGAIN = "Start the same command again."
@@ -104,14 +120,9 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
     if worker_error is not None:
         return worker_error
     name = condition(error)
-    if _FULL.search(str(error)):
-        return disk_full(failure)
-    if _SHUFFLE_LOST.search(str(error)):
-        return TransientError(
-            f"{redacted(failure)}: the shuffle files of a stage were lost more often than Spark "
-            "computes them again (spark.stage.maxConsecutiveAttempts, 4 times by default), because "
-            f"executors left or cannot be read from. {_AGAIN}"
-        )
+    exhausted = _exhausted(str(error), failure)
+    if exhausted is not None:
+        return exhausted
     if name.startswith(("FAILED_READ_FILE", "MALFORMED_")):
         return _unreadable(error, failure, output)
     if name in EXISTS:
@@ -123,6 +134,22 @@ def translated(error: Exception, failure: str, *, output: str = "") -> E5SparkEr
     return None
 
 
+def _exhausted(text: str, failure: str) -> E5SparkError | None:
+    """Returns the error for what a machine has run out of: heap, disk, or executors."""
+    if _HEAP.search(text):
+        on_executor = "stage failure" in text and not _ON_DRIVER.search(text)
+        return no_heap(failure, on_executor=on_executor)
+    if _FULL.search(text):
+        return disk_full(failure)
+    if _SHUFFLE_LOST.search(text):
+        return TransientError(
+            f"{redacted(failure)}: the shuffle files of a stage were lost more often than Spark "
+            "computes them again (spark.stage.maxConsecutiveAttempts, 4 times by default), because "
+            f"executors left or cannot be read from. {_AGAIN}"
+        )
+    return None
+
+
 def worker_died(error: Exception) -> bool:
     """Returns whether a Spark job failed because a Python worker ended or had no memory left."""
     text = str(error)
@@ -130,7 +157,23 @@ def worker_died(error: Exception) -> bool:
         not isinstance(error, E5SparkError)
         and ("stage failure" in text or "Python worker" in text)
         and from_text(text) is None
+        and not _HEAP.search(text)
         and _WORKER_DIED.search(text) is not None
+    )
+
+
+def no_heap(failure: str, *, on_executor: bool = False) -> OptionError:
+    """Returns the error for a JVM that has no heap left.
+
+    Args:
+        failure: How the message begins; see ``spark_errors``.
+        on_executor: Whether it was an executor's JVM, and not the driver's.
+    """
+    kind = "executor" if on_executor else "driver"
+    return OptionError(
+        f"{redacted(failure)}: the {kind}'s Java heap is full; long texts take several times their "
+        f"size. Raise spark.{kind}.memory, in [spark] of the job file or as an option of "
+        "spark-submit, and start the same command again: committed rows are safe."
     )
 
 
