@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-from e5spark.benchmark.machine import has_native_bf16
+from e5spark.cpus import has_native_bf16
 from e5spark.encoder.packages import missing as missing_packages
 from e5spark.model.engines import ENGINES
 
@@ -56,7 +56,7 @@ def contenders(
         device: ``cpu``, or the torch device of the GPU.
         prepared: Engine and precision (``openvino-int8``) to the directory of a prepared model.
     """
-    native = device != "cpu" or has_native_bf16(dict(machine))
+    native = device != "cpu" or has_native_bf16(machine["isa"])
     result = [
         Contender(name=RECIPE, kind="recipe", workers=threads),
         Contender(name="predict-batch-udf", kind="predict-batch-udf", workers=threads),

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from e5spark.benchmark.machine import describe, has_native_bf16, pin
+from e5spark.benchmark.machine import pin
+from e5spark.cpus import has_native_bf16, instruction_sets
 
 Size = tuple[int, int, int]  # rows, inner, columns
 Gemm = Callable[[Size], Callable[[], object]]
@@ -31,7 +32,7 @@ def _measure(threads: int, hidden: int, ffn: int, *, seconds: float) -> dict[str
     torch.set_num_threads(threads)
     # A micro-batch through the model's widest layers, and a square.
     sizes = [(2048, hidden, ffn), (2048, ffn, hidden), (2048, 2048, 2048)]
-    native = has_native_bf16(describe())
+    native = has_native_bf16(instruction_sets())
     gemms: dict[str, Gemm] = {
         "fp32 torch": _torch_gemm("cpu", torch.float32),
         "bf16 torch": _torch_gemm("cpu", torch.bfloat16),

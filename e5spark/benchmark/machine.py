@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from e5spark import __version__
-from e5spark.cpus import available_cpus
+from e5spark.cpus import available_cpus, cpu_name, instruction_sets
 
-_FLAGS = (
-    *("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni"),
-    *("amx_tile", "amx_bf16", "amx_int8"),
-    *("asimddp", "bf16", "i8mm", "sve"),  # ARM's
-)
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "sentence-transformers", "openvino", "nncf"),
     *("onnxruntime", "optimum-onnx", "optimum-intel", "pyspark", "pyarrow", "pandas", "numpy"),
@@ -26,12 +21,10 @@ _PACKAGES = (
 
 def describe() -> dict[str, Any]:
     """Returns the machine's CPU, relevant instruction sets, memory, versions and commit."""
-    cpuinfo = _read(Path("/proc/cpuinfo"))
-    flags = set(_field(cpuinfo, "flags").split()) | set(_field(cpuinfo, "Features").split())
     memory = _field(_read(Path("/proc/meminfo")), "MemTotal").split()
     return {
-        "cpu": _field(cpuinfo, "model name") or platform.processor() or platform.machine(),
-        "isa": [flag for flag in _FLAGS if flag in flags],
+        "cpu": cpu_name() or platform.processor() or platform.machine(),
+        "isa": instruction_sets(),
         "cpus": available_cpus(),
         "memory_gb": round(int(memory[0]) / 1e6, 1) if memory else None,
         "system": platform.platform(),
@@ -40,11 +33,6 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
-
-
-def has_native_bf16(machine: dict[str, Any]) -> bool:
-    """Returns whether the CPU has bf16 instructions; emulated bf16 is slower than fp32."""
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["isa"]))
 
 
 def peaks(*, threads: int, hidden: int, ffn: int, seconds: float) -> dict[str, Any]:
