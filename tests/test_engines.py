@@ -54,6 +54,7 @@ def test_every_entry_has_its_module_and_its_packages(name: str) -> None:
     assert list(inspect.signature(module.load).parameters) == [
         *("files", "precision", "device", "threads")
     ]
+    assert list(inspect.signature(module.check).parameters) == ["files", "precision", "device"]
     assert missing(ENGINES[name].packages) == []
     assert set(ENGINES[name].precisions) <= set(PRECISIONS)
 

@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from e5spark.encoder.engine import LoadedModel
 from e5spark.encoder.packages import missing, require
@@ -32,16 +33,41 @@ def load(
         OptionError: If the engine is not installed, or cannot run the checkpoint.
     """
     name = decide_engine(files, engine=engine, device=device)
+    loaded: LoadedModel = _module(name).load(
+        files, precision=precision, device=device, threads=threads
+    )
+    return loaded
+
+
+def check_loadable(files: Files, *, engine: str, precision: str, device: str) -> str:
+    """Checks all that an engine needs of this machine before it loads a model; loads none.
+
+    Args:
+        files: A checkpoint, or a prepared model.
+        engine: The engine that ``decide_engine`` has returned.
+        precision: A resolved precision, never ``auto``.
+        device: ``auto``, or a torch device.
+
+    Returns:
+        The precision that the engine would compute in here.
+
+    Raises:
+        ModelError: If the model cannot be loaded here.
+        OptionError: If a package or the device is missing.
+    """
+    actual: str = _module(engine).check(files, precision=precision, device=device)
+    return actual
+
+
+def _module(engine: str) -> ModuleType:
     # Importing e5spark.encoder loads no engine; loading a checkpoint loads the one that it needs.
     try:
-        module = import_module(f"e5spark.encoder.engines.{name}")
+        return import_module(f"e5spark.encoder.engines.{engine}")
     except ImportError as error:
         raise OptionError(
-            f"The {name} engine cannot be imported: {error}. Install its packages again: "
-            f"pip install 'e5spark[{ENGINES[name].extra}]'."
+            f"The {engine} engine cannot be imported: {error}. Install its packages again: "
+            f"pip install 'e5spark[{ENGINES[engine].extra}]'."
         ) from error
-    loaded: LoadedModel = module.load(files, precision=precision, device=device, threads=threads)
-    return loaded
 
 
 def decide_engine(files: Files, *, engine: str, device: str) -> str:

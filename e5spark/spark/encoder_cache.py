@@ -49,7 +49,7 @@ _LACK_OF_MEMORY = re.compile(
 _loaded: "OrderedDict[EngineKey, LoadedModel]" = OrderedDict()
 # At most one, with the plan and the placement that it is for. Its process has a copy of the model,
 # so a worker has either this one or those above.
-_isolated: "list[tuple[Plan, _Placement, IsolatedEncoder]]" = []
+_isolated: "list[tuple[Plan, Placement, IsolatedEncoder]]" = []
 # The footprints of the models that run on the CPU, for the size of sort windows.
 _footprints: dict[EngineKey, Footprint] = {}
 _lock = threading.Lock()
@@ -84,7 +84,7 @@ def isolated_encoder_for(plan: Plan) -> "IsolatedEncoder":
     from e5spark.encoder.child import Assignment
     from e5spark.encoder.isolated import IsolatedEncoder
 
-    placement = _placement(plan)
+    placement = placement_of(plan)
     with _lock:
         if _isolated and _isolated[0][:2] == (plan, placement):
             encoder = _isolated[0][2]
@@ -104,31 +104,36 @@ def isolated_encoder_for(plan: Plan) -> "IsolatedEncoder":
         if not encoder.is_running:
             with _memory_explained(plan, placement.spec):
                 engine = encoder.start()
-            _check_precision(engine.engine, engine.precision, placement.spec.precision)
+            check_precision(engine.engine, engine.precision, placement.spec.precision)
             _trace_load(placement.spec, engine.engine, engine.precision, started)
         return encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Placement:
+class Placement:
     """A spec on this machine: its directories, its device and the number of threads."""
 
     spec: ModelSpec
     threads: int | None
 
 
-def _placement(plan: Plan) -> _Placement:
+def placement_of(plan: Plan) -> Placement:
+    """Returns where and how this worker runs a plan's model.
+
+    Raises:
+        ModelError: If Spark has not unpacked the model's archive on this machine.
+    """
     context = TaskContext.get()
     threads = context.cpus() if context is not None else None
     spec = replace(localized(plan.spec), device=decide_device(plan.spec.device))
-    return _Placement(spec=spec, threads=threads)
+    return Placement(spec=spec, threads=threads)
 
 
 def _encoder(plan: Plan) -> "Encoder":
     from e5spark.encoder import Encoder
 
     forget_zips()
-    placement = _placement(plan)
+    placement = placement_of(plan)
     spec = placement.spec
     key = _engine_key(plan, spec)
     with _lock:
@@ -155,7 +160,7 @@ def spare_memory(plan: Plan, *, isolated: bool = False) -> int | None:
         plan: The model, which is loaded.
         isolated: Whether it is loaded in the child process.
     """
-    needs = _footprints.get(_engine_key(plan, _placement(plan).spec))
+    needs = _footprints.get(_engine_key(plan, placement_of(plan).spec))
     return None if needs is None else spare(needs, memory_ceilings(), in_child=isolated)
 
 
@@ -169,7 +174,7 @@ def _engine_key(plan: Plan, spec: ModelSpec) -> EngineKey:
     )
 
 
-def _files(plan: Plan, placement: _Placement) -> Files:
+def _files(plan: Plan, placement: Placement) -> Files:
     """The files of a plan's model, whose footprint fits this worker.
 
     Checked before the engine is imported: torch alone may take more address space than there is.
@@ -232,7 +237,7 @@ def _evict(kept: int) -> None:
     gc.collect()
 
 
-def _load(plan: Plan, placement: _Placement) -> "LoadedModel":
+def _load(plan: Plan, placement: Placement) -> "LoadedModel":
     from e5spark.encoder import load
 
     spec, threads = placement.spec, placement.threads
@@ -248,11 +253,12 @@ def _load(plan: Plan, placement: _Placement) -> "LoadedModel":
             device=spec.device,
             threads=threads,
         )
-    _check_precision(loaded.engine.name, loaded.engine.precision, spec.precision)
+    check_precision(loaded.engine.name, loaded.engine.precision, spec.precision)
     return loaded
 
 
-def _check_precision(engine: str, actual: str, planned: str) -> None:
+def check_precision(engine: str, actual: str, planned: str) -> None:
+    """Raises ``ConflictError`` if an engine computes in another precision than the plan's here."""
     if actual != planned:
         raise ConflictError(
             f"The {engine} engine computes in {actual} on this executor's CPU, but the run's "

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import openvino
+import openvino.opset13 as opset
 
 from e5spark.cpus import available_cpus
 from e5spark.encoder.batching import Batch
 from e5spark.encoder.engine import LoadedModel, Vectors
-from e5spark.encoder.engines.preparation import prepared_directory
+from e5spark.encoder.engines.preparation import check_preparable, prepared_directory
 from e5spark.encoder.tokenizer import Tokenizer
 from e5spark.errors import ModelError
 from e5spark.model import prepared
@@ -63,6 +64,34 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
     tokenizer = Tokenizer.read(directory / prepared.TOKENIZER, pad_id=manifest.pad_id)
     engine = OpenVINOEngine.load(directory, manifest, precision=precision, threads=threads)
     return LoadedModel(tokenizer=tokenizer, engine=engine)
+
+
+def check(files: Files, *, precision: str, device: str) -> str:
+    """Checks what ``load`` needs on this machine; nothing is prepared and no weight is read.
+
+    Args:
+        files: A prepared model, or a checkpoint.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        device: ``cpu`` or ``auto``.
+
+    Returns:
+        The precision that a loaded model would compute in.
+
+    Raises:
+        ModelError: If this CPU would compute wrong vectors.
+        OptionError: If the checkpoint cannot be prepared here.
+    """
+    del device
+    manifest = prepared.read(files.model)
+    if manifest is None:
+        check_preparable(files)
+    else:
+        _check_vnni(files.model, manifest)
+    # The precision is the CPU's, whatever the model: a graph of one addition tells it in 10 ms.
+    number = opset.parameter([1], np.float32)
+    graph = openvino.Model([opset.add(number, number)], [number])
+    settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    return _actual_precision(openvino.Core().compile_model(graph, "CPU", settings), precision)
 
 
 class OpenVINOEngine:
@@ -121,11 +150,7 @@ class OpenVINOEngine:
         Raises:
             ModelError: If the files do not hold a model, or this CPU would compute wrong vectors.
         """
-        if manifest.needs_vnni and not has_vnni():
-            raise ModelError(
-                f"{directory} was quantised for CPUs with VNNI, which this one lacks: its sums "
-                "would overflow. Prepare it again with --overflow-safe."
-            )
+        _check_vnni(directory, manifest)
         streams = threads or available_cpus()
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -146,11 +171,7 @@ class OpenVINOEngine:
             raise ModelError(
                 f"{directory} could not be loaded: {error}. Prepare the model again."
             ) from error
-        hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if precision == "bf16" and hint != "bf16":
-            # OpenVINO accepts the hint silently on a CPU that cannot follow it.
-            log.warning("This CPU has no bf16 instructions; OpenVINO computes in %s instead.", hint)
-            precision = "fp32"
+        precision = _actual_precision(model, precision)
         return cls(
             model,
             weights,
@@ -216,6 +237,24 @@ class OpenVINOEngine:
         except RuntimeError as error:
             return error
         return _pool(request.get_output_tensor().data, batch, pooling)
+
+
+def _check_vnni(directory: Path, manifest: Manifest) -> None:
+    if manifest.needs_vnni and not has_vnni():
+        raise ModelError(
+            f"{directory} was quantised for CPUs with VNNI, which this one lacks: its sums "
+            "would overflow. Prepare it again with --overflow-safe."
+        )
+
+
+def _actual_precision(model: openvino.CompiledModel, precision: str) -> str:
+    """The precision that a model which was compiled for another one computes in."""
+    hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if precision == "bf16" and hint != "bf16":
+        # OpenVINO accepts the hint silently on a CPU that cannot follow it.
+        log.warning("This CPU has no bf16 instructions; OpenVINO computes in %s instead.", hint)
+        return "fp32"
+    return precision
 
 
 def _positions(

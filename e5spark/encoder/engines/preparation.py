@@ -22,9 +22,7 @@ def prepared_directory(files: Files) -> Path:
         ModelError: If it cannot be made.
         OptionError: If torch or transformers is not installed.
     """
-    weights = hash_files(files)
-    name = f"{weights.weights[:20]}-{weights.tokenizer[:12]}-{prepared.FORMAT}"
-    directory = cache_directory() / "prepared" / name
+    directory = _directory(files)
     if prepared.read(directory) is None:
         with prepared.locked(directory.with_suffix(".lock")):
             if prepared.read(directory) is None:
@@ -32,13 +30,43 @@ def prepared_directory(files: Files) -> Path:
     return directory
 
 
-def _export(files: Files, to: Path) -> None:
+def check_preparable(files: Files) -> None:
+    """Checks that a checkpoint has a prepared model on this machine, or can be prepared here.
+
+    Raises:
+        ModelError: If e5spark's cache cannot be written.
+        OptionError: If torch or transformers is not installed.
+    """
+    directory = _directory(files)
+    if prepared.read(directory) is not None:
+        return
+    _require(files)
+    existing = next(parent for parent in directory.parents if parent.is_dir())
+    if not os.access(existing, os.W_OK):
+        raise ModelError(
+            f"{cache_directory()}, e5spark's cache, cannot be written, and the prepared model of "
+            f"{files.model} belongs there. Set E5SPARK_CACHE to a directory that can be written, "
+            "or use a model made with e5spark prepare."
+        )
+
+
+def _directory(files: Files) -> Path:
+    weights = hash_files(files)
+    name = f"{weights.weights[:20]}-{weights.tokenizer[:12]}-{prepared.FORMAT}"
+    return cache_directory() / "prepared" / name
+
+
+def _require(files: Files) -> None:
     require(
         ("torch", "transformers"),
         extra="torch",
         purpose=f"Preparing {files.model} for the openvino engine (e5spark prepare does so once "
         "for every machine)",
     )
+
+
+def _export(files: Files, to: Path) -> None:
+    _require(files)
     if "torch" in sys.modules:  # already in this process's memory
         from e5spark.encoder.engines.export import export
 

@@ -50,6 +50,17 @@ def load(files: Files, *, precision: str, device: str, threads: int | None) -> L
     return LoadedModel(tokenizer=tokenizer, engine=engine)
 
 
+def check(files: Files, *, precision: str, device: str) -> str:
+    """Checks that this process has the device; returns the precision, which torch never changes.
+
+    Raises:
+        OptionError: If it does not.
+    """
+    del files
+    _device(device)
+    return precision
+
+
 class TorchEngine:
     """A loaded checkpoint that turns token ids into pooled vectors.
 
