@@ -100,3 +100,13 @@ class StorageContract:
         with pytest.raises(OptionError):
             files.put(name, b"")
         assert files.list("") == ["a.json"]
+
+    def test_only_an_empty_root_is_removed(self, files: Storage) -> None:
+        files.remove_empty()  # there is none
+        files.put("a.json", b"a")
+        files.remove_empty()
+        assert files.read("a.json") == b"a"
+        files.delete("a.json")
+        files.remove_empty()
+        files.remove_empty()
+        assert files.list("") == []

@@ -115,6 +115,12 @@ class HadoopStorage:
         with self._errors():
             self._files.delete(self._path(name), True)
 
+    def remove_empty(self) -> None:
+        path = self._hadoop.Path(self.root)
+        with self._errors():
+            if self._files.exists(path) and not self._files.listStatus(path):
+                self._files.delete(path, False)  # fails if a file has come in the meantime
+
     def _errors(self) -> AbstractContextManager[None]:
         return spark_errors(f"{self.root} cannot be used", otherwise=TransientError)
 

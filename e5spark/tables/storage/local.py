@@ -14,6 +14,7 @@ from e5spark.tables.spark_errors import disk_full
 from e5spark.tables.storage.paths import hidden, relative, vanished, visible, without_slash
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_KEPT = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
 # Not transient: starting the same command again does not help.
 _REFUSED = {
     errno.EACCES,
@@ -31,7 +32,7 @@ class LocalStorage:
 
     def __init__(self, root: str, directory: Path) -> None:
         self.root = without_slash(root)
-        self._directory = directory
+        self.directory = directory
 
     def read(self, name: str) -> bytes | None:
         with os_errors(self.root):
@@ -56,7 +57,7 @@ class LocalStorage:
     def list(self, directory: str) -> list[str]:
         with os_errors(self.root):
             try:
-                path = self._path(directory) if directory else self._directory
+                path = self._path(directory) if directory else self.directory
                 return visible(os.listdir(path))
             except FileNotFoundError:
                 return []
@@ -91,8 +92,16 @@ class LocalStorage:
                     raise
                 shutil.rmtree(path)
 
+    def remove_empty(self) -> None:
+        with os_errors(self.root):
+            try:
+                self.directory.rmdir()
+            except OSError as error:
+                if error.errno not in _KEPT:
+                    raise
+
     def _path(self, name: str) -> Path:
-        return self._directory / relative(name)
+        return self.directory / relative(name)
 
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:

@@ -32,3 +32,6 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Removes a file, or a directory with its content; does nothing if it does not exist."""
+
+    def remove_empty(self) -> None:
+        """Removes the root if it is a directory without any file; does nothing otherwise."""
