@@ -51,11 +51,20 @@ def standalone_master(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def standalone_worker(
-    directory: Path, url: str, *, cores: int = 1, memory: str = "1g", host: str = LOOPBACK
+    directory: Path,
+    url: str,
+    *,
+    cores: int = 1,
+    memory: str = "1g",
+    host: str = LOOPBACK,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator["Running"]:
-    """A worker of a master; it has started, and its log has ``REGISTERED`` once it is one."""
+    """A worker of a master; it has started, and its log has ``REGISTERED`` once it is one.
+
+    Its executors inherit `env`.
+    """
     arguments = ["--cores", str(cores), "--memory", memory, url]
-    with _daemon("worker.Worker", directory, *arguments, host=host) as worker:
+    with _daemon("worker.Worker", directory, *arguments, host=host, env=env) as worker:
         yield worker
 
 
@@ -117,22 +126,34 @@ class Running:
 
 
 @contextmanager
-def _daemon(kind: str, directory: Path, *arguments: str, host: str = LOOPBACK) -> Iterator[Running]:
+def _daemon(
+    kind: str,
+    directory: Path,
+    *arguments: str,
+    host: str = LOOPBACK,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     ports = ["--host", host, "--port", "0", "--webui-port", "0"]
     command = [_bin("spark-class"), f"org.apache.spark.deploy.{kind}", *ports, *arguments]
-    with _running(command, directory, host=host) as running:
+    with _running(command, directory, host=host, env=env) as running:
         yield running
 
 
 @contextmanager
-def _running(command: list[str], directory: Path, *, host: str = LOOPBACK) -> Iterator[Running]:
+def _running(
+    command: list[str],
+    directory: Path,
+    *,
+    host: str = LOOPBACK,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "log.txt"
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env=_environment() | _places(directory) | {"SPARK_LOCAL_IP": host},
+            env=_environment() | _places(directory) | {"SPARK_LOCAL_IP": host} | dict(env or {}),
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,

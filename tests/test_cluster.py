@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import killers
-from tests.cluster import REPOSITORY, python_path, spark_submit, standalone_cluster
+from tests.cluster import (
+    REGISTERED,
+    REPOSITORY,
+    python_path,
+    spark_submit,
+    standalone_cluster,
+    standalone_worker,
+)
 from tests.oracle import INVARIANCE_TOLERANCE, assert_close
 from tests.tables import rows_of, table_of
 from tests.trace import Trace
@@ -95,6 +102,45 @@ def test_a_task_that_is_tried_again_embeds_all_rows_but_the_killers(
         5: "The worker process died: signal 9; perhaps out of memory.",
         50: "The worker process died: signal 11.",
     }
+
+
+def test_the_doctor_names_the_executor_whose_python_differs(
+    master: str, job_file: Callable[..., str], tmp_path: Path, model: str
+) -> None:
+    """A third worker has another major release of pyarrow, and no e5spark that can be imported."""
+    pq.write_table(pa.table({"id": [1], "body": ["One."]}), tmp_path / "docs.parquet")
+    odd = tmp_path / "odd"
+    (odd / "pyarrow-1.0.0.dist-info").mkdir(parents=True)
+    (odd / "pyarrow-1.0.0.dist-info" / "METADATA").write_text("Name: pyarrow\nVersion: 1.0.0\n")
+    (odd / "e5spark.py").write_text("raise ModuleNotFoundError(\"No module named 'e5spark'\")")
+    job = job_file(
+        input={"path": str(tmp_path / "docs.parquet")},
+        embed={"text": "body", "role": "passage"},
+        model={"name": model},
+        output={"path": str(tmp_path / "out")},
+    )
+    script = str(REPOSITORY / "jobs" / "run.py")
+    env = {"PYTHONPATH": python_path(str(odd))}
+    with standalone_worker(tmp_path / "worker", master, env=env) as worker:
+        worker.wait_for(REGISTERED)
+        completed = spark_submit(
+            [
+                "--master",
+                master,
+                "--executor-memory=1g",
+                "--executor-cores=1",
+                script,
+                "doctor",
+                job,
+            ]
+        )
+    assert completed.returncode == 2, completed.stderr + completed.stdout
+    document = json.loads(completed.stdout.splitlines()[-1])
+    assert (document["executors_answered"], document["executors_registered"]) == (3, 3)
+    assert [finding["check"] for finding in document["findings"]] == ["packages", "pyarrow"]
+    assert len({finding["where"] for finding in document["findings"]}) == 1
+    assert [report.get("engine") for report in document["executors"]].count("openvino") == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_with_the_gpu_profile_a_worker_takes_the_gpu_of_its_task(

@@ -46,6 +46,7 @@ def test_python_m_e5spark_is_the_command_line() -> None:
         ("run.py", ["calibrate", "/nowhere.toml", "--to", "/nowhere.json"], "ConfigError"),
         ("run.py", ["search", "/nowhere.toml", "text"], "ConfigError"),
         ("run.py", ["duplicates", "/nowhere.toml"], "ConfigError"),
+        ("run.py", ["doctor", "/nowhere.toml"], "ConfigError"),
         ("run.py", ["status", "/nowhere.toml"], "ConfigError"),
         ("run.py", ["unlock", "/nowhere.toml"], "ConfigError"),
         ("run.py", ["prepare", "./nowhere", "--to", "/nowhere"], "ModelError"),

@@ -134,6 +134,8 @@ def test_the_job_runs_on_connect(
         model={"name": model},
         output={"path": str(tmp_path / "out")},
     )
+    assert client(main, ["doctor", file]) == 0
+    assert not (tmp_path / "out").exists()
     assert client(main, ["embed", file]) == 0
     assert pq.read_table(tmp_path / "out").num_rows == 100
     assert client(main, ["embed", file]) == 5

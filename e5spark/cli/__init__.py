@@ -31,6 +31,7 @@ log = logging.getLogger("e5spark")
 # that runs is imported: all of them take 0.3 s, with pandas and others that embed does not need.
 COMMANDS = {
     "init": "write a commented job file, embed.toml",
+    "doctor": "check the job, the session and every executor before a run",
     "embed": "embed the table of a job file",
     "search": "show the rows of a job's output that answer a query",
     "duplicates": "group the near-duplicates of a job's output, and mark the row to keep",

@@ -55,6 +55,20 @@ def total_cores(spark: SparkSession) -> int:
     return parts.distinct().count()
 
 
+def registered_executors(spark: SparkSession) -> int | None:
+    """Returns how many executors a classic session has now; None over Spark Connect.
+
+    The driver of a local master counts as one.
+    """
+    try:
+        # The one place that needs a classic session; the driver is in this map, too.
+        context = spark._jsparkSession.sparkContext()
+    except PySparkAttributeError:
+        return None
+    managers = int(context.getExecutorMemoryStatus().size())
+    return managers if context.isLocal() else managers - 1
+
+
 def _slots(spark: SparkSession, cores: int) -> int:
     return max(1, cores // int(str(spark.conf.get("spark.task.cpus", "1"))))
 
@@ -62,12 +76,8 @@ def _slots(spark: SparkSession, cores: int) -> int:
 def _count(spark: SparkSession, cores: int) -> int:
     if _LOCAL.match(str(spark.conf.get("spark.master", ""))):
         return 1
-    try:
-        # The one place that needs a classic session; the driver is in this map, too.
-        known = int(spark._jsparkSession.sparkContext().getExecutorMemoryStatus().size()) - 1
-    except PySparkAttributeError:
-        known = 0
-    if known > 0:
+    known = registered_executors(spark)
+    if known:
         return known
     each = int(str(spark.conf.get("spark.executor.cores", "1")))
     return max(1, math.ceil(cores / each))

@@ -40,6 +40,9 @@ class ReadOnlyStorage:
     def delete(self, name: str) -> None:
         self._refuse(name)
 
+    def remove_empty(self) -> None:
+        self._refuse("the directory")
+
     def _refuse(self, name: str) -> NoReturn:
         raise E5SparkError(
             f"{name} of a table would have been changed by a command that only looks at it; "
