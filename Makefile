@@ -32,7 +32,7 @@ demo: .venv/installed java
 
 # Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
 # cluster and the two samples; make chaos, large, versions, s3 and recipes run every night.
-OTHER_TIERS := cluster or large or s3 or recipes or chaos or chaos_sample
+OTHER_TIERS := cluster or large or s3 or recipes or chaos or chaos_sample or browser
 PYTEST := $(BIN)/python -m pytest
 # A worker of pytest-xdist takes whole files, because a file shares its models and tables.
 PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
@@ -67,6 +67,12 @@ large: .venv/installed java
 
 large-sample: .venv/installed java
 	$(PYTEST) -m large_sample
+
+# The page of a run in Chromium, light and dark, on a phone and on a desk, printed, and without
+# scripts: a minute. Without Chromium the tests are skipped, and say so.
+.PHONY: report
+report: .venv/installed
+	$(PYTEST) -m browser tests/test_report_browser.py
 
 # Published figures of the real e5-small-v2 in fp32, bf16 and int8, from vectors that the job writes;
 # E5SPARK_TEST_DATA names the evaluation sets. Tens of minutes on two cores.
