@@ -20,6 +20,7 @@ from e5spark.job.config import (
     ModelConfig,
     OutputConfig,
     QualityConfig,
+    ReportConfig,
     RunConfig,
 )
 from e5spark.model.engines import ENGINES
@@ -54,7 +55,7 @@ def load(tmp_path):
 def defaults() -> dict[str, Any]:
     """Each key of a job file, as section.key, and the value the code takes without it."""
     values = {}
-    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, QualityConfig):
+    for kind in (InputConfig, EmbedConfig, OutputConfig, RunConfig, QualityConfig, ReportConfig):
         section = kind.__name__.removesuffix("Config").lower()
         for field in dataclasses.fields(kind):
             has_factory = field.default_factory is not dataclasses.MISSING
@@ -196,7 +197,7 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
     ("more", "expected"),
     [
         ("[outptu]\nx = 1", "unknown section [outptu]. Did you mean 'output'?"),
-        ("[qqqq]", "Use one of input, embed, model, output, run, quality, spark."),
+        ("[qqqq]", "Use one of input, embed, model, output, run, quality, report, spark."),
         ("[run]\npartition = 3", "unknown key 'partition' in [run]. Did you mean 'partitions'?"),
         ("[run]\nqqqqqqqqq = 3", "Use one of partitions, max_error_rate"),
     ],
@@ -430,7 +431,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.one_of(values(kind) for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
-    texts = st.text(min_size=1, max_size=8)
+    # A path that begins with ~ comes back with the home directory in its place.
+    texts = st.text(min_size=1, max_size=8).filter(lambda text: not text.startswith("~"))
     if get_origin(hint) is tuple:
         return st.lists(texts, max_size=3).map(tuple)
     if get_origin(hint) is not None:

@@ -101,6 +101,7 @@ def test_no_secret_is_printed_logged_or_stored_except_in_rows(
         job["input"] |= {key: case[key] for key in ("format", "id") if key in case}
         job["embed"]["text"] = case.get("text", "body")
         job["input.options"] = case.get("options", {})
+        job["report"] = {"sample": 100}
         job["output"] = {"path": case.get("output", str(tmp_path / f"out-{number}"))}
         path = tmp_path / f"job-{number}.toml"
         Path(job_file(**job)).rename(path)

@@ -35,6 +35,7 @@ NOT_RUN = {
     "writes an archive of 171 MB",
     "output of e5spark status, which tests/test_status.py checks",
     "output of e5spark doctor, which tests/test_cluster.py checks",
+    "needs a finished job; tests/test_run_page.py runs it",
     "needs the Delta jars; tests/test_delta.py runs such jobs",
     "needs an input that grows; tests/test_streaming.py runs such jobs",
     "needs a cluster; tests/test_cluster.py starts one",

@@ -37,6 +37,7 @@ COMMANDS = {
     "duplicates": "group the near-duplicates of a job's output, and mark the row to keep",
     "export": "hand the vectors of a job's output over to an index, or what has changed in it",
     "status": "show what a job's output holds, and how it came about; no model is needed",
+    "report": "write the report of a run to look at, report.html, to a directory",
     "compact": "merge the small files of a job's output; no row changes",
     "unlock": "take the lock of a job's output from a run that hangs or was lost; no row changes",
     "calibrate": "compute the ranges for int8 and uint8 vectors from a sample",

@@ -16,9 +16,10 @@ from e5spark.evaluate.config import RetrievalConfig, TaskConfig
 from e5spark.evaluate.datasets import Judgements
 from e5spark.evaluate.embedding import VectorTable
 from e5spark.evaluate.tasks import Judgement, mean
-from e5spark.evaluate.vectors import collect, to_arrow
+from e5spark.evaluate.vectors import collect
 from e5spark.names import listed, quoted
 from e5spark.search import nearest
+from e5spark.spark.arrow import to_arrow
 
 log = logging.getLogger("e5spark")
 

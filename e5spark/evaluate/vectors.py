@@ -7,21 +7,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from e5spark.errors import InputError
 from e5spark.names import quoted
 from e5spark.search.vectors import VectorColumn, matrix
-
-_HAS_TO_ARROW = hasattr(DataFrame, "toArrow")  # Spark 4.0 and later
-
-
-def to_arrow(df: DataFrame) -> pa.Table:
-    """Returns all rows, on every Spark."""
-    if _HAS_TO_ARROW:
-        return df.toArrow()
-    batches = df._collect_as_arrow()  # type: ignore[operator]  # missing in PySpark's types
-    return pa.Table.from_batches(batches, to_arrow_schema(df.schema))
+from e5spark.spark.arrow import to_arrow
 
 
 def collect(

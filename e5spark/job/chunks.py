@@ -1,12 +1,13 @@
 """The chunks of a run: parts of its work list, each embedded and committed as a unit."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import PurePath
-from typing import cast
+from typing import Any, cast
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -14,10 +15,10 @@ from pyspark.sql.types import StringType, StructType
 
 from e5spark.job import figures, isolation, metrics
 from e5spark.job.diff import KIND
-from e5spark.job.figures import Figures
 from e5spark.job.hashes import kept_hash
 from e5spark.job.progress import Progress
 from e5spark.job.source import Source, embedded
+from e5spark.job.trace import Trace
 from e5spark.job.watch import Watch
 from e5spark.model.resolve import Plan
 from e5spark.names import quoted
@@ -55,6 +56,7 @@ class Chunk:
         paths: The files, or their directory.
         rows: Rows in all of these files.
         output_files: Files to write; 0 is one for each task.
+        sample: About as many of its rows are sampled for the report.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Chunk:
     paths: tuple[str, ...]
     rows: int
     output_files: int = 0
+    sample: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,12 +267,13 @@ def embed_chunks(
     commits: Commits,
     sizes: Sizes,
     watch: Watch,
+    trace: Trace,
 ) -> list[Record]:
     """Embeds and commits each chunk; returns the records of the commits.
 
-    The watch gets the figures of each. A chunk whose worker dies is embedded again, with its texts
-    in a process of their own. After any other failure no further chunk begins; chunks in flight
-    are finished and committed.
+    The watch gets the figures of each, and the trace what the report shows. A chunk whose worker
+    dies is embedded again, with its texts in a process of their own. After any other failure no
+    further chunk begins; chunks in flight are finished and committed.
     """
     spark = source.rows.sparkSession
     progress = Progress(
@@ -280,18 +284,17 @@ def embed_chunks(
         on_this_machine=str(spark.conf.get("spark.master", "")).startswith("local"),
     )
 
+    shared = _Shared(
+        plan=plan, source=source, commits=commits, sizes=sizes, progress=progress, trace=trace
+    )
+
     def run(chunk: Chunk) -> Record:
-        embed = functools.partial(
-            _embed,
-            chunk,
-            plan=plan,
-            source=source,
-            commits=commits,
-            sizes=sizes,
-            progress=progress,
-        )
-        record, chunk_figures = isolation.isolated_after_death(embed)
-        watch.add(chunk_figures)
+        chunk = replace(chunk, sample=trace.rows_to_sample(chunk.number, len(chunks)))
+        embed = functools.partial(_embed, chunk, shared)
+        started = time.monotonic()
+        record, observed = isolation.isolated_after_death(embed)
+        watch.add(figures.observed(observed))
+        trace.add(observed, seconds=time.monotonic() - started)
         progress.chunk(chunk.number, rows=chunk.rows, tokens=_tokens(record))
         return record
 
@@ -307,37 +310,48 @@ def _tokens(record: Record) -> int:
     return record.counts["tokens"] - record.counts["lost_tokens"]
 
 
-def _embed(
-    chunk: Chunk,
-    isolated: bool,
-    *,
-    plan: Plan,
-    source: Source,
-    commits: Commits,
-    sizes: Sizes,
-    progress: Progress,
-) -> tuple[Record, Figures]:
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What the chunks of a run share."""
+
+    plan: Plan
+    source: Source
+    commits: Commits
+    sizes: Sizes
+    progress: Progress
+    trace: Trace
+
+
+def _embed(chunk: Chunk, shared: _Shared, isolated: bool) -> tuple[Record, Mapping[str, Any]]:
+    """Embeds and commits a chunk; returns its record, and all that was observed of its rows."""
+    plan, source, commits, trace = shared.plan, shared.source, shared.commits, shared.trace
     spark = source.rows.sparkSession
     names = result_names(plan, source.texts)
     name = commits.ledger.name(chunk.number)
     if isolated:  # what the attempt that has failed may have left
         commits.ledger.discard(Record(name=name, kind=chunk.kind))
     rows = spark.read.schema(source.rows.schema).parquet(*chunk.paths)
-    rows = rows.repartition(tasks_of(sizes, chunk.rows))
+    rows = rows.repartition(tasks_of(shared.sizes, chunk.rows))
     observation = Observation(f"e5spark_{name}{'_isolated' * isolated}")
-    tally = progress.begin(chunk.number, rows=chunk.rows)
+    tally = shared.progress.begin(chunk.number, rows=chunk.rows)
     vectors = embedded(rows, plan, source, figures=True, isolated=isolated, tally=tally)
     if chunk.output_files:  # before the figures, which then count a row once
         vectors = vectors.repartition(chunk.output_files, *_exchange_keys(vectors, source))
     vectors = vectors.observe(
-        observation, *metrics.counts(plan, names), *figures.columns(plan, source)
+        observation,
+        *metrics.counts(plan, names),
+        *figures.columns(plan, source),
+        *trace.columns(source),
     ).drop(*(column for columns in figure_names(source.texts) for column in columns.values()))
     files, staged = stage(vectors, commits.target, commits.ledger, name)
     observed = observation.get
     counts = {key: int(observed[key] or 0) for key in metrics.COUNTS}
     metrics.check_chunk(counts, rows=chunk.rows, texts=len(names), staged=staged)
     record = Record(name=name, kind=chunk.kind, files=files, rows=staged, counts=counts)
-    return commits.commit(record), figures.observed(observed)
+    if chunk.sample:  # before the commit, which moves the files
+        paths = commits.ledger.paths([record])
+        trace.sample(vectors, paths, source, staged=staged, rows=chunk.sample)
+    return commits.commit(record), observed
 
 
 def _exchange_keys(vectors: DataFrame, source: Source) -> list[Column]:

@@ -15,6 +15,8 @@ OnDuplicate = Literal["refuse", "first"]
 Trigger = Literal["batch", "available_now"]
 SchemaMode = Literal["evolve", "refuse"]
 Drift = Literal["warn", "fail", "ignore"]
+Examples = Literal["none", "ids", "texts"]
+_MOST_SAMPLED = 10_000  # all pairs of them are compared on the driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,15 @@ class QualityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """``[report]``: what a run leaves to look at."""
+
+    html: bool = True
+    sample: int = 1500
+    examples: Examples = "ids"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """A whole job."""
 
@@ -115,6 +126,7 @@ class JobConfig:
     output: OutputConfig
     run: RunConfig
     quality: QualityConfig
+    report: ReportConfig = field(default_factory=ReportConfig)
     spark: Mapping[str, str]
 
 
@@ -145,6 +157,7 @@ def check(job: JobConfig) -> None:
     _check_run(job.run)
     _check_files(job)
     _check_quality(job.quality)
+    _check_report(job.report)
     _check_ids(job)
     if job.input.is_partial:
         _check_partial(job)
@@ -320,4 +333,12 @@ def _check_quality(quality: QualityConfig) -> None:
         raise ConfigError(
             f"quality.min_pair_cosine is {lowest} and quality.max_pair_cosine is {highest}; the "
             "smallest cosine that passes must not exceed the largest."
+        )
+
+
+def _check_report(report: ReportConfig) -> None:
+    if not 0 <= report.sample <= _MOST_SAMPLED:
+        raise ConfigError(
+            f"report.sample is {report.sample}; it must be a number of rows from 0 to "
+            f"{_MOST_SAMPLED:,}."
         )

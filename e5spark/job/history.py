@@ -44,8 +44,8 @@ def _recorded(
     record = RunRecord(
         epoch=ledger.epoch,
         command=command,
-        started_at=_now(),
-        ended_at=_now(),
+        started_at=utc_now(),
+        ended_at=utc_now(),
         outcome="done",
         versions=versions,
     )
@@ -56,7 +56,7 @@ def _recorded(
         message = redacted(str(error)) if isinstance(error, E5SparkError) else ""
         failure = replace(
             record,
-            ended_at=_now(),
+            ended_at=utc_now(),
             outcome="failed",
             error=type(error).__name__,
             message=message,
@@ -64,8 +64,9 @@ def _recorded(
         with suppress(Exception):  # the lock is lost, or the store: the error itself says so
             ledger.keep_run(failure)
         raise
-    ledger.keep_run(replace(record, ended_at=_now(), counts=counts))
+    ledger.keep_run(replace(record, ended_at=utc_now(), counts=counts))
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """Returns this moment in ISO 8601, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,6 +15,7 @@ from e5spark.job.config import (
     ModelConfig,
     OutputConfig,
     QualityConfig,
+    ReportConfig,
     RunConfig,
     check,
 )
@@ -94,6 +95,7 @@ def _job(data: dict[str, Any]) -> JobConfig:
         output=section(data, "output", OutputConfig),
         run=section(data, "run", RunConfig),
         quality=section(data, "quality", QualityConfig),
+        report=section(data, "report", ReportConfig),
         spark=settings(data.get("spark", {})),
     )
 

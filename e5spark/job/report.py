@@ -103,6 +103,7 @@ class RunReport:
         fingerprint_parts: What the fingerprint is the hash of.
         output: The table as the user names it, without credentials.
         versions: Of e5spark, Python, Spark and the driver's packages.
+        page: The path of report.html, or of report.json without one; empty if there is none.
     """
 
     counts: Counts
@@ -114,6 +115,7 @@ class RunReport:
     fingerprint_parts: Mapping[str, Any]
     output: str
     versions: Mapping[str, str]
+    page: str = ""
 
     @property
     def lost_token_share(self) -> float:
@@ -145,6 +147,7 @@ class RunReport:
             "output": redacted(self.output),
             "versions": dict(self.versions),
             "quality": self.quality.as_dict(),
+            **({"page": self.page} if self.page else {}),
         }
 
     def sentences(self) -> list[str]:
@@ -168,7 +171,8 @@ class RunReport:
             f"{self.tokens_per_second:.0f} tokens/s. Vectors of {self.dim} dimensions are in "
             f"{redacted(self.output)}."
         )
-        return lines + [f"Drift: {warning}" for warning in self.quality.warnings]
+        lines += [f"Drift: {warning}" for warning in self.quality.warnings]
+        return [*lines, f"Report: {self.page}"] if self.page else lines
 
 
 def check_errors(report: RunReport, max_error_rate: float) -> None:

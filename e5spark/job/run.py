@@ -8,15 +8,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructField, StructType
 
 from e5spark.errors import ConfigError, ConflictError, OptionError
+from e5spark.job import run_page, streaming
 from e5spark.job import source as sources
-from e5spark.job import streaming
 from e5spark.job.config import JobConfig, SchemaMode
 from e5spark.job.evolution import conformed, evolve, evolved
-from e5spark.job.history import locked
+from e5spark.job.history import locked, utc_now
 from e5spark.job.quality import Quality
 from e5spark.job.report import Counts, RunReport, versions
 from e5spark.job.source import Source
 from e5spark.job.sync import SyncContext, sync
+from e5spark.job.trace import Trace
 from e5spark.job.watch import Watch
 from e5spark.model.fingerprint import Weights
 from e5spark.model.output_type import Calibration
@@ -58,9 +59,10 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
     """
     job = open_job(spark, config)
     plan, config = job.plan, job.config
-    started = time.monotonic()
-    counts, quality = _sync(spark, job)
-    return RunReport(
+    started, started_at = time.monotonic(), utc_now()
+    trace = Trace(config.report, plan)
+    counts, quality = _sync(spark, job, trace)
+    report = RunReport(
         counts=counts,
         quality=quality,
         seconds=time.monotonic() - started,
@@ -71,6 +73,9 @@ def run(spark: SparkSession, config: JobConfig) -> RunReport:
         output=config.output.table or config.output.path,
         versions=versions(spark),
     )
+    storage = open_storage(spark, job.target.location)
+    moments = (started_at, utc_now())
+    return replace(report, page=run_page.write(storage, config, plan, report, trace, moments))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +319,7 @@ def _parquet(spark: SparkSession, config: JobConfig) -> ParquetSink:
     return ParquetSink(spark, path=output.path, table=output.table, options=options)
 
 
-def _sync(spark: SparkSession, job: OpenJob) -> tuple[Counts, Quality]:
+def _sync(spark: SparkSession, job: OpenJob, trace: Trace) -> tuple[Counts, Quality]:
     config, plan, source, target = job.config, job.plan, job.source, job.target
     if not target.location:
         target.create(job.schema, job.properties)
@@ -329,7 +334,7 @@ def _sync(spark: SparkSession, job: OpenJob) -> tuple[Counts, Quality]:
             commits, source = evolve(commits, fields), conformed(source, fields)
         watch = Watch(config.quality, plan, commits.ledger, versions(spark))
         context = SyncContext(
-            run=config.run, plan=plan, source=source, commits=commits, watch=watch
+            run=config.run, plan=plan, source=source, commits=commits, watch=watch, trace=trace
         )
         if job.stream is not None:
             counts = streaming.run_stream(spark, context, config, job.stream, recovered=recovered)

@@ -12,6 +12,7 @@ from e5spark.job.metrics import is_first_row, total
 from e5spark.job.refresh import record_refreshed
 from e5spark.job.report import Counts
 from e5spark.job.source import Source
+from e5spark.job.trace import Trace
 from e5spark.job.watch import Watch
 from e5spark.job.work_plan import Table, WorkPlan, plan_work
 from e5spark.model.output_type import vector_bytes
@@ -33,6 +34,7 @@ class SyncContext:
         source: The input.
         commits: The table, whose lock is held.
         watch: The watch over the run.
+        trace: What the run leaves for its report.
     """
 
     run: RunConfig
@@ -40,6 +42,7 @@ class SyncContext:
     source: Source
     commits: Commits
     watch: Watch
+    trace: Trace
 
 
 def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts:
@@ -107,6 +110,7 @@ def sync(spark: SparkSession, context: SyncContext, *, recovered: int) -> Counts
             commits=commits,
             sizes=sizes,
             watch=context.watch,
+            trace=context.trace,
         )
     return _finish(spark, commits, records, plan, recovered, refreshed)
 

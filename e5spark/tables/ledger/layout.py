@@ -11,6 +11,7 @@ Readers of Parquet and Delta skip it, because its name begins with an underscore
     commits/<record>.json    recorded and not yet visible: the holder of the lock finishes it
     done/<record>.json       recorded and visible; only the latest are kept
     runs/<epoch>.json        how a run ended; only the latest are kept
+    reports/<epoch>/         report.json of the latest runs, and report.html of the last one
 
 Only this package builds paths inside the state directory.
 """
@@ -26,6 +27,7 @@ LOCK, STREAMS = f"{STATE_DIRECTORY}/lock", f"{STATE_DIRECTORY}/streams"
 COMMITS, DONE = f"{STATE_DIRECTORY}/commits", f"{STATE_DIRECTORY}/done"
 STAGING, WORK = f"{STATE_DIRECTORY}/staging", f"{STATE_DIRECTORY}/work"
 RUNS = f"{STATE_DIRECTORY}/runs"
+REPORTS = f"{STATE_DIRECTORY}/reports"
 
 
 def has_begun(storage: Storage) -> bool:
