@@ -15,11 +15,16 @@ Each class takes one message: extra constructor arguments would not survive pick
 worker and the driver. Executor errors reach the driver as text only, inside PySpark's
 ``PythonException``; ``from_text`` turns that text into e5spark's error again. A traceback does not
 mark the end of a message, so a message is one line: line breaks, as in a quoted error, become
-spaces.
+spaces. A message has no secrets, whatever it quotes: see ``e5spark.names.redacted``.
 """
 
 import re
 import sys
+
+from e5spark.names import redacted
+
+# Messages have some hundred characters, unless they quote a value of a damaged file.
+_LONGEST = 3000
 
 
 class E5SparkError(Exception):
@@ -28,7 +33,15 @@ class E5SparkError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
+        lines = filter(None, map(str.strip, message.splitlines()))
+        super().__init__(_shortened(redacted(" ".join(lines))))
+
+
+def _shortened(message: str) -> str:
+    """The beginning, which says what was found, and the end, which says what to do."""
+    if len(message) <= _LONGEST:
+        return message
+    return f"{message[: _LONGEST // 2]} [...] {message[-_LONGEST // 3 :]}"
 
 
 class OptionError(E5SparkError, ValueError):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.types import ArrayType, LongType, MapType, StringType, StructType
 
 from e5spark.errors import ConfigError, ConflictError, InputError
+from e5spark.tables.sinks.catalog import sql_type
 from e5spark.tables.sinks.files import check_options
 from e5spark.tables.sinks.paths import check_apart, check_path, check_path_free
 from e5spark.tables.sinks.registry import SINKS
@@ -66,3 +68,11 @@ def test_an_empty_directory_is_free_and_a_file_or_a_full_one_is_not(
     for path in (tmp_path, file):
         with pytest.raises(ConflictError, match="already exists and was not written by e5spark"):
             check_path_free(spark, str(path))
+
+
+def test_the_names_of_nested_fields_are_quoted_in_sql() -> None:
+    inner = StructType().add("a b: int> COMMENT 'x", "string").add("`", ArrayType(LongType()))
+    schema = StructType().add("x", MapType(StringType(), inner))
+    assert sql_type(schema) == (
+        "struct<`x`: map<string, struct<`a b: int> COMMENT 'x`: string, ````: array<bigint>>>>"
+    )

@@ -25,6 +25,7 @@ from e5spark.model import prompts
 from e5spark.model.json_file import read_json
 from e5spark.model.resolve import resolve
 from e5spark.model.spec import model_spec
+from e5spark.names import redacted
 
 log = logging.getLogger("e5spark")
 
@@ -123,7 +124,8 @@ def run(settings: Settings) -> dict[str, Any]:
         },
         **_summaries(runnable, figures, settings, workload, _best(peaks, settings.device)),
         "left_out": [
-            {"name": name, "reason": reason} for name, reason in {**left_out, **failed}.items()
+            {"name": name, "reason": redacted(reason)}
+            for name, reason in {**left_out, **failed}.items()
         ],
     }
     _show(report.table(document))

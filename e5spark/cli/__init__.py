@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -118,8 +118,15 @@ def _empty(file: Path) -> None:
         raise ConfigError(f"--json {file} cannot be written: {error.strerror}.") from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes a wrong command line without its secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="e5spark", description=__doc__)
+    parser = _Parser(prog="e5spark", description=__doc__)
     parser.add_argument("--version", action="version", version=f"e5spark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, help in COMMANDS.items():

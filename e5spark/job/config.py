@@ -6,7 +6,7 @@ from typing import Literal
 
 from e5spark.errors import ConfigError
 from e5spark.model.spec import ModelOptions
-from e5spark.names import has_credentials, redacted
+from e5spark.names import has_credentials, is_table_name, redacted
 from e5spark.tables.sinks.registry import SINKS
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "text"]
@@ -139,6 +139,7 @@ def check(job: JobConfig) -> None:
     for name, section in (("input", job.input), ("output", job.output)):
         if bool(section.path) == bool(section.table):
             raise ConfigError(f"[{name}] needs either path or table, and not both.")
+        _check_name(f"{name}.table", section.table)
     _check_credentials("input.path", job.input.path)
     _check_credentials("input.checkpoint_location", job.input.checkpoint_location)
     _check_credentials("output.path", job.output.path)
@@ -163,6 +164,14 @@ def check(job: JobConfig) -> None:
         _check_partial(job)
     if job.output.write == "columns":
         _check_columns(job)
+
+
+def _check_name(key: str, table: str) -> None:
+    if table and not is_table_name(table):
+        raise ConfigError(
+            f"{key} is {table!r}; it must be a name such as catalog.schema.table. Put a part with "
+            "other characters than letters, digits and _ in backticks."
+        )
 
 
 def _check_credentials(key: str, path: str) -> None:

@@ -140,7 +140,7 @@ class RunReport:
             "seconds": round(self.seconds, 3),
             "texts_per_second": self.texts_per_second,
             "tokens_per_second": self.tokens_per_second,
-            "model": self.model,
+            "model": redacted(self.model),
             "dim": self.dim,
             "fingerprint": self.fingerprint,
             "fingerprint_parts": dict(self.fingerprint_parts),

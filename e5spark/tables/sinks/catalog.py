@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
 from e5spark.names import quoted
 from e5spark.tables.spark_errors import EXISTS, condition, spark_errors
@@ -50,6 +50,18 @@ def create(
                 raise
 
 
+def sql_type(kind: DataType) -> str:
+    """Returns a type in SQL, with the names of nested fields quoted."""
+    if isinstance(kind, StructType):
+        fields = (f"{quoted(field.name)}: {sql_type(field.dataType)}" for field in kind)
+        return f"struct<{', '.join(fields)}>"
+    if isinstance(kind, ArrayType):
+        return f"array<{sql_type(kind.elementType)}>"
+    if isinstance(kind, MapType):
+        return f"map<{sql_type(kind.keyType)}, {sql_type(kind.valueType)}>"
+    return kind.simpleString()
+
+
 def add_columns(spark: SparkSession, name: str, schema: StructType) -> None:
     """Adds the columns of a schema that a catalog table lacks.
 
@@ -59,7 +71,7 @@ def add_columns(spark: SparkSession, name: str, schema: StructType) -> None:
     with spark_errors(f"The output table {name} cannot be changed"):
         present = {column.lower() for column in spark.table(name).columns}
         added = [
-            f"{quoted(field.name)} {field.dataType.simpleString()}"
+            f"{quoted(field.name)} {sql_type(field.dataType)}"
             for field in schema
             if field.name.lower() not in present
         ]
