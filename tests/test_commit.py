@@ -73,7 +73,7 @@ def test_a_run_that_was_overtaken_commits_nothing(files: LocalStorage, at: int) 
             commits(Ledger(files, FakeLock(2)), target).recover(None)
             raise ConflictError("Another run has taken over.")
 
-    record = Record(name="00001-00001", kind="append", rows=5)
+    record = Record(name="00001-00001", kind="append", files=("a.parquet",), rows=5)
     files.put(f"_e5spark/staging/{record.name}/part-0.parquet", b"rows")
     with pytest.raises(ConflictError):
         commits(Ledger(files, FakeLock(1, overtake)), target).commit(record)
@@ -132,7 +132,7 @@ def test_the_last_of_many_records_stay_and_the_table_counts_as_begun(
     for epoch in range(99_990, 100_010):
         run = commits(Ledger(files, FakeLock(epoch)), target)
         assert run.recover(None) == 0
-        run.commit(Record(name=run.ledger.name(1), kind="append", rows=5))
+        run.commit(Record(name=run.ledger.name(1), kind="append", files=("a.parquet",), rows=5))
         run.ledger.sweep()
         assert run.ledger.has_finished
     assert len(target.published) == 20
@@ -141,7 +141,9 @@ def test_the_last_of_many_records_stay_and_the_table_counts_as_begun(
     # What is not visible yet is not old.
     pending = Ledger(files, FakeLock(100_010))
     for number in range(1, 11):
-        pending.record(Record(name=pending.name(number), kind="append", rows=1))
+        pending.record(
+            Record(name=pending.name(number), kind="append", files=("a.parquet",), rows=1)
+        )
     assert commits(Ledger(files, FakeLock(100_011)), target).recover(None) == 10
     assert target.published[20:] == [f"100010-{number:05d}" for number in range(1, 11)]
     with pytest.raises(ConflictError):

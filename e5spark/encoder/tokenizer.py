@@ -13,8 +13,8 @@ import tokenizers
 
 from e5spark.encoder.batching import Batch, Ints, Longs
 from e5spark.encoder.packages import require
-from e5spark.errors import ModelError
 from e5spark.model.architecture import read_config
+from e5spark.model.vocabulary import readable_tokenizer
 
 # Texts up to this length are tokenised completely, longer ones only at their beginning: a
 # tokenizer reads 4 MB/s, so a 200 MB document would take a minute and gigabytes for its first 512
@@ -26,6 +26,8 @@ _MARGIN = 128
 # The tokenizer's own objects and Python's lists take about 130 bytes for a token, arrays four: so
 # many characters are tokenised at once, for 60 MB instead of 2 GB for the windows of a 50 MB text.
 _PART_CHARS = 1 << 21
+# A letter that hardly any vocabulary has, and no normalizer removes: a sign of cuneiform.
+_UNKNOWN = "\U00012000"
 _SPACE_BEFORE = re.compile(r"\s\S*\Z")
 
 
@@ -98,6 +100,7 @@ class Tokenizer:
         backend.no_padding()
         self.pad_id = pad_id
         self._backend = backend
+        backend.encode(_UNKNOWN)  # fails now, and not in a task, if no token stands for it
         encoded = backend.encode("a")
         specials = encoded.special_tokens_mask[::-1].index(0)
         suffix = encoded.ids[len(encoded.ids) - specials :]
@@ -120,16 +123,12 @@ class Tokenizer:
         require(("transformers",), extra="torch", purpose="The tokenizer of a checkpoint")
         from transformers import AutoTokenizer
 
-        try:
+        with readable_tokenizer(directory):
             loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{directory} has no tokenizer that can be read: {error}. Fetch its files again."
-            ) from error
-        eos = int(loaded.eos_token_id) if appends_eos else None
-        # A copy, because the object that transformers returns keeps its own truncation state.
-        backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-        return cls(backend, pad_id=padding_id(loaded), eos_id=eos)
+            eos = int(loaded.eos_token_id) if appends_eos else None
+            # A copy, because the object that transformers returns keeps its own truncation state.
+            backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+            return cls(backend, pad_id=padding_id(loaded), eos_id=eos)
 
     @classmethod
     def read(cls, path: Path, *, pad_id: int) -> "Tokenizer":
@@ -139,7 +138,8 @@ class Tokenizer:
             path: tokenizer.json.
             pad_id: The padding token.
         """
-        return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
+        with readable_tokenizer(path.parent):
+            return cls(tokenizers.Tokenizer.from_file(str(path)), pad_id=pad_id)
 
     @property
     def special_tokens(self) -> int:

@@ -15,6 +15,7 @@ _Section = TypeVar("_Section")
 _Built = TypeVar("_Built")
 # Keys of a table's or a directory's path, which may begin with ~.
 _PATHS = ("path", "checkpoint_location", "data", "qrels")
+_NESTED = "is nested too deeply; a value has two levels of tables or lists at most."
 
 
 def read_toml(path: Path, kind: str) -> dict[str, Any]:
@@ -31,8 +32,10 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"The {kind} {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} {_NESTED}") from error
 
 
 def overridden(
@@ -47,16 +50,19 @@ def overridden(
         ConfigError: If ``build`` does; the message names the file or the override at fault.
     """
     versions = [(source, data)]
-    for override in overrides:
-        data = copy.deepcopy(data)
-        _override(data, override)
-        versions.append((f"--set {override.partition('=')[0].strip()}", data))
     try:
-        return build(data)
-    except ConfigError as error:
-        message = str(error)
-        at_fault = next(name for name, data in versions if _refusal(build, data) == message)
-        raise ConfigError(f"{at_fault}: {message}") from error
+        for override in overrides:
+            data = copy.deepcopy(data)
+            _override(data, override)
+            versions.append((f"--set {override.partition('=')[0].strip()}", data))
+        try:
+            return build(data)
+        except ConfigError as error:
+            message = str(error)
+            at_fault = next(name for name, data in versions if _refusal(build, data) == message)
+            raise ConfigError(f"{at_fault}: {message}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} {_NESTED}") from error
 
 
 def _refusal(build: Callable[[dict[str, Any]], object], data: dict[str, Any]) -> str | None:
@@ -166,7 +172,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     target = data.setdefault(section, {})
     # Spark's own names have dots: spark.spark.sql.x and input.options.a.b name one key each.

@@ -29,6 +29,8 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# A link is followed, as those of the hub's cache; a name in a file must not lead elsewhere.
+_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -159,6 +161,12 @@ def weight_files(directory: Path) -> list[str]:
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
             raise ModelError(f"{index} has no weight_map of tensors to files. Fetch it again.")
+        outside = [name for name in shards.values() if not _FILE_NAME.fullmatch(name)]
+        if outside:
+            raise ModelError(
+                f"{index} has weights in {outside[0]!r}; e5spark reads safetensors files of the "
+                "same directory only. Fetch it again."
+            )
         return sorted(set(shards.values()))
     if not (directory / "model.safetensors").is_file():
         pickled = sorted(path.name for path in directory.glob("*.bin"))

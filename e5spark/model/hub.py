@@ -54,8 +54,10 @@ def _has_weights(directory: Path) -> bool:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return any(directory.glob("*.safetensors"))
-    shards = set(read_json(index).get("weight_map", {}).values())
-    return all((directory / shard).is_file() for shard in shards)
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        return False
+    return all((directory / str(shard)).is_file() for shard in set(map(str, shards.values())))
 
 
 def _cache() -> str:

@@ -25,7 +25,9 @@ def read_json(path: Path, default: Any = None) -> Any:  # noqa: ANN401  # whatev
         if default is None:
             raise ModelError(f"{path.parent} has no {path.name}.") from None
         return default
-    except ValueError as error:
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}. Fetch it again.") from error
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}. Fetch it again.") from None
     if not isinstance(content, expected):
         raise ModelError(

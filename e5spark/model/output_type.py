@@ -70,7 +70,15 @@ def load_calibration(path: str) -> Calibration:
                 "calibrate JOB.toml --to FILE."
             )
         return _calibration(document)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(

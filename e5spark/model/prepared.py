@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fcntl import LOCK_EX, flock
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from e5spark.errors import ModelError
+from e5spark.model.architecture import read_config
 from e5spark.model.digest import sha256
 from e5spark.model.fingerprint import Weights
 
@@ -94,7 +95,7 @@ def read(directory: Path) -> Manifest | None:
         return None
     try:
         return _manifest(path, json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(
@@ -122,9 +123,35 @@ def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
     manifest = Manifest(**{**values, "source": Weights(**values["source"])})
     if manifest.kind not in get_args(Kind):
         raise ValueError(f"its kind is {manifest.kind!r}")
-    if not all(isinstance(digest, str) for digest in manifest.files.values()):
-        raise TypeError("its files are not names with hashes")
+    _check_values(manifest)
     return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raises TypeError or ValueError unless each value has its type, and each file its hash."""
+    source, position = manifest.source, manifest.pad_position
+    claims = {
+        "source": isinstance(source.weights, str) and isinstance(source.tokenizer, str),
+        "engine": isinstance(manifest.engine, str),
+        "checkpoint": isinstance(manifest.checkpoint, str | None),
+        "earlier_source": isinstance(manifest.earlier_source, str | None),
+        "pad_id": type(manifest.pad_id) is int and 0 <= manifest.pad_id < 1 << 31,
+        "pad_position": position is None or (type(position) is int and 0 <= position < 1 << 31),
+        "needs_vnni": isinstance(manifest.needs_vnni, bool),
+        "files": _are_texts(manifest.files),
+        "settings": _are_texts(manifest.settings),
+        "quality": isinstance(manifest.quality, Mapping),
+    }
+    for name, holds in claims.items():
+        if not holds:
+            raise TypeError(f"its {name} cannot be used")
+    outside = [name for name in manifest.files if {"..", "/"} & set(PurePosixPath(name).parts)]
+    if outside:
+        raise ValueError(f"its file {outside[0]!r} is outside of the directory")
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, Mapping) and all(isinstance(text, str) for text in values.values())
 
 
 def check(directory: Path, manifest: Manifest) -> None:
@@ -133,6 +160,10 @@ def check(directory: Path, manifest: Manifest) -> None:
     Raises:
         ModelError: If a file is missing or was altered.
     """
+    needed = {MODEL, WEIGHTS, EMBEDDINGS, TOKENIZER, "config.json"}
+    missing = needed - set(manifest.files)
+    if missing and manifest.engine == "openvino":
+        raise ModelError(f"{directory / MANIFEST} has no hash of {min(missing)}; prepare it again.")
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():
@@ -144,6 +175,13 @@ def check(directory: Path, manifest: Manifest) -> None:
                 f"{path} has sha256 {sha256(path)}, but it was prepared with {expected}; prepare "
                 "it again."
             )
+    config = read_config(directory)
+    position = config.values["pad_token_id"] if config.architecture.skips_padding else None
+    if manifest.pad_position != position:  # the manifest itself has no hash
+        raise ModelError(
+            f"{directory / MANIFEST} has pad_position {manifest.pad_position}, but config.json "
+            f"needs {position}; prepare it again."
+        )
 
 
 def write(directory: Path, manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
 """How vectors are computed, from the user's options, the registry or the checkpoint's files."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from e5spark.errors import ModelError, OptionError
@@ -79,7 +79,7 @@ class DeclaredRecipe:
         path = directory / "modules.json"
         try:
             modules = [
-                (str(module["type"]).rsplit(".", 1)[-1], directory / str(module["path"]))
+                (str(module["type"]).rsplit(".", 1)[-1], _folder(directory, str(module["path"])))
                 for module in read_json(path, [])
             ]
         except (KeyError, TypeError) as error:
@@ -101,6 +101,17 @@ class DeclaredRecipe:
             prompts=_prompts(read_json(directory / "config_sentence_transformers.json", {})),
             max_tokens=_token_limit(directory),
         )
+
+
+def _folder(directory: Path, name: str) -> Path:
+    """The folder of a module, which must be inside of the checkpoint's directory."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or "\0" in name or name.startswith(("/", "\\")):
+        raise ModelError(
+            f"{directory}/modules.json has a module in {name!r}, outside of its directory; it "
+            "cannot be trusted. Fetch it again."
+        )
+    return directory / name
 
 
 def _recipe(spec: ModelSpec, declared: DeclaredRecipe, limit: int | None) -> Recipe:
@@ -222,7 +233,11 @@ def _prompts(config: dict[str, Any]) -> dict[str, str] | None:
     passage = prompts.get("passage", prompts.get("document", prompts.get("corpus")))
     if prompts.get("query") is None or passage is None:
         return None
-    return {"query": str(prompts["query"]), "passage": str(passage)}
+    if not isinstance(prompts["query"], str) or not isinstance(passage, str):
+        raise ModelError(
+            "config_sentence_transformers.json has a prompt that is no string. Fetch it again."
+        )
+    return {"query": prompts["query"], "passage": passage}
 
 
 def _token_limit(directory: Path) -> int | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from e5spark.errors import ConflictError, ModelError
@@ -47,7 +48,8 @@ class ResolvedModel:
     @property
     def weights(self) -> Weights:
         """Returns the content hashes; about 3 s per GB the first time on a machine."""
-        return hash_files(self.files)
+        with _os_errors():
+            return hash_files(self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,20 @@ class Plan:
         )
 
 
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """Says which file the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename or 'A file of the model'} cannot be read or written: "
+            f"{error.strerror or error}. Grant permission, free some space, or fetch the model "
+            "again."
+        ) from error
+
+
+@_os_errors()
 def resolve(spec: ModelSpec, *, auto: Precision = "fp32") -> ResolvedModel:
     """Returns the model's files on this machine, how its vectors are computed, and its precision.
 
@@ -116,6 +132,7 @@ def resolve(spec: ModelSpec, *, auto: Precision = "fp32") -> ResolvedModel:
     return ResolvedModel(spec=spec, files=files, recipe=recipe)
 
 
+@_os_errors()
 def resolve_files(spec: ModelSpec) -> tuple[ModelSpec, Files]:
     """Returns spec and directories of the model, for a caller that makes no vectors.
 
@@ -132,6 +149,7 @@ def resolve_files(spec: ModelSpec) -> tuple[ModelSpec, Files]:
     return spec, files
 
 
+@_os_errors()
 def resolve_planned(plan: Plan, local: ModelSpec) -> ResolvedModel:
     """Returns a plan's model from this executor's files, if they are what the driver checked.
 

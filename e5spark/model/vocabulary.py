@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,27 @@ def check_tokenizer(directory: Path, config: ModelConfig, published: Checkpoint 
         )
 
 
+@contextmanager
+def readable_tokenizer(directory: Path) -> Iterator[None]:
+    """Says which tokenizer cannot be read, where its libraries raise any error.
+
+    Args:
+        directory: The directory of the tokenizer's files.
+
+    Raises:
+        ModelError: In place of the error. The tokenizers library raises plain ``Exception`` for a
+            damaged file, and for some a panic, which is no ``Exception``.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"{directory} has no tokenizer that can be read: {error}. Fetch its files again."
+        ) from error
+
+
 def check_prompts_fit(directory: Path, config: ModelConfig, recipe: Recipe) -> None:
     """Raises if ``max_tokens`` is too small for the prompts: no text would have a vector.
 
@@ -78,7 +100,8 @@ def check_prompts_fit(directory: Path, config: ModelConfig, recipe: Recipe) -> N
         return
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    with readable_tokenizer(directory):
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
     special = tokenizer.num_special_tokens_to_add(is_pair=False) + config.architecture.appends_eos
     for role, text in prompts.items():
         tokens = special + len(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -125,7 +148,16 @@ def _vocabulary(identity: Identity) -> _Vocabulary:
             highest_id=max(ids.values()),
             missing=tuple(token for token in special if token not in ids),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ModelError(
             f"{path} is not a tokenizer ({type(error).__name__}: {str(error)[:80]}). {_REMEDY}"
         ) from error

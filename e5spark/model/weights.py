@@ -91,7 +91,15 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
         header.pop("__metadata__", None)
         entries = {name: _entry(entry, 8 + length) for name, entry in header.items()}
         end = max((entry.end for entry in entries.values()), default=8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         reason = f"a header that cannot be read ({type(error).__name__})"
         raise ModelError(_incomplete(path, size, reason)) from error
     if end != size:

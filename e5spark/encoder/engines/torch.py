@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
 from e5spark.encoder.batching import Batch
@@ -275,7 +274,7 @@ def load_model(directory: Path, *, dtype: torch.dtype) -> transformers.PreTraine
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a config.json with a wrong value ends in any error
         raise ModelError(
             f"{directory} could not be loaded: {error}. Check that it holds a complete checkpoint, "
             "or fetch it again."

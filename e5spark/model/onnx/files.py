@@ -1,5 +1,6 @@
 """The files of an ONNX model: in a directory, or in a jar or zip, chosen by name."""
 
+import errno
 import shutil
 import stat
 import zipfile
@@ -174,7 +175,11 @@ class ZipFiles:
             EOFError,
             RuntimeError,
             NotImplementedError,
+            ValueError,
+            OSError,
         ) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             raise ModelError(
                 f"{name} in {self.where} cannot be read ({error}); fetch the archive again."
             ) from error

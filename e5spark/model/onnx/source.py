@@ -31,6 +31,8 @@ _REMEDY = (
     "e5spark reads the weights of BERT and XLM-R encoders out of a graph in fp32, fp16 or bf16 as "
     "torch or Optimum exports it (feature extraction). Export or fetch that one"
 )
+_FURTHER_KEYS = ("is_decoder", "position_embedding_type")
+_UNSET = (None, False, "absolute")
 _Tensors = Iterable[tuple[str, str, npt.NDArray[Any]]]
 
 
@@ -102,7 +104,7 @@ def _fill(directory: Path, source: ZipFiles | DirectoryFiles, files: OnnxFiles) 
         subject = f"{files.graph} in {source.where}"
         try:
             weights = GraphWeights(graph)
-            config = _config(directory, graph_config(weights), subject)
+            config = checkpoint_config(directory, graph_config(weights), subject)
             _write(directory / "model.safetensors", weights.weights(config))
         except ModelError:
             raise
@@ -130,8 +132,17 @@ def _fetch_external(
             source.fetch(member, scratch)
 
 
-def _config(directory: Path, values: dict[str, Any], subject: str) -> ModelConfig:
-    """The config.json, which is written if the model has none, and compared if it has one."""
+def checkpoint_config(directory: Path, values: dict[str, Any], subject: str) -> ModelConfig:
+    """Returns the config.json, which is written if a model has none, and compared if it has one.
+
+    Args:
+        directory: The directory of the checkpoint.
+        values: What the graph tells of it.
+        subject: The graph, for messages.
+
+    Raises:
+        ModelError: If it is another model's, or the graph does not tell enough.
+    """
     if not (directory / "config.json").is_file():
         missing = {"num_attention_heads", "pad_token_id"} - set(values)
         missing -= set() if values["model_type"] == "xlm-roberta" else {"pad_token_id"}
@@ -149,6 +160,13 @@ def _config(directory: Path, values: dict[str, Any], subject: str) -> ModelConfi
     if config.architecture.name not in ("bert", "xlm-roberta"):
         raise ModelError(
             f"{subject} has a config.json of a {config.architecture.name} model. {_REMEDY}."
+        )
+    # A causal mask, say, which transformers would add and the graph does not have.
+    further = [key for key in _FURTHER_KEYS if config.values.get(key) not in _UNSET]
+    if further:
+        raise ModelError(
+            f"{subject} has a config.json with {further[0]} = {config.values[further[0]]!r}, which "
+            "an encoder does not have. Fetch both from the same checkpoint."
         )
     different = differences(values, config)
     if different:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from e5spark.errors import ConflictError
 from e5spark.names import redacted
-from e5spark.tables.ledger.documents import dumped, read_document
+from e5spark.tables.ledger.documents import RESTORE, dumped, read_document
 from e5spark.tables.ledger.failpoints import failpoint
 from e5spark.tables.ledger.layout import (
     COMMITS,
@@ -215,9 +215,35 @@ class Ledger:
         failpoint(after)
 
     def included(self, record: Record) -> list[Record]:
-        """Returns the deferred records that a replacement includes and that are not closed yet."""
-        records = [self._read(f"{name}.json") for name in record.includes]
-        return [deferred for deferred in records if deferred is not None]
+        """Returns the deferred records that a replacement includes and that are not closed yet.
+
+        Raises:
+            ConflictError: If one is neither pending nor closed: its rows would be lost.
+        """
+        records = {name: self._read(f"{name}.json") for name in record.includes}
+        missing = [name for name, deferred in records.items() if deferred is None]
+        lost = {f"{name}.json" for name in missing} - set(
+            self.storage.list(DONE) if missing else ()
+        )
+        if lost:
+            raise ConflictError(
+                f"{redacted(self.storage.root)}/{COMMITS} has lost {min(lost)}, which "
+                f"{record.name} includes. {RESTORE}"
+            )
+        return [self.whole(deferred) for deferred in records.values() if deferred is not None]
+
+    def whole(self, record: Record) -> Record:
+        """Returns a record whose rows are to become visible.
+
+        Raises:
+            ConflictError: If it has rows and no file of them.
+        """
+        if record.rows and not record.files:
+            raise ConflictError(
+                f"{redacted(self.storage.root)}/{COMMITS}/{record.name}.json is damaged: it has "
+                f"{record.rows} rows and no files. {RESTORE}"
+            )
+        return record
 
     def close(self, record: Record) -> None:
         """Marks a record and the records that it includes as visible; from then on, as final."""
@@ -261,4 +287,10 @@ class Ledger:
         return f"{STAGING}/{record.name}/_recorded"
 
     def _read(self, file: str) -> Record | None:
-        return read_document(self.storage, f"{COMMITS}/{file}", Record)
+        record = read_document(self.storage, f"{COMMITS}/{file}", Record)
+        if record is not None and f"{record.name}.json" != file:
+            raise ConflictError(
+                f"{redacted(self.storage.root)}/{COMMITS}/{file} is the record {record.name}: it "
+                "was renamed or copied. Give it its name again, or remove the copy."
+            )
+        return record

@@ -11,6 +11,7 @@ from e5spark.tables.ledger.documents import FORMAT
 
 # Locks of this process: its pid being alive says nothing about a lock that it failed to release.
 own_tokens: set[str] = set()
+_LONGEST_TTL = 3600.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,13 @@ class Owner:
     started_at: str
     ttl: float
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a process or a time that no run has."""
+        if not 0 < self.pid < 1 << 31:
+            raise ValueError(f"pid is {self.pid}")
+        if not 0 < self.ttl <= _LONGEST_TTL:  # nor NaN: others wait for as long
+            raise ValueError(f"ttl is {self.ttl}")
 
 
 def this_process(ttl: float) -> Owner:

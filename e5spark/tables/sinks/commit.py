@@ -198,7 +198,7 @@ class Commits:
                 )
                 self.ledger.discard(record)
             else:
-                pending.append(record)
+                pending.append(self.ledger.whole(record))
         return pending
 
     def _publish(self, record: Record) -> None:
