@@ -5,6 +5,7 @@ nor an engine:
 
 - ``embed``: adds the vectors of a text column to a DataFrame;
 - ``embedding_udf``: the same vectors as a UDF;
+- ``E5Embedder``: the same vectors as a stage of a Spark ML pipeline;
 - ``Encoder``: the same vectors without Spark;
 - ``nearest``: the rows of a table that are nearest to each query;
 - ``errors``: every error that e5spark raises on purpose.
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from e5spark import errors
     from e5spark.encoder import Encoder
     from e5spark.search import nearest
-    from e5spark.spark import embed, embedding_udf
+    from e5spark.spark import E5Embedder, embed, embedding_udf
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "__version__", "embed", "embedding_udf", "errors", "nearest"]
+__all__ = ["E5Embedder", "Encoder", "__version__", "embed", "embedding_udf", "errors", "nearest"]
 
 if not TYPE_CHECKING:  # else type checkers would accept any name
     _MODULES = {
+        "E5Embedder": "e5spark.spark",
         "Encoder": "e5spark.encoder",
         "embed": "e5spark.spark",
         "embedding_udf": "e5spark.spark",

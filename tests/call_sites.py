@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 import e5spark
-from e5spark import Encoder, embed, embedding_udf, errors
+from e5spark import E5Embedder, Encoder, embed, embedding_udf, errors
 
 MODEL = "intfloat/e5-small-v2"
 
@@ -26,6 +26,8 @@ def right_calls(docs: DataFrame) -> None:
     vectors = embed(docs, text="body", role="query", model=MODEL, max_tokens=128, precision="bf16")
     udf: Callable[..., Column] = embedding_udf(role="query", model=MODEL, output_type="binary")
     vectors.withColumn("embedding", udf("body"))
+    stage = E5Embedder(inputCol="body", role="query", model=MODEL, max_tokens=128).setOutputCol("v")
+    vectors = stage.transform(docs)
     encoder: Encoder = Encoder.load(MODEL, threads=4, dim=128, force_dim=True)
     array: npt.NDArray[np.float32] = encoder.encode(["a text"], role="query")
     code: int = errors.ModelError("No model.").exit_code
@@ -44,6 +46,8 @@ def wrong_calls(docs: DataFrame, encoder: Encoder, anything: Any) -> None:
     embed(docs, text="body", role="query", model=MODEL, precision="fp8")  # type: ignore[arg-type]
     embedding_udf("query", model=MODEL)  # type: ignore[call-arg]  # role by position
     embedding_udf(role=F.col("kind"), model=MODEL)  # type: ignore[arg-type]
+    E5Embedder("body", role="query", model=MODEL)  # type: ignore[call-arg]  # by position
+    E5Embedder(inputCol="body", widow=1)  # type: ignore[call-arg]
     encoder.encode(["a text"])  # type: ignore[call-arg]  # no role
     encoder.encode([b"bytes"], role="query")  # type: ignore[list-item]
     e5spark.embedd(anything)  # type: ignore[attr-defined]

@@ -144,6 +144,16 @@ def spark(
         session.stop()
 
 
+@pytest.fixture
+def jobs(spark: SparkSession) -> Iterator[Callable[[], int]]:
+    """How many Spark jobs this test has started."""
+    group = os.environ["PYTEST_CURRENT_TEST"]
+    spark.sparkContext.setJobGroup(group, "a test that counts its jobs")
+    yield lambda: len(spark.sparkContext.statusTracker().getJobIdsForGroup(group))
+    for name in ("spark.jobGroup.id", "spark.job.description"):
+        spark.sparkContext.setLocalProperty(name, None)
+
+
 @pytest.fixture(scope="session")
 def driver(
     jvm: None, trace_directory: Path, tmp_path_factory: pytest.TempPathFactory

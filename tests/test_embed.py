@@ -1,8 +1,7 @@
 """embed: what it adds, passes through and refuses, and that nothing runs before an action."""
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,6 @@ ADDED = {
     "error": "string",
 }
 ODD_NAME = "the.`text`, (odd)"
-
-
-@pytest.fixture
-def jobs(spark: SparkSession) -> Iterator[Callable[[], int]]:
-    """How many Spark jobs this test has started."""
-    group = os.environ["PYTEST_CURRENT_TEST"]
-    spark.sparkContext.setJobGroup(group, "a test that counts its jobs")
-    yield lambda: len(spark.sparkContext.statusTracker().getJobIdsForGroup(group))
-    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,17 @@ import e5spark.search
 import e5spark.spark
 
 SURFACE = {
-    "e5spark": ["Encoder", "__version__", "embed", "embedding_udf", "errors", "nearest"],
+    "e5spark": [
+        "E5Embedder",
+        "Encoder",
+        "__version__",
+        "embed",
+        "embedding_udf",
+        "errors",
+        "nearest",
+    ],
     "e5spark.search": ["nearest"],
-    "e5spark.spark": ["embed", "embedding_udf"],
+    "e5spark.spark": ["E5Embedder", "embed", "embedding_udf"],
     "e5spark.encoder": ["Encoder", "Encoding", "LoadedModel", "load"],
 }
 ERRORS = [
@@ -63,6 +71,7 @@ def test_the_error_classes_are_these():
 def test_the_names_are_those_of_the_packages_behind_them():
     assert e5spark.embed is e5spark.spark.embed
     assert e5spark.embedding_udf is e5spark.spark.embedding_udf
+    assert e5spark.E5Embedder is e5spark.spark.E5Embedder
     assert e5spark.nearest is e5spark.search.nearest
     assert e5spark.Encoder is e5spark.encoder.Encoder
     assert e5spark.errors is sys.modules["e5spark.errors"]
