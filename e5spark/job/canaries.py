@@ -19,6 +19,7 @@ from e5spark.job.isolation import isolated_after_death
 from e5spark.model.resolve import Plan, as_float32
 from e5spark.spark.columns import TextColumns
 from e5spark.spark.embedding import embed_plan
+from e5spark.tables.spark_settings import described
 
 # Words, numbers and marks that tokenizers treat in their own ways, in several scripts and lengths.
 # A table keeps the texts with the vectors, so that this list may change.
@@ -103,7 +104,8 @@ def embed(spark: SparkSession, plan: Plan, texts: Sequence[str] = TEXTS) -> Cana
         ).filter(F.col("status") == "ok")
         return result.select("number", "embedding").collect()  # in order: one task
 
-    embedded = isolated_after_death(collect)
+    with described(spark, "embed the canaries"):
+        embedded = isolated_after_death(collect)
     vectors = {
         number: np.array([row.embedding for row in embedded if row.number == number], np.float32)
         for number in dict.fromkeys(row.number for row in embedded)

@@ -28,7 +28,7 @@ from e5spark.tables.ledger.records import Kind, Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
-from e5spark.tables.spark_settings import spark_settings
+from e5spark.tables.spark_settings import described, inherited, spark_settings
 
 # A killed run loses at most the chunks in flight: minutes of work on two slots or two thousand.
 _ROWS, _ROWS_PER_SLOT = 20_000, 10_000
@@ -176,7 +176,8 @@ def write_work(
     observation = Observation("e5spark_work")
     kinds = [F.count(F.when(F.col(KIND) == kind, 1)).alias(kind) for kind in _KINDS]
     rows = df.observe(observation, *kinds)
-    write_path(rows, path, format="parquet", options=options, partition=KIND)
+    with described(df.sparkSession, "write the work list"):
+        write_path(rows, path, format="parquet", options=options, partition=KIND)
     if expected is not None and expected <= sizes.rows and not sizes.file_bytes:
         # One chunk of each kind: no file to ask.
         counts = {kind: int(count or 0) for kind, count in observation.get.items()}
@@ -283,7 +284,6 @@ def embed_chunks(
         # Elsewhere, executors have no directory of this machine.
         on_this_machine=str(spark.conf.get("spark.master", "")).startswith("local"),
     )
-
     shared = _Shared(
         plan=plan, source=source, commits=commits, sizes=sizes, progress=progress, trace=trace
     )
@@ -291,15 +291,17 @@ def embed_chunks(
     def run(chunk: Chunk) -> Record:
         chunk = replace(chunk, sample=trace.rows_to_sample(chunk.number, len(chunks)))
         embed = functools.partial(_embed, chunk, shared)
+        rows = f"{chunk.rows:,} row{'s' * (chunk.rows != 1)}"
         started = time.monotonic()
-        record, observed = isolation.isolated_after_death(embed)
+        with described(spark, f"embed chunk {chunk.number} of {len(chunks)} ({rows})"):
+            record, observed = isolation.isolated_after_death(embed)
         watch.add(figures.observed(observed))
         trace.add(observed, seconds=time.monotonic() - started)
         progress.chunk(chunk.number, rows=chunk.rows, tokens=_tokens(record))
         return record
 
     with progress, spark_settings(spark, _EXCHANGE if sizes.file_bytes else {}):
-        return _run_concurrently(run, chunks, sizes.concurrent_chunks)
+        return _run_concurrently(spark, run, chunks, sizes.concurrent_chunks)
 
 
 def _name(plan: Plan) -> str:
@@ -362,11 +364,12 @@ def _exchange_keys(vectors: DataFrame, source: Source) -> list[Column]:
 
 
 def _run_concurrently(
-    run: Callable[[Chunk], Record], chunks: Sequence[Chunk], limit: int
+    spark: SparkSession, run: Callable[[Chunk], Record], chunks: Sequence[Chunk], limit: int
 ) -> list[Record]:
     pool = ThreadPoolExecutor(limit, thread_name_prefix="e5spark-chunk")
     try:
-        futures = [pool.submit(run, chunk) for chunk in chunks]
+        # Inherited for each chunk: what a thread inherits, it also changes.
+        futures = [pool.submit(inherited(spark, run), chunk) for chunk in chunks]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         for future in waiting:
             future.cancel()

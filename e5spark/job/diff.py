@@ -15,6 +15,7 @@ from pyspark.sql.types import AtomicType, DataType
 from e5spark.errors import ColumnError, InputError, TransientError
 from e5spark.job.hashes import kept_hash
 from e5spark.names import quoted
+from e5spark.tables.spark_settings import described
 
 KIND = "__e5spark_kind"
 COPIES = "__e5spark_copies"
@@ -161,7 +162,8 @@ def count_ids(source: DataFrame, id: str) -> dict[str, int]:
     """
     ids = source.select(F.col(quoted(id)).alias(_ID), _copies(source))
     ids = ids.groupBy(_ID).agg(F.count(F.lit(1)).alias(_ROWS), F.sum(COPIES).alias(COPIES))
-    (row,) = ids.agg(*_id_counts()).collect()
+    with described(source.sparkSession, "count ids"):
+        (row,) = ids.agg(*_id_counts()).collect()
     return {name: value or 0 for name, value in row.asDict().items()}
 
 

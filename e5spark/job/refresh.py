@@ -14,6 +14,7 @@ from e5spark.names import quoted
 from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.staging import stage
+from e5spark.tables.spark_settings import described
 
 _ROWS_PER_FILE = 100_000
 
@@ -48,7 +49,8 @@ def record_refreshed(
         observation, F.sum(is_first.cast("int")).alias("rows")
     )
     name = commits.ledger.name(1)
-    files, staged = stage(rows, commits.target, commits.ledger, name)
+    with described(source.rows.sparkSession, f"refresh {expected:,} rows"):
+        files, staged = stage(rows, commits.target, commits.ledger, name)
     refreshed = int(observation.get["rows"] or 0)
     diff.check_unchanged(expected, refreshed, action="refreshed")
     counts = {"refreshed": refreshed}

@@ -40,6 +40,7 @@ from e5spark.tables.sinks.open import open_sink
 from e5spark.tables.sinks.parquet import ParquetSink
 from e5spark.tables.sinks.paths import check_apart, check_path, overlap
 from e5spark.tables.sinks.protocol import Sink
+from e5spark.tables.spark_settings import described
 from e5spark.tables.storage.open import open_storage
 
 
@@ -327,7 +328,8 @@ def _sync(spark: SparkSession, job: OpenJob, trace: Trace) -> tuple[Counts, Qual
     with locked(files, "embed", versions(spark)) as (ledger, run_counts):
         commits = check_table(spark, job, ledger)
         commits.begin(manifest_of(spark, job), job.properties)
-        recovered = commits.as_stored().recover(spark)
+        with described(spark, "recover what an earlier run has recorded"):
+            recovered = commits.as_stored().recover(spark)
         commits = commits.as_stored()
         if source.id is not None or not ledger.has_finished:  # otherwise the run writes no row
             fields = evolved(commits, source, job.results, mode=job.schema_mode)

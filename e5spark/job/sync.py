@@ -22,6 +22,7 @@ from e5spark.tables.ledger.records import Record
 from e5spark.tables.sinks.commit import Commits
 from e5spark.tables.sinks.files import write_path
 from e5spark.tables.sinks.staging import stage
+from e5spark.tables.spark_settings import described
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ def _written(spark: SparkSession, commits: Commits, differences: DataFrame) -> D
     shuffled.
     """
     path = commits.ledger.work_path("changes")
-    write_path(differences, path, format="parquet", options={})
+    with described(spark, "find changes"):
+        write_path(differences, path, format="parquet", options={})
     return spark.read.schema(differences.schema).parquet(path)
 
 
@@ -172,7 +174,8 @@ def _make_visible(
     deferred = tuple(record.name for record in records if record.kind == "deferred")
     if deferred or plan.deletions:
         record = Record(name=name, kind="replace", includes=deferred)
-        commits.replace(spark, record, deleted=plan.deleted)
+        with described(spark, "publish"):
+            commits.replace(spark, record, deleted=plan.deleted)
     elif not records and not commits.ledger.has_finished:
         empty = spark.createDataFrame([], commits.schema)
         files, _ = stage(empty, commits.target, commits.ledger, name)
