@@ -21,6 +21,7 @@ unexport SPARK_HOME
 VERSIONS := 3.5 4.0 4.2
 
 .PHONY: demo test fuzz quality unit spark cluster chaos chaos-sample check coverage large large-sample s3 recipes versions lowest
+.PHONY: schedulers
 .PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
@@ -31,8 +32,9 @@ demo: .venv/installed java
 		jobs/demo.py --started "$$(date +%s)" $(if $(MODEL),--model $(MODEL))
 
 # Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
-# cluster and the two samples; make chaos, large, versions, s3 and recipes run every night.
-OTHER_TIERS := cluster or large or s3 or recipes or chaos or chaos_sample or browser
+# cluster and the two samples; make chaos, fuzz, large, versions, s3, recipes, schedulers and kits run
+# every night.
+OTHER_TIERS := cluster or large or s3 or recipes or schedulers or chaos or chaos_sample or browser
 PYTEST := $(BIN)/python -m pytest
 # A worker of pytest-xdist takes whole files, because a file shares its models and tables.
 PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
@@ -105,6 +107,10 @@ s3: .venv/installed .venv/moto/installed java
 recipes: .venv/recipes/installed java
 	PYTHONPATH=$(CURDIR)/.venv/recipes $(BIN)/python -m pytest -m recipes tests/test_recipes.py
 
+# The examples for Airflow and Dagster, which have an environment of their own: 700 MB. No JVM.
+schedulers: .venv/installed .venv/schedulers/installed
+	$(PYTEST) -m schedulers tests/test_schedulers.py
+
 # What depends on Spark, on its other minor versions: embed and both kinds of UDF, the job on
 # Parquet run again and again, and Delta's rows and columns with the jars of each version. make
 # versions-3.5 is one of them: 600 MB of disk, and its jars.
@@ -160,6 +166,11 @@ clean:
 .venv/moto/installed: conf/constraints-moto.txt .venv/installed
 	$(PYTHON) -m venv .venv/moto
 	.venv/moto/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv/schedulers/installed: conf/constraints-schedulers.txt .venv/installed
+	$(PYTHON) -m venv .venv/schedulers
+	.venv/schedulers/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 .venv/docs/installed: conf/constraints-docs.txt | python
