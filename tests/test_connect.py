@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.clustering import KMeans
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -20,7 +23,8 @@ from e5spark.cli import main
 from e5spark.errors import ColumnError, InputError, ModelError
 from e5spark.job import run as job
 from e5spark.job.job_file import load
-from e5spark.spark import embed, embedding_udf
+from e5spark.spark import E5Embedder, embed, embedding_udf
+from e5spark.tables.spark_settings import described
 from e5spark.tables.storage.open import open_storage
 from tests.cluster import connect_server
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
@@ -107,6 +111,42 @@ def test_the_udf_works_as_a_column(
 def by_udf(docs: str, model: str) -> pa.Table:
     column = embedding_udf(role="query", model=model)("text").alias("embedding")
     return session().read.parquet(docs).select("id", column).toArrow().sort_by("id")
+
+
+def test_a_pipeline_with_an_embedder_is_fitted_saved_and_loaded(
+    client: Client, docs: str, model: str, texts: tuple[str, ...], tmp_path: Path
+) -> None:
+    table = client(by_pipeline, docs, model, str(tmp_path / "fitted"))
+    actual = np.array(table["embedding"].to_pylist(), np.float32)
+    assert_close(actual, reference(model, texts[:10], prompt="query: "), FP32_TOLERANCE)
+    assert set(table["prediction"].to_pylist()) == {0, 1}
+
+
+def by_pipeline(docs: str, model: str, path: str) -> pa.Table:
+    df = session().read.parquet(docs).where("id < 10").coalesce(1)
+    embedder = E5Embedder(inputCol="text", outputCol="features", role="query", model=model)
+    means = KMeans(k=2, seed=1, maxIter=1, initMode="random")
+    Pipeline(stages=[embedder, means]).fit(df).write().overwrite().save(path)
+    result = PipelineModel.load(path).transform(df)
+    vector = vector_to_array("features", "float32").alias("embedding")
+    return result.select("id", "prediction", vector).toArrow().sort_by("id")
+
+
+def test_operations_are_tagged_with_their_phase_where_there_are_no_descriptions(
+    client: Client,
+) -> None:
+    tagged = client(tags_inside_and_after)
+    assert tagged == ({"mine", "e5spark: embed chunk 1 of 2 (25000 rows)"}, {"mine"})
+
+
+def tags_inside_and_after() -> tuple[set[str], set[str]]:
+    spark = session()
+    spark.addTag("mine")
+    with described(spark, "embed chunk 1 of 2 (25,000 rows)"):
+        inside = set(spark.getTags())
+    after = set(spark.getTags())
+    spark.removeTag("mine")
+    return inside, after
 
 
 def test_nearest_finds_the_query_itself_first(client: Client, docs: str, model: str) -> None:
