@@ -93,7 +93,8 @@ class TransientError(E5SparkError):
 
 
 # The last match counts: a chained traceback ends with the error that stopped the task.
-_RAISED = re.compile(r"^e5spark\.errors\.(\w+): (.+?)$", re.MULTILINE)
+# Spark indents what an interpreter that did not start has written.
+_RAISED = re.compile(r"^ *e5spark\.errors\.(\w+): (.+?)$", re.MULTILINE)
 
 
 # A worker's traceback that names a missing package: Python's own error, or PySpark's check.

@@ -26,14 +26,21 @@ REGISTERED = r"(Successfully registered with master)"
 
 @contextmanager
 def standalone_cluster(
-    log_dir: Path, *, workers: int = 2, cores: int = 1, memory: str = "1g"
+    log_dir: Path,
+    *,
+    workers: int = 2,
+    cores: int = 1,
+    memory: str = "1g",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """A standalone master and its workers; gives the master's spark:// URL."""
+    """A standalone master and its workers, which have `env`; gives the master's spark:// URL."""
     with ExitStack() as stack:
         url = stack.enter_context(standalone_master(log_dir / "master"))
         started = [
             stack.enter_context(
-                standalone_worker(log_dir / f"worker-{number}", url, cores=cores, memory=memory)
+                standalone_worker(
+                    log_dir / f"worker-{number}", url, cores=cores, memory=memory, env=env
+                )
             )
             for number in range(workers)
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-JVM_MARKS = {"cluster", "delta", "recipes", "s3", "chaos", "chaos_sample"}
+JVM_MARKS = {"cluster", "delta", "recipes", "s3", "kits", "chaos", "chaos_sample"}
 
 # pytest-xdist hands out whole files in this order, so that no long one comes last.
 LONGEST_FIRST = (
