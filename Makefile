@@ -21,7 +21,7 @@ unexport SPARK_HOME
 VERSIONS := 3.5 4.0 4.2
 
 .PHONY: demo test fuzz quality unit spark cluster chaos chaos-sample check coverage large large-sample s3 recipes versions lowest
-.PHONY: schedulers
+.PHONY: schedulers archive kits
 .PHONY: clean java python
 .PHONY: $(VERSIONS:%=versions-%)
 
@@ -34,7 +34,7 @@ demo: .venv/installed java
 # Tiers of tests. make test is all that a change has to pass on a developer's machine; CI adds make
 # cluster and the two samples; make chaos, fuzz, large, versions, s3, recipes, schedulers and kits run
 # every night.
-OTHER_TIERS := cluster or large or s3 or recipes or schedulers or chaos or chaos_sample or browser
+OTHER_TIERS := cluster or large or s3 or recipes or schedulers or kits or chaos or chaos_sample or browser
 PYTEST := $(BIN)/python -m pytest
 # A worker of pytest-xdist takes whole files, because a file shares its models and tables.
 PARALLEL := --dist loadfile --no-loadscope-reorder --numprocesses
@@ -96,6 +96,19 @@ coverage: .venv/jars java
 	$(BIN)/coverage run -m pytest $(PARALLEL) $(SPARK_WORKERS) -m 'spark and not (large or s3 or recipes or chaos or chaos_sample)'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --skip-empty
+
+# What executors need for a prepared model, for spark-submit --archives; docs/deploy.md. The options
+# are those of the script: make archive ARCHIVE='--python 3.12 --machine aarch64'.
+ARCHIVE ?=
+
+archive: .venv/archive/installed
+	.venv/archive/bin/python examples/archive/build.py build/e5spark-env.tar.gz $(ARCHIVE)
+
+# That archive on a standalone cluster whose workers have Python and Java alone, and the files of
+# examples/ against the schemas of those who read them: 100 MB of packages, a few minutes.
+kits: ARCHIVE :=
+kits: .venv/kits/installed archive java
+	PYTHONPATH=$(CURDIR)/.venv/kits $(PYTEST) -m kits tests/test_archive.py tests/test_kits.py
 
 # Storage and the lock on an S3-like store: 18 MB of jars, a few minutes. The store has an environment
 # of its own, because botocore wants a dateutil below 3.
@@ -173,6 +186,11 @@ clean:
 	.venv/schedulers/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+# pip alone, which fetches the archive's packages.
+.venv/archive/installed: | python
+	$(PYTHON) -m venv .venv/archive
+	@touch $@
+
 .venv/docs/installed: conf/constraints-docs.txt | python
 	$(PYTHON) -m venv .venv/docs
 	.venv/docs/bin/pip install --quiet --disable-pip-version-check --requirement $<
@@ -181,8 +199,9 @@ clean:
 # Packages that stand before those of .venv: an environment of their own would have 5 GB of torch.
 $(VERSIONS:%=.venv/spark-%/installed): .venv/spark-%/installed: conf/constraints-spark-%.txt
 .venv/lowest/installed: conf/constraints-lowest.txt
+.venv/kits/installed: conf/constraints-kits.txt
 .venv/recipes/installed: conf/constraints-recipes.txt
-$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed .venv/recipes/installed: | .venv/installed
+$(VERSIONS:%=.venv/spark-%/installed) .venv/lowest/installed .venv/recipes/installed .venv/kits/installed: | .venv/installed
 	rm -rf $(@D)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
 	@touch $@

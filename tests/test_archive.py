@@ -22,6 +22,8 @@ from tests.cluster import REPOSITORY, spark_submit, standalone_cluster
 from tests.oracle import FP32_TOLERANCE, assert_close, reference
 from tests.tables import Job, table_of
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the archive is for Linux")
+
 EXAMPLE = REPOSITORY / "examples" / "archive"
 ARCHIVE = REPOSITORY / "build" / "e5spark-env.tar.gz"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
