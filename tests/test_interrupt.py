@@ -23,6 +23,14 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 ROWS, CHUNK = 60, 5
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C works, which background processes of a shell, and their children, ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The exit codes with which a process would have ended at once."""
