@@ -449,5 +449,13 @@ def test_an_empty_input_gives_an_empty_table_that_can_be_updated(
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [1]
 
 
+def test_an_empty_input_without_ids_gives_an_empty_table(
+    embed: Callable[..., Any], base: Job, tmp_path: Path
+) -> None:
+    base["input"].pop("id")
+    assert embed({})["embedded"] == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 0
+
+
 def files(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}

@@ -276,6 +276,8 @@ def embed_chunks(
     dies is embedded again, with its texts in a process of their own. After any other failure no
     further chunk begins; chunks in flight are finished and committed.
     """
+    if not chunks:
+        return []
     spark = source.rows.sparkSession
     progress = Progress(
         rows=sum(chunk.rows for chunk in chunks),
