@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from e5spark import Encoder
 from e5spark.encoder.prepare import prepare
 from e5spark.model.spec import model_spec
 from tests.cluster import REPOSITORY, spark_submit, standalone_cluster
@@ -165,7 +167,7 @@ def docs_job(tmp_path: Path, *, name: str = "archive:model") -> Job:
 
 
 @pytest.mark.kits
-def test_a_newcomer_embeds_and_searches_on_machines_without_packages(
+def test_a_newcomer_gets_from_the_doctor_to_an_index_on_machines_without_packages(
     submit: Callable[..., subprocess.CompletedProcess[str]],
     worker_env: dict[str, str],
     job_file: Callable[..., str],
@@ -179,15 +181,33 @@ def test_a_newcomer_embeds_and_searches_on_machines_without_packages(
     pack(tmp_path / "model", tmp_path / "model.tar.gz")
     job = job_file(**docs_job(tmp_path))
 
-    commands = [["embed", job], ["embed", job], ["search", job, "text number 7", "--k", "3"]]
+    export = str(tmp_path / "export")
+    commands = [
+        ["doctor", job],
+        ["embed", job, "--dry-run"],
+        ["embed", job],
+        ["embed", job],
+        ["report", job, "--to", str(tmp_path)],
+        ["export", job, "--to", export],
+        ["search", job, "text number 7", "--k", "3"],
+    ]
     archives = f"{ARCHIVE}#env,{tmp_path / 'model.tar.gz'}#model"
     script = str(REPOSITORY / "tests" / "newcomer.py")
     completed = submit(archives, script, json.dumps(commands))
     assert completed.returncode == 0, completed.stderr + completed.stdout
     lines = [line for line in completed.stdout.splitlines() if line.startswith("{")]
-    first, second, search, origins = map(json.loads, lines)
-    assert (first["ok"], second["ok"]) == (len(ROWS), 0)
-    assert len(search["queries"][0]["hits"]) == 3
+    doctor, dry_run, first, second, _, exported, search, origins = map(json.loads, lines)
+    assert doctor["findings"] == []
+    assert (dry_run["to_embed"], first["ok"], second["ok"]) == (len(ROWS), len(ROWS), 0)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert exported["ok"] == len(ROWS)
+    hits = [hit["id"] for hit in search["queries"][0]["hits"]]
+    assert len(hits) == 3
+    recipe = runpy.run_path(str(REPOSITORY / "examples" / "duckdb_table.py"))
+    index = str(tmp_path / "index.duckdb")
+    assert recipe["load"](export, index) == len(ROWS)
+    query = Encoder.load(model).encode(["text number 7"], role="query")[0]
+    assert recipe["search"](index, query, 3) == hits
     check_vectors(tmp_path / "out", model)
     check_origins(origins, bare_python)
 
